@@ -1,0 +1,45 @@
+# What a user types. Each command sets up what it needs, once; nothing is installed by hand.
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo token test lint types tests
+
+# The newest Python that Herald supports; make PYTHON=... run takes another.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not sys.version_info >= (3, 11))' 2>/dev/null && command -v $$p && break; done)
+VENV := .venv
+READY := $(VENV)/.ready
+BIN := $(VENV)/bin
+SCOPE ?= ws:connect messages:send messages:broadcast
+
+help: ## Say what each command does
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+run: $(READY) ## Serve Herald on http://127.0.0.1:8000 (HOST and PORT change that)
+	@exec $(BIN)/python -m gateway run
+
+demo: $(READY) ## Connect real clients, post one message, show who received it
+	@exec $(BIN)/python -m gateway demo
+
+token: $(READY) ## Print a token: make token USER=alice SCOPE="messages:send"
+	@exec $(BIN)/python -m gateway token "$(USER)" "$(SCOPE)"
+
+test: lint types tests ## Lint, types and every test that needs only Python
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+tests: $(READY)
+	$(BIN)/pytest
+
+# Also what says that the virtual environment is complete: a broken-off installation is done again.
+$(READY): requirements.txt requirements-dev.txt
+	@test -n "$(PYTHON)" || { echo "Herald needs Python 3.11 or later, and found none." >&2; exit 1; }
+	@echo "Setting up $(VENV) with $(PYTHON), once." >&2
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt >&2
+	@touch $@

@@ -1,0 +1,177 @@
+"""Herald's Lambda entry points: what is called when. What happens then is in `chalicelib`."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from chalice.app import AuthRequest, AuthResponse, Chalice, Request, Response
+from chalice.app import WebsocketEvent as ChaliceEvent
+
+from chalicelib import authorizers, rest
+from chalicelib.access import AccessRules
+from chalicelib.auth import TokenVerifier, bearer_token
+from chalicelib.errors import ANSWERS, Forbidden, HeraldError, Unauthorized
+from chalicelib.events import WebSocketEvent
+from chalicelib.handshake import authenticate
+from chalicelib.messages import encode
+from chalicelib.observability import configure_logging
+from chalicelib.principal import Principal, Scope
+from chalicelib.settings import WITHOUT_EFFECT_YET, Settings
+
+if TYPE_CHECKING:
+    from chalicelib.service import Service
+
+JSON_HEADERS: rest.Headers = {"Content-Type": "application/json"}
+ANY_CONTENT_TYPE = ["*/*"]  # ours to refuse: Chalice's 415 is no problem+json
+INTEGRATION_SECONDS = 29.0  # API Gateway waits no longer for a handler
+ANSWERING_SECONDS = 2.0  # kept back from delivery, for the answer
+
+app = Chalice(app_name="herald")
+app.experimental_feature_flags.update(["WEBSOCKETS"])
+
+configure_logging()
+logger = logging.getLogger("herald.app")
+settings = Settings.from_environ(os.environ)
+for variable in sorted(WITHOUT_EFFECT_YET & os.environ.keys()):
+    logger.warning("%s is set, but has no effect yet", variable)
+verifier = TokenVerifier(settings)
+rules = AccessRules(settings)
+
+
+@cache
+def service() -> "Service":
+    """What needs AWS. Made at first use: the authorizers do without, and start faster for it."""
+    from chalicelib.service import Service
+
+    return Service(settings, verifier, rules)
+
+
+# --- Authorizers
+
+
+@app.authorizer()
+def rest_authorizer(request: AuthRequest) -> AuthResponse:
+    """Who is calling. What they may do depends on the request, so the routes check it.
+
+    API Gateway reuses the policy for the token's other requests: it names no single route.
+    """
+    try:
+        principal = verifier.verify(bearer_token(request.token))
+    except Unauthorized:
+        raise authorizers.unauthorized() from None
+    return AuthResponse(["*"], principal.user_id, principal.to_context())
+
+
+@app.lambda_function()
+def connect_authorizer(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """The REQUEST authorizer of `$connect`; the deployment attaches it."""
+    try:
+        principal = authenticate(WebSocketEvent(event), verifier)
+    except Unauthorized:
+        raise authorizers.unauthorized() from None
+    except Forbidden:
+        return authorizers.deny(event["methodArn"])
+    return authorizers.allow(event["methodArn"], principal)
+
+
+# --- WebSocket
+
+
+@app.on_ws_connect()
+def on_ws_connect(event: ChaliceEvent) -> dict[str, Any]:
+    try:
+        subprotocol = service().doorkeeper.admit(WebSocketEvent(event.to_dict()))
+    except HeraldError as error:
+        logger.info("handshake refused: %s", error.detail)
+        return {"statusCode": ANSWERS[error.code].status}
+    headers = {"Sec-WebSocket-Protocol": subprotocol} if subprotocol else {}
+    return {"statusCode": 200, "headers": headers}
+
+
+@app.on_ws_message()
+def on_ws_message(event: ChaliceEvent) -> None:
+    service().actions.receive(WebSocketEvent(event.to_dict()), deadline(event.context))
+
+
+@app.on_ws_disconnect()
+def on_ws_disconnect(event: ChaliceEvent) -> None:
+    service().doorkeeper.see_off(WebSocketEvent(event.to_dict()))
+
+
+# --- REST
+
+
+def answering(view: Callable[..., Any]) -> Callable[..., Response]:
+    """Answer a view's value as JSON, and its errors as problems."""
+
+    @wraps(view)
+    def answered(*args: Any, **kwargs: Any) -> Response:
+        try:
+            return Response(encode(view(*args, **kwargs)).decode(), JSON_HEADERS)
+        except HeraldError as error:
+            status, headers, body = rest.problem(error)
+        except Exception:
+            logger.exception("a route failed")
+            status, headers, body = rest.problem(HeraldError("it has been logged"))
+        return Response(encode(body).decode(), headers, status)
+
+    return answered
+
+
+@app.route(
+    "/messages", methods=["POST"], authorizer=rest_authorizer, content_types=ANY_CONTENT_TYPE
+)
+@answering
+def post_messages() -> dict[str, object]:
+    started = time.monotonic()
+    sender = caller()
+    body = rest.json_body(request().headers, request().raw_body)
+    messages = service().parser(sender).batch(body)
+    reports = service().broadcaster.send(messages, sender, deadline(app.lambda_context))
+    return {
+        "messages": [report.to_dict() for report in reports],
+        "durationMs": round((time.monotonic() - started) * 1000),
+    }
+
+
+@app.route("/users/{user_id}", methods=["GET"], authorizer=rest_authorizer)
+@answering
+def get_user(user_id: str) -> dict[str, object]:
+    principal = caller()
+    user_id = unquote(user_id)
+    if user_id != principal.user_id:
+        principal.require(Scope.USERS_READ)
+    return service().users.presence(principal.tenant, user_id).to_dict()
+
+
+@app.route("/health", methods=["GET"])
+@answering
+def get_health() -> dict[str, object]:
+    service().connections.check()
+    return {"status": "ok"}
+
+
+def caller() -> Principal:
+    """Who calls, from where they may. Raises Forbidden, or TokenExpired for a cached verdict."""
+    context = request().context
+    principal = Principal.from_context(context["authorizer"])
+    principal.require_unexpired(time.time())
+    rules.check(context["identity"]["sourceIp"], request().headers.get("origin"))
+    return principal
+
+
+def request() -> Request:
+    """The request that a route answers; there is one while it runs."""
+    assert app.current_request is not None  # noqa: S101
+    return app.current_request
+
+
+def deadline(context: Any) -> float:
+    """When delivery must end for the answer to arrive in time, in `time.monotonic` seconds."""
+    remaining: float = context.get_remaining_time_in_millis() / 1000
+    seconds = min(INTEGRATION_SECONDS, remaining)
+    return time.monotonic() + seconds - ANSWERING_SECONDS

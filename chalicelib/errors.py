@@ -1,0 +1,77 @@
+"""What can go wrong, each with the stable code that clients see, and how each is answered.
+
+Raise one of these anywhere below the edge; `app.py` turns it into an answer through `ANSWERS`,
+the only place that maps a code to an HTTP status and to a WebSocket error code.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class HeraldError(Exception):
+    """An error that a client is told about.
+
+    `detail` is one sentence for the client: it names what was wrong, never a token, a message's
+    content or another tenant's data. `retry_after` is in seconds, where trying again can help.
+    """
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+class BadRequest(HeraldError):
+    code = "bad_request"
+
+
+class Unauthorized(HeraldError):
+    code = "unauthorized"
+
+
+class TokenExpired(HeraldError):
+    code = "token_expired"
+
+
+class Forbidden(HeraldError):
+    code = "forbidden"
+
+
+class PayloadTooLarge(HeraldError):
+    code = "payload_too_large"
+
+
+class UnsupportedMediaType(HeraldError):
+    code = "unsupported_media_type"
+
+
+class TooManyConnections(HeraldError):
+    code = "too_many_connections"
+
+
+class Unavailable(HeraldError):
+    code = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a code is answered: over HTTP (status, title) and in a WebSocket error frame."""
+
+    status: int
+    title: str
+    frame_code: str
+
+
+ANSWERS: dict[str, Answer] = {
+    "bad_request": Answer(400, "Bad request", "bad_request"),
+    "unauthorized": Answer(401, "Unauthorized", "unauthorized"),
+    "token_expired": Answer(401, "Token expired", "token_expired"),
+    "forbidden": Answer(403, "Forbidden", "forbidden"),
+    "payload_too_large": Answer(413, "Payload too large", "payload_too_large"),
+    "unsupported_media_type": Answer(415, "Unsupported media type", "bad_request"),
+    "too_many_connections": Answer(429, "Too many connections", "rate_limited"),
+    "unavailable": Answer(503, "Service unavailable", "unavailable"),
+    "internal": Answer(500, "Internal error", "internal"),
+}

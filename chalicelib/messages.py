@@ -1,0 +1,274 @@
+"""What a message, its audience, a frame and a report are. Parsing, and its errors.
+
+No I/O here. Every error names the field that was wrong, by its path in the request.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import groupby
+from typing import Any
+
+from chalicelib.errors import BadRequest, PayloadTooLarge
+
+MAX_FRAME_BYTES = 128 * 1024  # API Gateway's largest WebSocket message
+MAX_MESSAGES = 100
+MAX_NAMES = 100  # in an audience, and in each kind of exception
+MAX_NAME_CHARACTERS = 128
+MAX_TYPE_CHARACTERS = 128
+MAX_FAILED = 100  # entries of a report's `failed`
+DEFAULT_TYPE = "message"
+
+
+class AudienceKind(StrEnum):
+    """The ways to say whom a message is for; the values are the fields of `to`."""
+
+    USERS = "users"
+    GROUPS = "groups"
+    CONNECTIONS = "connections"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Whom a message is for: `names` of one kind (none for ALL), less the exceptions."""
+
+    kind: AudienceKind
+    names: tuple[str, ...] = ()
+    except_users: frozenset[str] = frozenset()
+    except_connections: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One accepted message. `timestamp` is in epoch milliseconds, `data` any JSON value."""
+
+    id: str
+    sender: str
+    timestamp: int
+    audience: Audience
+    type: str
+    data: object
+
+    def to_frame_entry(self) -> dict[str, object]:
+        """The message as its recipients see it."""
+        return {
+            "id": self.id,
+            "type": self.type,
+            "from": self.sender,
+            "timestamp": self.timestamp,
+            "data": self.data,
+        }
+
+
+class Result(StrEnum):
+    """What became of one delivery; the values are the counts of a report."""
+
+    DELIVERED = "delivered"
+    GONE = "gone"
+    STALE = "stale"
+    REJECTED = "rejected"
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of one message. `recipients` is the sum of the four counts, by construction."""
+
+    id: str
+    counts: dict[Result, int] = field(default_factory=lambda: dict.fromkeys(Result, 0))
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, connection_id: str, user_id: str, result: Result, reason: str) -> None:
+        """Count one recipient; a failed one is named while there is room for it."""
+        self.counts[result] += 1
+        if result is not Result.DELIVERED and len(self.failed) < MAX_FAILED:
+            entry = {"connectionId": connection_id, "userId": user_id, "reason": reason}
+            self.failed.append(entry)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "id": self.id,
+            "recipients": sum(self.counts.values()),
+            **{str(result): count for result, count in self.counts.items()},
+            "failed": self.failed,
+        }
+
+
+def parse_json(text: str | bytes) -> object:
+    """Parse JSON as RFC 8259 has it: no NaN, no number beyond a double. Raises BadRequest."""
+    try:
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    except RecursionError:
+        raise BadRequest("the JSON is nested too deeply") from None
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError among them
+        raise BadRequest(f"not JSON: {error}") from None
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {digits} is out of range")
+    return number
+
+
+def encode(value: object) -> bytes:
+    """Compact JSON in UTF-8. Raises BadRequest for text that UTF-8 can't carry."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        raise BadRequest("data holds a lone surrogate, which UTF-8 can't carry") from None
+
+
+class MessageParser:
+    """Turns request bodies of one sender into messages, all accepted at one time.
+
+    `now` is in epoch milliseconds; `new_id` makes rising ids from it.
+    """
+
+    def __init__(self, sender: str, now: int, new_id: Callable[[int], str]) -> None:
+        self._sender = sender
+        self._now = now
+        self._new_id = new_id
+
+    def batch(self, body: object) -> list[Message]:
+        """One message, or `{"messages": [1..100]}`. Raises BadRequest, naming the field."""
+        body = _object("", body)
+        if "messages" not in body:
+            return [self.one(body)]
+        _known("", body, {"messages"})
+        entries = body["messages"]
+        if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_MESSAGES:
+            raise BadRequest(f"messages must be a list of 1 to {MAX_MESSAGES} messages")
+        return [self.one(entry, f"messages[{index}]") for index, entry in enumerate(entries)]
+
+    def one(self, body: object, path: str = "") -> Message:
+        """One message at `path` of the request. Raises BadRequest, naming the field."""
+        fields = _object(path, body)
+        _known(path, fields, {"to", "type", "data", "encrypt", "store"})
+        for required in ("to", "data"):
+            if required not in fields:
+                raise BadRequest(f"{_join(path, required)} is missing")
+        for flag in ("encrypt", "store"):
+            if not isinstance(fields.get(flag, False), bool):
+                raise BadRequest(f"{_join(path, flag)} must be true or false")
+        if fields.get("encrypt"):
+            raise BadRequest(f"{_join(path, 'encrypt')}: encryption is not available")
+        kind = fields.get("type", DEFAULT_TYPE)
+        if not isinstance(kind, str) or not 1 <= len(kind) <= MAX_TYPE_CHARACTERS:
+            raise BadRequest(
+                f"{_join(path, 'type')} must be a string of 1 to {MAX_TYPE_CHARACTERS} characters"
+            )
+        return Message(
+            id=self._new_id(self._now),
+            sender=self._sender,
+            timestamp=self._now,
+            audience=_audience(_join(path, "to"), fields["to"]),
+            type=kind,
+            data=fields["data"],
+        )
+
+
+def _audience(path: str, value: object) -> Audience:
+    to = _object(path, value)
+    kinds = [kind for kind in AudienceKind if kind in to]
+    _known(path, to, {*AudienceKind, "exceptUsers", "exceptConnections"})
+    if len(kinds) != 1:
+        raise BadRequest(f"{path} must have exactly one of users, groups, connections, all")
+    kind = kinds[0]
+    if kind is AudienceKind.GROUPS:
+        raise BadRequest(f"{path}.groups: groups are not available")
+    if kind is AudienceKind.ALL:
+        if to["all"] is not True:
+            raise BadRequest(f"{path}.all must be true")
+        names: list[str] = []
+    else:
+        names = _names(f"{path}.{kind}", to[kind], at_least=1)
+    return Audience(
+        kind=kind,
+        names=tuple(dict.fromkeys(names)),
+        except_users=frozenset(_names(f"{path}.exceptUsers", to.get("exceptUsers", []))),
+        except_connections=frozenset(
+            _names(f"{path}.exceptConnections", to.get("exceptConnections", []))
+        ),
+    )
+
+
+def _names(path: str, value: object, at_least: int = 0) -> list[str]:
+    if not isinstance(value, list) or not at_least <= len(value) <= MAX_NAMES:
+        raise BadRequest(f"{path} must be a list of {at_least} to {MAX_NAMES} names")
+    for index, name in enumerate(value):
+        if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARACTERS:
+            raise BadRequest(
+                f"{path}[{index}] must be a string of 1 to {MAX_NAME_CHARACTERS} characters"
+            )
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise BadRequest(f"{path}[{index}] holds a lone surrogate, which UTF-8 can't carry")
+    return value
+
+
+def _object(path: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadRequest(f"{path or 'the body'} must be an object")
+    return value
+
+
+def _known(path: str, fields: dict[str, Any], known: set[str]) -> None:
+    for name in fields:
+        if name not in known:
+            raise BadRequest(f"{_join(path, name)} is not a known field")
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Messages for one audience, and the frames that carry them, in order."""
+
+    audience: Audience
+    messages: tuple[Message, ...]
+    frames: tuple["Frame", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One WebSocket text frame: its bytes, built once for all recipients."""
+
+    body: bytes
+    messages: tuple[Message, ...]
+
+
+def batches(messages: Sequence[Message]) -> Iterator[Batch]:
+    """Neighbouring messages for the same audience, together: one frame can carry many.
+
+    Raises PayloadTooLarge for a message whose frame would pass 128 KB.
+    """
+    for audience, neighbours in groupby(messages, key=lambda message: message.audience):
+        together = tuple(neighbours)
+        yield Batch(audience, together, tuple(_frames(together)))
+
+
+_HEAD, _TAIL = b'{"type":"messages","messages":[', b"]}"
+
+
+def _frames(messages: Sequence[Message]) -> Iterator[Frame]:
+    bodies: list[bytes] = []
+    carried: list[Message] = []
+    size = len(_HEAD) + len(_TAIL)
+    for message in messages:
+        entry = encode(message.to_frame_entry())
+        if len(_HEAD) + len(entry) + len(_TAIL) > MAX_FRAME_BYTES:
+            raise PayloadTooLarge(f"the message's frame would pass {MAX_FRAME_BYTES} bytes")
+        if carried and size + len(entry) + 1 > MAX_FRAME_BYTES:
+            yield Frame(_HEAD + b",".join(bodies) + _TAIL, tuple(carried))
+            bodies, carried, size = [], [], len(_HEAD) + len(_TAIL)
+        bodies.append(entry)
+        carried.append(message)
+        size += len(entry) + 1
+    yield Frame(_HEAD + b",".join(bodies) + _TAIL, tuple(carried))

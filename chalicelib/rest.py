@@ -1,0 +1,42 @@
+"""REST requests and answers, apart from the framework that carries them."""
+
+from collections.abc import Mapping
+
+from chalicelib.broadcast import Interrupted
+from chalicelib.errors import ANSWERS, BadRequest, HeraldError, UnsupportedMediaType
+from chalicelib.messages import parse_json
+
+Headers = dict[str, str | list[str]]
+
+PROBLEM_TYPE_PREFIX = "urn:herald:problem:"
+
+
+def json_body(headers: Mapping[str, str], body: str | bytes) -> object:
+    """The JSON of a request. Raises UnsupportedMediaType or BadRequest."""
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType("the Content-Type must be application/json")
+    try:
+        return parse_json(body if isinstance(body, str) else body.decode())
+    except UnicodeDecodeError:
+        raise BadRequest("not JSON: the body is not UTF-8") from None
+
+
+def problem(error: HeraldError) -> tuple[int, Headers, dict[str, object]]:
+    """Status, headers and body (RFC 9457) that tell a client of `error`."""
+    answer = ANSWERS[error.code]
+    headers: Headers = {"Content-Type": "application/problem+json"}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    if answer.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'  # RFC 6750 section 3
+    body: dict[str, object] = {
+        "type": PROBLEM_TYPE_PREFIX + error.code,
+        "title": answer.title,
+        "status": answer.status,
+        "detail": error.detail,
+        "code": error.code,
+    }
+    if isinstance(error, Interrupted):
+        body["messages"] = [report.to_dict() for report in error.reports]
+    return answer.status, headers, body

@@ -1,0 +1,206 @@
+"""The environment, read once into one typed, validated object.
+
+Each field of `Settings` names its variable, what it may hold and its default. A value that may
+not be held raises `SettingsError` with one line for each wrong variable; a secret's value is
+never shown.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
+from urllib.parse import urlsplit
+
+MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key of at least the hash's size for HS256
+
+Network = IPv4Network | IPv6Network
+
+WITHOUT_EFFECT_YET = frozenset(
+    {
+        "HERALD_CONNECTION_LIMIT_POLICY",
+        "HERALD_CONNECT_RATE",
+        "HERALD_DAILY_MESSAGE_QUOTA",
+        "HERALD_ENCRYPTION_KEYS",
+        "HERALD_FANOUT_QUEUE_URL",
+        "HERALD_HISTORY_SECONDS",
+        "HERALD_INLINE_RECIPIENTS",
+        "HERALD_JWKS_URL",
+        "HERALD_JWT_SECRET_ARN",
+        "HERALD_MESSAGES_TABLE",
+        "HERALD_MESSAGE_BURST",
+        "HERALD_MESSAGE_RATE",
+        "HERALD_NOTIFY_TOPIC_ARN",
+        "HERALD_STALE_AFTER_SECONDS",
+    }
+)
+"""Checked, but read by nothing yet: `app.py` warns about each one that is set."""
+
+
+class SettingsError(ValueError):
+    """The environment holds values that are not allowed; the text has a line for each."""
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _whole_number(minimum: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        number = int(value)
+        if number < minimum:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _number_above_zero(value: str) -> float:
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return number
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in allowed:
+            raise ValueError
+        return value
+
+    return parse
+
+
+def _list(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _networks(value: str) -> tuple[Network, ...]:
+    return tuple(ip_network(part) for part in _list(value))
+
+
+def _origins(value: str) -> tuple[str, ...]:
+    origins = tuple(part.rstrip("/").lower() for part in _list(value))
+    if not all(urlsplit(origin).scheme and urlsplit(origin).netloc for origin in origins):
+        raise ValueError
+    return origins
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError
+    return value.rstrip("/")
+
+
+def _secret(value: str) -> str:
+    if len(value.encode()) < MIN_SECRET_BYTES:
+        raise ValueError
+    return value
+
+
+def _variable(
+    name: str,
+    parse: Callable[[str], object],
+    allowed: str,
+    default: object = None,
+    *,
+    secret: bool = False,
+) -> Any:
+    metadata = {"variable": name, "parse": parse, "allowed": allowed, "secret": secret}
+    return field(default=default, repr=not secret, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Herald's settings. Seconds, bytes and counts as the names say; None is «not set»."""
+
+    jwt_secret: str | None = _variable(
+        "HERALD_JWT_SECRET", _secret, f"at least {MIN_SECRET_BYTES} bytes", secret=True
+    )
+    jwt_secret_arn: str | None = _variable("HERALD_JWT_SECRET_ARN", _text, "a secret's ARN")
+    jwks_url: str | None = _variable("HERALD_JWKS_URL", _http_url, "an http(s) URL")
+    jwt_issuer: str | None = _variable("HERALD_JWT_ISSUER", _text, "text")
+    jwt_audience: str | None = _variable("HERALD_JWT_AUDIENCE", _text, "text")
+    jwt_leeway_seconds: int = _variable(
+        "HERALD_JWT_LEEWAY_SECONDS", _whole_number(0), "a whole number from 0", 5
+    )
+    connections_table: str = _variable(
+        "HERALD_CONNECTIONS_TABLE", _text, "a table's name", "herald-connections"
+    )
+    users_table: str = _variable("HERALD_USERS_TABLE", _text, "a table's name", "herald-users")
+    messages_table: str = _variable(
+        "HERALD_MESSAGES_TABLE", _text, "a table's name", "herald-messages"
+    )
+    max_connections_per_user: int = _variable(
+        "HERALD_MAX_CONNECTIONS_PER_USER", _whole_number(1), "a whole number from 1", 10
+    )
+    connection_limit_policy: str = _variable(
+        "HERALD_CONNECTION_LIMIT_POLICY",
+        _one_of("reject", "evict-oldest"),
+        "reject or evict-oldest",
+        "reject",
+    )
+    stale_after_seconds: int = _variable(
+        "HERALD_STALE_AFTER_SECONDS", _whole_number(1), "a whole number from 1", 600
+    )
+    ip_allow: tuple[Network, ...] = _variable(
+        "HERALD_IP_ALLOW", _networks, "comma-separated IPv4 or IPv6 CIDRs", ()
+    )
+    ip_deny: tuple[Network, ...] = _variable(
+        "HERALD_IP_DENY", _networks, "comma-separated IPv4 or IPv6 CIDRs", ()
+    )
+    allowed_origins: tuple[str, ...] = _variable(
+        "HERALD_ALLOWED_ORIGINS",
+        _origins,
+        "comma-separated origins such as https://app.example.com",
+        (),
+    )
+    message_rate: float = _variable(
+        "HERALD_MESSAGE_RATE", _number_above_zero, "a number above 0, per second", 20.0
+    )
+    message_burst: int = _variable(
+        "HERALD_MESSAGE_BURST", _whole_number(1), "a whole number from 1", 40
+    )
+    connect_rate: float = _variable(
+        "HERALD_CONNECT_RATE", _number_above_zero, "a number above 0, per minute", 60.0
+    )
+    daily_message_quota: int = _variable(
+        "HERALD_DAILY_MESSAGE_QUOTA", _whole_number(0), "a whole number from 0", 0
+    )
+    inline_recipients: int = _variable(
+        "HERALD_INLINE_RECIPIENTS", _whole_number(0), "a whole number from 0", 1000
+    )
+    fanout_queue_url: str | None = _variable("HERALD_FANOUT_QUEUE_URL", _http_url, "an http(s) URL")
+    notify_topic_arn: str | None = _variable("HERALD_NOTIFY_TOPIC_ARN", _text, "a topic's ARN")
+    encryption_keys: str | None = _variable(
+        "HERALD_ENCRYPTION_KEYS", _text, "a JWK Set", secret=True
+    )
+    history_seconds: int = _variable(
+        "HERALD_HISTORY_SECONDS", _whole_number(0), "a whole number from 0", 300
+    )
+    management_endpoint: str | None = _variable(
+        "HERALD_MANAGEMENT_ENDPOINT", _http_url, "an http(s) URL"
+    )
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read `HERALD_*` from `environ`; an empty value counts as not set.
+
+        Raises SettingsError, with a line for each variable that holds what it may not.
+        """
+        values: dict[str, object] = {}
+        wrong: list[str] = []
+        for setting in fields(cls):
+            variable = setting.metadata["variable"]
+            raw = environ.get(variable, "").strip()
+            if not raw:
+                continue
+            try:
+                values[setting.name] = setting.metadata["parse"](raw)
+            except ValueError:
+                held = f"{len(raw.encode())} bytes" if setting.metadata["secret"] else repr(raw)
+                allowed = setting.metadata["allowed"]
+                wrong.append(f"{variable} holds {held}; allowed: {allowed}")
+        if wrong:
+            raise SettingsError("\n".join(wrong))
+        return cls(**values)  # type: ignore[arg-type]

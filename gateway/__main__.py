@@ -1,0 +1,101 @@
+"""`python -m gateway run | demo | token`: what the Makefile's commands do."""
+
+import argparse
+import asyncio
+import errno
+import json
+import os
+import signal
+import sys
+
+from gateway.configuration import Configuration, ConfigurationError, configuration
+from gateway.demo import demo
+from gateway.emulator import config_file
+from gateway.environments import FunctionError
+from gateway.log import log_to_terminal
+from gateway.server import Running, gateway
+from gateway.tokens import DEFAULT_SCOPE, token
+
+
+async def run(configured: Configuration) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    log_to_terminal()
+    async with gateway(configured) as running:
+        with config_file(running.aws):
+            print(_welcome(running, configured), flush=True)
+            await stop.wait()
+        print("\nStopping.", flush=True)
+
+
+def _welcome(running: Running, configured: Configuration) -> str:
+    alice = token(configured.environment, "alice")
+    bob = token(configured.environment, "bob")
+    body = json.dumps({"to": {"users": ["bob"]}, "data": {"text": "Hello, Bob"}})
+    return f"""
+Herald is running. It reloads when code changes; Ctrl-C stops it.
+
+  REST          {running.http}
+  WebSocket     {running.websocket}
+  @connections  {running.management}/@connections/{{connectionId}}
+
+Tokens, for a day (make token USER=carol SCOPE="ws:connect" makes another):
+
+  alice  {alice}
+
+  bob    {bob}
+
+Connect a WebSocket client as bob:
+
+  {running.websocket}?token={bob}
+
+and send him a message as alice:
+
+  curl {running.http}/messages \\
+    -H 'Authorization: Bearer {alice}' \\
+    -H 'Content-Type: application/json' \\
+    -d '{body}'
+"""
+
+
+def _print_token(configured: Configuration, arguments: argparse.Namespace) -> None:
+    print(token(configured.environment, arguments.user, arguments.scope))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m gateway")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", help="serve on HOST and PORT")
+    commands.add_parser("demo", help="send one message between real clients")
+    token_parser = commands.add_parser("token", help="print a token")
+    token_parser.add_argument("user")
+    token_parser.add_argument("scope", nargs="?", default=DEFAULT_SCOPE)
+    arguments = parser.parse_args()
+    try:
+        configured = configuration(os.environ)
+        match arguments.command:
+            case "run":
+                asyncio.run(run(configured))
+            case "demo":
+                return asyncio.run(demo(configured))
+            case "token":
+                _print_token(configured, arguments)
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except FunctionError as error:
+        # The cause first; a wrong setting needs no stack.
+        print(error if error.error_type == "SettingsError" else error.trace, file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        print(f"PORT {configured.port} is taken; try PORT={configured.port + 1}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What the local gateway is told: by the environment, and by `.chalice/config.json`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
+LOCAL_STAGE = "local"
+
+
+class ConfigurationError(ValueError):
+    """A variable holds what it may not; the text names it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """How to serve. Durations in seconds; port 0 is a free one.
+
+    The limits' defaults are API Gateway's:
+    https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-execution-service-websocket-limits-table.html
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    idle_timeout: float = 600.0
+    max_duration: float = 7200.0
+    integration_timeout: float = 29.0
+    function_timeout: float = 60.0
+    concurrency: int = 16
+    environment: Mapping[str, str]
+    """What the functions see of the environment, before the gateway adds where AWS is."""
+
+
+def configuration(environ: Mapping[str, str]) -> Configuration:
+    """Read HOST, PORT and the GATEWAY_* variables. Raises ConfigurationError."""
+    chalice = json.loads((PROJECT / ".chalice" / "config.json").read_text())
+    return Configuration(
+        host=environ.get("HOST") or "127.0.0.1",
+        port=int(_number(environ, "PORT", 8000, 0, 65535)),
+        idle_timeout=_number(environ, "GATEWAY_IDLE_TIMEOUT_SECONDS", 600, 0.1, 86400),
+        max_duration=_number(environ, "GATEWAY_MAX_DURATION_SECONDS", 7200, 0.1, 86400),
+        integration_timeout=_number(environ, "GATEWAY_INTEGRATION_TIMEOUT_SECONDS", 29, 0.05, 300),
+        function_timeout=float(chalice.get("lambda_timeout", 60)),
+        concurrency=int(_number(environ, "GATEWAY_CONCURRENCY", 16, 1, 256)),
+        environment={**stage_environment(chalice), **environ},
+    )
+
+
+def stage_environment(chalice: Mapping[str, Any]) -> dict[str, str]:
+    """The environment variables that `.chalice/config.json` gives the local stage."""
+    stage = chalice.get("stages", {}).get(LOCAL_STAGE, {})
+    return {**chalice.get("environment_variables", {}), **stage.get("environment_variables", {})}
+
+
+def _number(
+    environ: Mapping[str, str], variable: str, default: float, minimum: float, maximum: float
+) -> float:
+    raw = environ.get(variable, "").strip()
+    if not raw:
+        return default
+    try:
+        value = float(raw)
+        if not minimum <= value <= maximum:
+            raise ValueError
+    except ValueError:
+        raise ConfigurationError(
+            f"{variable} holds {raw!r}; allowed: a number from {minimum:g} to {maximum:g}"
+        ) from None
+    return value

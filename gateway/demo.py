@@ -1,0 +1,57 @@
+"""`make demo`: real clients, one message, and who received it."""
+
+import asyncio
+import contextlib
+import json
+from dataclasses import replace
+from typing import Any
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+
+from gateway.configuration import Configuration
+from gateway.server import Running, gateway
+from gateway.tokens import token
+
+RECEIVE_SECONDS = 10.0
+
+
+async def demo(configured: Configuration) -> int:
+    """Bob on two devices, Carol on one; Alice posts to both. 0 when all three received it."""
+    async with gateway(replace(configured, host="127.0.0.1", port=0)) as running:
+        print(f"Herald is running at {running.http}")
+        async with contextlib.AsyncExitStack() as stack:
+            clients = {}
+            for name, user in (("bob's phone", "bob"), ("bob's laptop", "bob"), ("carol", "carol")):
+                client = connect(
+                    running.websocket,
+                    additional_headers={
+                        "Authorization": f"Bearer {token(configured.environment, user)}"
+                    },
+                )
+                clients[name] = await stack.enter_async_context(client)
+                print(f"{name} is connected")
+            report = await _post(running, token(configured.environment, "alice"))
+            print(f"alice posted a message; the report: {json.dumps(report)}")
+            received = await asyncio.gather(*map(_receive, clients.values()))
+    for name, frame in zip(clients, received, strict=True):
+        print(f"{name} received {frame or 'NOTHING'}")
+    return 0 if all(received) else 1
+
+
+async def _post(running: Running, alice: str) -> Any:
+    async with httpx.AsyncClient() as http:
+        answer = await http.post(
+            f"{running.http}/messages",
+            headers={"Authorization": f"Bearer {alice}"},
+            json={"to": {"users": ["bob", "carol"]}, "data": {"text": "Hello from Alice"}},
+        )
+    return answer.json()
+
+
+async def _receive(client: ClientConnection) -> str | None:
+    try:
+        async with asyncio.timeout(RECEIVE_SECONDS):
+            return str(await client.recv())
+    except TimeoutError:
+        return None

@@ -1,0 +1,157 @@
+"""The AWS services behind the local gateway: an emulator in a process of its own.
+
+It listens on a free port of 127.0.0.1 and nowhere else, keeps its data in memory while code
+reloads, and ends with the process that started it, however that one ends.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+import boto3
+
+from gateway.configuration import PROJECT
+
+REGION = "us-east-1"
+ACCOUNT = "000000000000"
+START_SECONDS = 30.0
+TABLE_NAMES = {
+    "ConnectionsTable": "HERALD_CONNECTIONS_TABLE",
+    "UsersTable": "HERALD_USERS_TABLE",
+}
+"""Where the functions read the name of each table of `infra/resources.json`."""
+
+
+@contextlib.asynccontextmanager
+async def emulated_aws(environment: Mapping[str, str]) -> AsyncIterator[dict[str, str]]:
+    """AWS for a while, with Herald's tables in it; yields the variables that lead an SDK to it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "gateway.emulator",
+            str(listener.fileno()),
+            str(port),
+            stdin=PIPE,
+            pass_fds=[listener.fileno()],
+            cwd=PROJECT,
+        )
+    try:
+        variables = _variables(f"http://127.0.0.1:{port}", environment)
+        await _answering(process, port)
+        await asyncio.to_thread(_create_tables, variables, environment)
+        yield variables
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        await process.wait()
+
+
+def _variables(endpoint: str, environment: Mapping[str, str]) -> dict[str, str]:
+    no_proxy = [environment.get("NO_PROXY") or environment.get("no_proxy"), "127.0.0.1"]
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "local",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": ",".join(filter(None, no_proxy)),
+    }
+
+
+async def _answering(process: Process, port: int) -> None:
+    async with asyncio.timeout(START_SECONDS):
+        while process.returncode is None:
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"GET /_ministack/health HTTP/1.0\r\n\r\n")
+                status = await reader.readline()
+                writer.close()
+                if b" 200 " in status:
+                    return
+            await asyncio.sleep(0.02)
+    raise RuntimeError("the AWS emulator ended at once")
+
+
+def _create_tables(variables: Mapping[str, str], environment: Mapping[str, str]) -> None:
+    client = boto3.client(
+        "dynamodb",
+        endpoint_url=variables["AWS_ENDPOINT_URL"],
+        region_name=variables["AWS_REGION"],
+        aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+    )
+    template = json.loads((PROJECT / "infra" / "resources.json").read_text())
+    for logical_id, resource in template["Resources"].items():
+        if resource["Type"] != "AWS::DynamoDB::Table":
+            continue
+        table: dict[str, Any] = dict(resource["Properties"])
+        expiry = table.pop("TimeToLiveSpecification", None)
+        table["TableName"] = environment.get(TABLE_NAMES[logical_id]) or table["TableName"]
+        client.create_table(**table)
+        if expiry is not None:
+            client.update_time_to_live(TableName=table["TableName"], TimeToLiveSpecification=expiry)
+
+
+@contextlib.contextmanager
+def config_file(variables: Mapping[str, str]) -> Iterator[None]:
+    """An AWS config file while the emulator runs, for `chalice local` and the AWS CLI beside it.
+
+    The local stage of `.chalice/config.json` names it in AWS_CONFIG_FILE.
+    """
+    path = PROJECT / ".herald" / "aws.config"
+    text = (
+        "[default]\n"
+        f"endpoint_url = {variables['AWS_ENDPOINT_URL']}\n"
+        f"region = {variables['AWS_REGION']}\n"
+    )
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    try:
+        yield
+    finally:
+        # Another gateway of this checkout may have written its own since.
+        with contextlib.suppress(OSError):
+            if path.read_text() == text:
+                path.unlink()
+
+
+def _main(descriptor: int, port: int) -> None:
+    """Serve on the inherited socket until standard input ends, as it does when our starter dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the gateway, which ends us
+    os.environ.update(
+        GATEWAY_PORT=str(port),
+        BIND_HOST="127.0.0.1",
+        MINISTACK_HOST="127.0.0.1",
+        MINISTACK_ACCOUNT_ID=ACCOUNT,
+        SERVICES="dynamodb",
+        LOG_LEVEL="ERROR",
+        IOT_MTLS_ENABLED="0",
+        SFTP_ENABLED="0",
+    )
+
+    def end_with_starter() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)  # nothing in the emulator is worth keeping
+
+    threading.Thread(target=end_with_starter, daemon=True).start()
+
+    import uvicorn
+    from ministack.app import app
+
+    config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="on")
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,249 @@
+"""Lambda: execution environments that start on demand, are kept warm, and fail alone.
+
+Each environment is a process with one invocation at a time, so invocations run in parallel, see
+JSON alone, and a crash hurts one of them. A reload replaces the environments; sockets stay open.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections import deque
+from collections.abc import Coroutine, Mapping
+from typing import Any
+from uuid import uuid4
+
+from gateway.configuration import PROJECT
+
+MAX_LINE_BYTES = 16 * 1024 * 1024  # above Lambda's 6 MB payload, escaped
+STARTING_AT_ONCE = 2
+
+
+class FunctionError(Exception):
+    """A function raised, crashed, timed out, or can't be imported; as Lambda tells who invoked."""
+
+    def __init__(self, error_type: str, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.error_type = error_type
+        self.trace = trace
+
+
+class Environment:
+    """One process. `generation` counts the reloads before it started."""
+
+    def __init__(self, process: Process, channel: socket.socket, generation: int) -> None:
+        self.generation = generation
+        self._process = process
+        self._channel = channel
+
+    @classmethod
+    async def start(
+        cls, variables: Mapping[str, str], generation: int
+    ) -> "tuple[Environment, dict[str, Any]]":
+        """A new environment, and what the app in it declares. Raises FunctionError."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "gateway.runtime",
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                cwd=PROJECT,
+                env=variables,
+            )
+        environment = cls(process, ours, generation)
+        await environment._open()
+        try:
+            return environment, await environment._answer()
+        except BaseException:
+            await environment.stop()
+            raise
+
+    async def _open(self) -> None:
+        self._reader, self._writer = await asyncio.open_connection(
+            sock=self._channel, limit=MAX_LINE_BYTES
+        )
+
+    async def invoke(self, request: Mapping[str, Any], seconds: float) -> Any:
+        """The function's result. Raises FunctionError; after a crash or time-out it is `dead`."""
+        try:
+            self._writer.write(json.dumps(request).encode() + b"\n")
+            async with asyncio.timeout(seconds):
+                return await self._answer()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+            raise FunctionError(
+                "Sandbox.Timedout", f"Task timed out after {seconds:.2f} seconds"
+            ) from None
+
+    async def _answer(self) -> Any:
+        line = b""
+        with contextlib.suppress(ConnectionError):
+            line = await self._reader.readline()
+        if not line:
+            code = await self._process.wait()
+            raise FunctionError(
+                "Runtime.ExitError", f"Runtime exited with error: exit status {code}"
+            )
+        answer = json.loads(line)
+        if "error" in answer:
+            error = answer["error"]
+            raise FunctionError(
+                error["errorType"], error["errorMessage"], "".join(error["stackTrace"])
+            )
+        return answer["result"]
+
+    @property
+    def dead(self) -> bool:
+        return self._process.returncode is not None
+
+    def kill(self) -> None:
+        if not self.dead:
+            self._process.kill()
+
+    async def stop(self) -> None:
+        """Hang up, and wait until the process has ended."""
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+        try:
+            async with asyncio.timeout(1):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+
+class Environments:
+    """The pool. `declared` is what the app declares, from the newest environment that started."""
+
+    def __init__(
+        self, variables: Mapping[str, str], concurrency: int, function_timeout: float
+    ) -> None:
+        self.declared: dict[str, Any] = {}
+        self._variables = {
+            name: value
+            for name, value in {**os.environ, **variables}.items()
+            # Whatever account the user works with elsewhere, nothing of it belongs in here.
+            if name not in {"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_PROFILE"}
+        }
+        self._concurrency = concurrency
+        self._function_timeout = function_timeout
+        self._generation = 0
+        self._idle: list[Environment] = []
+        self._waiting: deque[asyncio.Future[Environment]] = deque()
+        self._environments: set[Environment] = set()
+        self._starting = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> None:
+        """Start the first environment. Raises FunctionError when the app can't be imported."""
+        environment = await self._started()
+        self._release(environment)
+
+    async def invoke(self, function: str, event: Mapping[str, Any]) -> Any:
+        """Invoke a function with an event and return its result. Raises FunctionError.
+
+        A function that was started runs to its end, though nobody waits for it any more.
+        """
+        return await asyncio.shield(self._spawn(self._invoke(function, event)))
+
+    async def _invoke(self, function: str, event: Mapping[str, Any]) -> Any:
+        environment = await self._acquire()
+        request = {
+            "function": function,
+            "event": event,
+            "requestId": str(uuid4()),
+            "seconds": self._function_timeout,
+        }
+        try:
+            return await environment.invoke(request, self._function_timeout)
+        finally:
+            self._release(environment)
+
+    async def reload(self) -> None:
+        """Put new environments in the place of all that there are. Raises FunctionError.
+
+        One that is at work is replaced when it has done.
+        """
+        self._generation += 1
+        for environment in self._idle:
+            self._retire(environment)
+        self._idle.clear()
+        await self.start()
+
+    async def stop(self) -> None:
+        """End every environment at once, whatever it is doing."""
+        self._generation += 1
+        self._concurrency = 0
+        for environment in self._environments:
+            environment.kill()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(environment.stop() for environment in self._environments))
+
+    async def _acquire(self) -> Environment:
+        if self._idle:
+            return self._idle.pop()
+        turn: asyncio.Future[Environment] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._start_more()
+        return await turn
+
+    def _start_more(self) -> None:
+        while (
+            self._starting < min(len(self._waiting), STARTING_AT_ONCE)
+            and len(self._environments) + self._starting < self._concurrency
+        ):
+            self._starting += 1
+            self._spawn(self._start_one())
+
+    async def _start_one(self) -> None:
+        try:
+            environment = await self._started()
+        except FunctionError as error:
+            while self._waiting:
+                turn = self._waiting.popleft()
+                if not turn.done():
+                    turn.set_exception(error)
+            return
+        finally:
+            self._starting -= 1
+        self._release(environment)
+        self._start_more()
+
+    async def _started(self) -> Environment:
+        generation = self._generation
+        environment, declared = await Environment.start(self._variables, generation)
+        self._environments.add(environment)
+        if generation == self._generation:
+            self.declared = declared
+        return environment
+
+    def _release(self, environment: Environment) -> None:
+        if environment.dead or environment.generation != self._generation:
+            self._retire(environment)
+            self._start_more()
+            return
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(environment)
+                return
+        self._idle.append(environment)
+
+    def _retire(self, environment: Environment) -> None:
+        self._environments.discard(environment)
+        self._spawn(environment.stop())
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

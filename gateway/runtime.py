@@ -1,0 +1,111 @@
+"""One Lambda execution environment: a process that imports the app and handles one event at a time.
+
+Speaks lines of JSON with `gateway.environments` over an inherited socket. First it says what the
+app declares, or why it can't be imported; then it answers each invocation with a result or an
+error. It ends when the other side hangs up.
+"""
+
+import importlib
+import json
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+UNAUTHORIZED = "Unauthorized"
+REST_FUNCTION = "api_handler"  # the name that Chalice gives the function behind the REST API
+
+
+class LambdaContext:
+    """https://docs.aws.amazon.com/lambda/latest/dg/python-context.html"""
+
+    function_version = "$LATEST"
+    memory_limit_in_mb = 512
+    identity = None
+    client_context = None
+
+    def __init__(self, function_name: str, request_id: str, seconds: float) -> None:
+        self.function_name = function_name
+        self.aws_request_id = request_id
+        self.invoked_function_arn = (
+            f"arn:aws:lambda:us-east-1:000000000000:function:{function_name}"
+        )
+        self.log_group_name = f"/aws/lambda/{function_name}"
+        self.log_stream_name = "local"
+        self._end = time.monotonic() + seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        return max(0, int((self._end - time.monotonic()) * 1000))
+
+
+def describe(app: Any) -> dict[str, Any]:
+    """What the Chalice app declares, as a deployment of it would set API Gateway up."""
+    routes: dict[str, dict[str, str | None]] = {}
+    for path, methods in app.routes.items():
+        authorizers = {method: entry.authorizer for method, entry in methods.items()}
+        routes[path] = {
+            method: _function(authorizer.config) if authorizer else None
+            for method, authorizer in authorizers.items()
+        }
+    return {
+        "routes": routes,
+        "websocket": {key: _function(entry) for key, entry in app.websocket_handlers.items()},
+        "functions": [_function(entry) for entry in app.pure_lambda_functions],
+        "binaryTypes": app.api.binary_types,
+    }
+
+
+def _function(entry: Any) -> str:
+    name: str = entry.handler_string.removeprefix("app.")
+    return name
+
+
+def error_of(error: BaseException) -> dict[str, Any]:
+    """An error as Lambda reports it to who invoked."""
+    return {
+        "errorType": type(error).__name__,
+        "errorMessage": str(error),
+        "stackTrace": traceback.format_exception(error),
+    }
+
+
+def handle(module: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """Run one invocation: JSON in, JSON out."""
+    name = request["function"]
+    context = LambdaContext(name, request["requestId"], request["seconds"])
+    function: Callable[[Any, Any], Any]
+    function = module.app if name == REST_FUNCTION else getattr(module, name)
+    try:
+        result = function(request["event"], context)
+        json.dumps(result)  # what is no JSON can't leave a function
+    except Exception as error:
+        if str(error) != UNAUTHORIZED:  # which is an authorizer's way to say 401
+            traceback.print_exc()
+        return {"error": error_of(error)}
+    return {"result": result}
+
+
+def main(descriptor: int) -> None:
+    """Import the app, then serve invocations until the other side hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the gateway, which ends us
+    with socket.socket(fileno=descriptor) as channel, channel.makefile("rwb") as lines:
+
+        def say(answer: dict[str, Any]) -> None:
+            lines.write(json.dumps(answer).encode() + b"\n")
+            lines.flush()
+
+        try:
+            module = importlib.import_module("app")
+            say({"result": describe(module.app)})
+        except Exception as error:
+            say({"error": error_of(error)})
+            return
+        for line in lines:
+            say(handle(module, json.loads(line)))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

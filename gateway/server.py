@@ -1,0 +1,145 @@
+"""The gateway as a server: its parts put together, started, reloaded and stopped."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from watchfiles import PythonFilter, awatch
+
+from gateway.configuration import PROJECT, Configuration
+from gateway.emulator import emulated_aws
+from gateway.environments import Environments, FunctionError
+from gateway.log import log_line
+from gateway.rest_api import RestApi
+from gateway.sockets import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
+from gateway.websocket_api import STAGE, WebSocketApi
+
+HTTP_METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
+STOP_SECONDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A gateway that serves. URLs have no slash at their end; `aws` leads an SDK to its AWS."""
+
+    http: str
+    websocket: str
+    management: str
+    aws: Mapping[str, str]
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: a stop that was asked for is no failure."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        yield
+
+
+@contextlib.asynccontextmanager
+async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
+    """Serve, with everything behind it, for as long as the context lasts.
+
+    Raises OSError when the port is taken, and FunctionError when the app can't be imported.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        listener = stack.enter_context(_listener(configuration))
+        port = listener.getsockname()[1]
+        aws = await stack.enter_async_context(emulated_aws(configuration.environment))
+        management = f"http://127.0.0.1:{port}/{STAGE}"
+        variables = {
+            "HERALD_MANAGEMENT_ENDPOINT": management,
+            **configuration.environment,
+            **aws,
+        }
+        environments = Environments(
+            variables, configuration.concurrency, configuration.function_timeout
+        )
+        stack.push_async_callback(environments.stop)
+        await environments.start()
+        domain_name = f"{configuration.host}:{port}"
+        websocket_api = WebSocketApi(environments, configuration, domain_name, port)
+        rest_api = RestApi(environments, domain_name, port)
+        server = _Server(_uvicorn(websocket_api, rest_api))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        stack.push_async_callback(_stop, server, serving, websocket_api)
+        watching = asyncio.create_task(_reload_on_change(environments))
+        stack.callback(watching.cancel)
+        yield Running(
+            http=f"http://{domain_name}",
+            websocket=f"ws://{domain_name}/{STAGE}",
+            management=management,
+            aws=aws,
+        )
+
+
+def _listener(configuration: Configuration) -> socket.socket:
+    family = socket.AF_INET6 if ":" in configuration.host else socket.AF_INET
+    return socket.create_server(
+        (configuration.host, configuration.port), family=family, backlog=4096
+    )
+
+
+def _uvicorn(websocket_api: WebSocketApi, rest_api: RestApi) -> uvicorn.Config:
+    async def websocket_only(request: Request) -> Response:
+        return PlainTextResponse("Upgrade Required", 426, {"Upgrade": "websocket"})
+
+    connections = ["POST", "GET", "DELETE"]
+    app = Starlette(
+        routes=[
+            WebSocketRoute(f"/{STAGE}", websocket_api.endpoint),
+            Route(f"/{STAGE}", websocket_only, methods=HTTP_METHODS),
+            # As a custom domain without a base path has it, too.
+            Route(
+                "/@connections/{connection_id:path}", websocket_api.connections, methods=connections
+            ),
+            Route(
+                "/{stage}/@connections/{connection_id:path}",
+                websocket_api.connections,
+                methods=connections,
+            ),
+            Route("/{path:path}", rest_api.endpoint, methods=HTTP_METHODS),
+        ]
+    )
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="websockets-sansio",
+        # The library's pair is (message, frame): beyond either it closes with 1009 by itself.
+        ws_max_size=(MAX_MESSAGE_BYTES, MAX_FRAME_BYTES),  # type: ignore[arg-type]
+        ws_ping_interval=None,  # API Gateway doesn't ping
+        ws_per_message_deflate=False,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+
+
+async def _stop(
+    server: uvicorn.Server, serving: asyncio.Task[None], websocket_api: WebSocketApi
+) -> None:
+    websocket_api.close_all()
+    await asyncio.sleep(0.05)  # the close frames go out before the server closes what is left
+    server.should_exit = True
+    await serving
+
+
+async def _reload_on_change(environments: Environments) -> None:
+    paths = [PROJECT / "app.py", PROJECT / "chalicelib"]
+    async for changes in awatch(*paths, watch_filter=PythonFilter()):
+        names = sorted({path.rpartition("/")[2] for _, path in changes})
+        try:
+            await environments.reload()
+        except FunctionError as error:
+            log_line("RELOAD", f"{', '.join(names)}: the app can't be imported\n{error.trace}")
+        else:
+            log_line("RELOAD", ", ".join(names))

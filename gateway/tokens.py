@@ -1,0 +1,25 @@
+"""Tokens for local use, signed with the local stage's secret."""
+
+import time
+from collections.abc import Mapping
+
+import jwt
+
+DEFAULT_SCOPE = "ws:connect messages:send messages:broadcast"
+DEFAULT_LIFETIME_SECONDS = 24 * 60 * 60
+
+
+def token(environment: Mapping[str, str], user: str, scope: str = DEFAULT_SCOPE) -> str:
+    """A token for `user` with `scope` (space-separated), valid for a day."""
+    now = int(time.time())
+    claims: dict[str, object] = {
+        "sub": user,
+        "scope": scope,
+        "iat": now,
+        "exp": now + DEFAULT_LIFETIME_SECONDS,
+    }
+    if environment.get("HERALD_JWT_ISSUER"):
+        claims["iss"] = environment["HERALD_JWT_ISSUER"]
+    if environment.get("HERALD_JWT_AUDIENCE"):
+        claims["aud"] = environment["HERALD_JWT_AUDIENCE"]
+    return jwt.encode(claims, environment["HERALD_JWT_SECRET"], algorithm="HS256")

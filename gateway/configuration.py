@@ -31,6 +31,8 @@ class Configuration:
     concurrency: int = 16
     environment: Mapping[str, str]
     """What the functions see of the environment, before the gateway adds where AWS is."""
+    project: Path = PROJECT
+    """Where `app.py` is."""
 
 
 def configuration(environ: Mapping[str, str]) -> Configuration:

@@ -13,6 +13,7 @@ import sys
 from asyncio.subprocess import Process
 from collections import deque
 from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -41,7 +42,7 @@ class Environment:
 
     @classmethod
     async def start(
-        cls, variables: Mapping[str, str], generation: int
+        cls, project: Path, variables: Mapping[str, str], generation: int
     ) -> "tuple[Environment, dict[str, Any]]":
         """A new environment, and what the app in it declares. Raises FunctionError."""
         ours, theirs = socket.socketpair()
@@ -52,7 +53,7 @@ class Environment:
                 "gateway.runtime",
                 str(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
-                cwd=PROJECT,
+                cwd=project,
                 env=variables,
             )
         environment = cls(process, ours, generation)
@@ -123,15 +124,22 @@ class Environments:
     """The pool. `declared` is what the app declares, from the newest environment that started."""
 
     def __init__(
-        self, variables: Mapping[str, str], concurrency: int, function_timeout: float
+        self,
+        project: Path,
+        variables: Mapping[str, str],
+        concurrency: int,
+        function_timeout: float,
     ) -> None:
         self.declared: dict[str, Any] = {}
+        self._project = project
         self._variables = {
             name: value
             for name, value in {**os.environ, **variables}.items()
             # Whatever account the user works with elsewhere, nothing of it belongs in here.
             if name not in {"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_PROFILE"}
         }
+        # The project is found as the working directory, and the runtime beside this module.
+        self._variables["PYTHONPATH"] = str(PROJECT)
         self._concurrency = concurrency
         self._function_timeout = function_timeout
         self._generation = 0
@@ -220,7 +228,7 @@ class Environments:
 
     async def _started(self) -> Environment:
         generation = self._generation
-        environment, declared = await Environment.start(self._variables, generation)
+        environment, declared = await Environment.start(self._project, self._variables, generation)
         self._environments.add(environment)
         if generation == self._generation:
             self.declared = declared

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
@@ -13,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from watchfiles import PythonFilter, awatch
 
-from gateway.configuration import PROJECT, Configuration
+from gateway.configuration import Configuration
 from gateway.emulator import emulated_aws
 from gateway.environments import Environments, FunctionError
 from gateway.log import log_line
@@ -60,7 +62,10 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
             **aws,
         }
         environments = Environments(
-            variables, configuration.concurrency, configuration.function_timeout
+            configuration.project,
+            variables,
+            configuration.concurrency,
+            configuration.function_timeout,
         )
         stack.push_async_callback(environments.stop)
         await environments.start()
@@ -70,7 +75,7 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
         server = _Server(_uvicorn(websocket_api, rest_api))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stack.push_async_callback(_stop, server, serving, websocket_api)
-        watching = asyncio.create_task(_reload_on_change(environments))
+        watching = asyncio.create_task(_reload_on_change(environments, configuration.project))
         stack.callback(watching.cancel)
         yield Running(
             http=f"http://{domain_name}",
@@ -108,6 +113,7 @@ def _uvicorn(websocket_api: WebSocketApi, rest_api: RestApi) -> uvicorn.Config:
             Route("/{path:path}", rest_api.endpoint, methods=HTTP_METHODS),
         ]
     )
+    logging.getLogger("uvicorn.error").addFilter(_no_refusal)
     return uvicorn.Config(
         app,
         http="httptools",
@@ -119,9 +125,15 @@ def _uvicorn(websocket_api: WebSocketApi, rest_api: RestApi) -> uvicorn.Config:
         access_log=False,
         log_level="warning",
         server_header=False,
+        proxy_headers=False,  # a client's X-Forwarded-For says nothing of where it is
         lifespan="off",
         timeout_graceful_shutdown=STOP_SECONDS,
     )
+
+
+def _no_refusal(record: logging.LogRecord) -> bool:
+    """The server takes each refused handshake for an unfinished one, and says so as an error."""
+    return record.getMessage() != "ASGI callable returned without completing handshake."
 
 
 async def _stop(
@@ -133,8 +145,8 @@ async def _stop(
     await serving
 
 
-async def _reload_on_change(environments: Environments) -> None:
-    paths = [PROJECT / "app.py", PROJECT / "chalicelib"]
+async def _reload_on_change(environments: Environments, project: Path) -> None:
+    paths = [path for path in (project / "app.py", project / "chalicelib") if path.exists()]
     async for changes in awatch(*paths, watch_filter=PythonFilter()):
         names = sorted({path.rpartition("/")[2] for _, path in changes})
         try:

@@ -1,0 +1,114 @@
+"""REST: what is answered to whom, beside the main path."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.clients import Client, token
+
+
+def test_health_needs_no_token(herald: Client) -> None:
+    answer = herald.http.get("/health")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+    assert answer.headers["content-type"] == "application/json"
+
+
+TO = {"users": ["nobody"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ([], "the body must be an object"),
+        ({}, "to is missing"),
+        ({"to": TO}, "data is missing"),
+        ({"to": TO, "data": 1, "colour": 1}, "colour is not a known field"),
+        ({"to": TO, "data": 1, "type": ""}, "type must be"),
+        ({"to": TO, "data": 1, "encrypt": "no"}, "encrypt must be"),
+        ({"to": TO, "data": 1, "store": None}, "store must be"),
+        ({"to": [], "data": 1}, "to must be an object"),
+        ({"to": {}, "data": 1}, "to must have exactly one"),
+        ({"to": {**TO, "all": True}, "data": 1}, "to must have exactly one"),
+        ({"to": {"all": False}, "data": 1}, "to.all must be true"),
+        ({"to": {"users": []}, "data": 1}, "to.users must be a list of 1 to 100"),
+        ({"to": {"users": ["a"] * 101}, "data": 1}, "to.users must be a list of 1 to 100"),
+        ({"to": {"users": ["a", 2]}, "data": 1}, "to.users[1] must be a string"),
+        ({"to": {"users": ["a" * 129]}, "data": 1}, "to.users[0] must be a string"),
+        ({"to": {"connections": ["\ud800"]}, "data": 1}, "to.connections[0] holds a lone"),
+        ({"to": {**TO, "exceptUsers": "a"}, "data": 1}, "to.exceptUsers must be a list"),
+        ({"to": {**TO, "colour": 1}, "data": 1}, "to.colour is not a known field"),
+        ({"messages": []}, "messages must be a list of 1 to 100"),
+        ({"messages": [{}] * 101}, "messages must be a list of 1 to 100"),
+        ({"messages": [{"to": TO, "data": 1}], "data": 1}, "data is not a known field"),
+        ({"messages": [{"to": TO, "data": 1}, {"to": TO}]}, "messages[1].data is missing"),
+        ({"messages": [{"to": {"users": [0]}, "data": 1}]}, "messages[0].to.users[0] must"),
+    ],
+)
+def test_400_names_the_field(herald: Client, body: Any, detail: str) -> None:
+    answer = herald.post(body)
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["detail"].startswith(detail)
+    assert (problem["status"], problem["code"]) == (400, "bad_request")
+    assert {"type", "title"} < problem.keys()
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b'{"data": NaN}', b'{"data": 1e999}', b"\xff", b'{"data": "\xff"}']
+)
+def test_what_is_no_json_is_400(herald: Client, body: bytes) -> None:
+    headers = {"Authorization": f"Bearer {token()}", "Content-Type": "application/json"}
+    answer = herald.http.post("/messages", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith("not JSON")
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/jsonx"])
+def test_415_for_another_content_type(herald: Client, content_type: str | None) -> None:
+    headers = {"Authorization": f"Bearer {token()}"}
+    if content_type:
+        headers["Content-Type"] = content_type
+    answer = herald.http.post("/messages", content=b"{}", headers=headers)
+    assert answer.status_code == 415
+    assert answer.json()["code"] == "unsupported_media_type"
+
+
+def test_json_with_a_charset_is_json(herald: Client) -> None:
+    headers = {
+        "Authorization": f"Bearer {token()}",
+        "Content-Type": "Application/JSON; charset=utf-8",
+    }
+    body = '{"to": {"users": ["nobody"]}, "data": "ü"}'.encode()
+    assert herald.http.post("/messages", content=body, headers=headers).status_code == 200
+
+
+def test_413_for_a_frame_over_128_kb(herald: Client, user: str) -> None:
+    socket = herald.connect(user)
+    head = len('{"type":"messages","messages":[{"id":"","type":"message","from":"alice",')
+    head += len('"timestamp":1795477071772,"data":""}]}') + 26
+    largest = "x" * (128 * 1024 - head)
+    assert herald.post({"to": {"users": [user]}, "data": largest + "x"}).status_code == 413
+    socket.assert_quiet()
+    assert herald.report({"users": [user]}, largest)["delivered"] == 1
+    assert socket.messages() == [largest]
+
+
+def test_unknown_paths_and_methods_are_api_gateways_403(herald: Client) -> None:
+    for answer in (herald.http.get("/nope"), herald.http.get("/messages")):
+        assert answer.status_code == 403
+        assert answer.json() == {"message": "Missing Authentication Token"}
+
+
+def test_503_when_storage_is_unreachable(herald_with: Callable[..., Client]) -> None:
+    herald = herald_with(HERALD_CONNECTIONS_TABLE="elsewhere")
+    herald.tables.delete_table(TableName="elsewhere")
+    for answer in (
+        herald.http.get("/health"),
+        herald.post({"to": {"all": True}, "data": 1}),
+    ):
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["code"] == "unavailable"
+    assert herald.refusal(f"?token={token()}") == 503

@@ -1,0 +1,164 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chalicelib.errors import BadRequest, PayloadTooLarge
+from chalicelib.messages import (
+    MAX_FAILED,
+    MAX_FRAME_BYTES,
+    Audience,
+    AudienceKind,
+    Message,
+    MessageParser,
+    Report,
+    Result,
+    batches,
+    encode,
+    parse_json,
+)
+from chalicelib.ulid import ALPHABET, UlidFactory
+
+NOW = 1_795_477_071_772
+
+
+def parser() -> MessageParser:
+    return MessageParser("alice", NOW, UlidFactory().new)
+
+
+def message(data: Any = 1, to: Any = None) -> dict[str, Any]:
+    return {"to": to or {"users": ["bob"]}, "data": data}
+
+
+def test_a_message_with_everything() -> None:
+    to = {"users": ["b", "c", "b"], "exceptUsers": ["c"], "exceptConnections": ["x"]}
+    body = {"to": to, "type": "chat", "data": None, "encrypt": False, "store": True}
+    [parsed] = parser().batch(body)
+    assert parsed.audience == Audience(
+        AudienceKind.USERS, ("b", "c"), frozenset({"c"}), frozenset({"x"})
+    )
+    assert (parsed.sender, parsed.timestamp, parsed.type, parsed.data) == (
+        "alice", NOW, "chat", None,
+    )  # fmt: skip
+
+
+def test_the_type_has_a_default() -> None:
+    assert parser().one(message()).type == "message"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({**message(), "encrypt": True}, "encrypt: encryption is not available"),
+        (message(to={"groups": ["g"]}), "to.groups: groups are not available"),
+    ],
+)
+def test_what_is_not_there_yet_is_refused_not_ignored(body: Any, words: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        parser().one(body)
+    assert refused.value.detail == words
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@given(json_values)
+def test_any_json_is_a_message_or_a_bad_request(body: Any) -> None:
+    try:
+        parser().batch(body)
+    except BadRequest as refused:
+        assert refused.detail
+
+
+@given(json_values)
+def test_any_data_arrives_as_it_was(data: Any) -> None:
+    parsed = parser().one(parse_json(json.dumps(message(data))))
+    [batch] = batches([parsed])
+    [frame] = batch.frames
+    assert json.loads(frame.body)["messages"][0]["data"] == data
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "NaN", "[Infinity]", "-Infinity", "1e999", "[" * 5000, "9" * 5000, b"\xff"]
+)
+def test_what_is_no_json(text: str | bytes) -> None:
+    with pytest.raises(BadRequest, match="JSON"):
+        parse_json(text)
+
+
+def test_a_lone_surrogate_is_named() -> None:
+    with pytest.raises(BadRequest, match="surrogate"):
+        encode({"data": "\ud800"})
+
+
+def of(audience: Audience, size: int = 1, name: str = "") -> Message:
+    return Message(name or "id", "alice", NOW, audience, "t", "x" * size)
+
+
+BOB = Audience(AudienceKind.USERS, ("bob",))
+EVERYONE = Audience(AudienceKind.ALL)
+
+
+def test_neighbours_for_one_audience_share_a_frame() -> None:
+    names = [(BOB, "1"), (BOB, "2"), (EVERYONE, "3"), (BOB, "4")]
+    planned = list(batches([of(audience, name=name) for audience, name in names]))
+    assert [batch.audience for batch in planned] == [BOB, EVERYONE, BOB]
+    assert [[m.id for m in f.messages] for batch in planned for f in batch.frames] == [
+        ["1", "2"], ["3"], ["4"],
+    ]  # fmt: skip
+
+
+@given(st.lists(st.integers(1, 100_000), min_size=1, max_size=20))
+def test_frames_carry_everything_in_order_within_the_limit(sizes: list[int]) -> None:
+    messages = [of(BOB, size, str(index)) for index, size in enumerate(sizes)]
+    [batch] = batches(messages)
+    carried = []
+    for frame in batch.frames:
+        assert len(frame.body) <= MAX_FRAME_BYTES
+        entries = json.loads(frame.body)["messages"]
+        assert [entry["id"] for entry in entries] == [m.id for m in frame.messages]
+        carried += entries
+    assert [len(entry["data"]) for entry in carried] == sizes
+
+
+def test_the_largest_frame_is_128_kb() -> None:
+    [batch] = batches([of(BOB)])
+    spare = MAX_FRAME_BYTES - len(batch.frames[0].body)
+    [batch] = batches([of(BOB, 1 + spare)])
+    assert len(batch.frames[0].body) == MAX_FRAME_BYTES
+    with pytest.raises(PayloadTooLarge):
+        list(batches([of(BOB, 2 + spare)]))
+
+
+@given(st.lists(st.sampled_from(list(Result)), max_size=300))
+def test_a_report_adds_up(results: list[Result]) -> None:
+    report = Report("id")
+    for index, result in enumerate(results):
+        report.add(str(index), "bob", result, "why")
+    told: Any = report.to_dict()
+    assert told["recipients"] == len(results) == sum(told[result] for result in Result)
+    failures = [str(i) for i, result in enumerate(results) if result is not Result.DELIVERED]
+    assert [entry["connectionId"] for entry in told["failed"]] == failures[:MAX_FAILED]
+
+
+def test_ulids_rise_whatever_the_clock_does() -> None:
+    ulids = UlidFactory()
+    times = [NOW, NOW, NOW + 1, NOW - 5000, NOW + 2]
+    made = [ulids.new(now) for now in times]
+    assert made == sorted(set(made))
+    assert all(len(ulid) == 26 and set(ulid) <= set(ALPHABET) for ulid in made)
+
+
+def test_a_ulid_begins_with_its_time() -> None:
+    # The example of the specification.
+    assert UlidFactory().new(1469918176385).startswith("01ARYZ6S41")

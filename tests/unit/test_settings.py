@@ -1,0 +1,76 @@
+import pytest
+
+from chalicelib.settings import WITHOUT_EFFECT_YET, Settings, SettingsError
+
+SECRET = "x" * 32
+
+
+def test_defaults() -> None:
+    settings = Settings.from_environ({})
+    assert settings.jwt_secret is None
+    assert settings.jwt_leeway_seconds == 5
+    assert settings.connections_table == "herald-connections"
+    assert settings.max_connections_per_user == 10
+    assert settings.ip_allow == ()
+    assert settings.message_rate == 20
+
+
+def test_an_empty_value_is_no_value() -> None:
+    assert Settings.from_environ({"HERALD_MAX_CONNECTIONS_PER_USER": " "}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HERALD_JWT_SECRET", "x" * 31),
+        ("HERALD_JWKS_URL", "ftp://example.com"),
+        ("HERALD_JWT_LEEWAY_SECONDS", "-1"),
+        ("HERALD_MAX_CONNECTIONS_PER_USER", "0"),
+        ("HERALD_MAX_CONNECTIONS_PER_USER", "ten"),
+        ("HERALD_CONNECTION_LIMIT_POLICY", "evict"),
+        ("HERALD_IP_ALLOW", "10.0.0.0/33"),
+        ("HERALD_IP_DENY", "10.0.0.1/8"),
+        ("HERALD_ALLOWED_ORIGINS", "app.example.com"),
+        ("HERALD_MESSAGE_RATE", "0"),
+        ("HERALD_MESSAGE_RATE", "inf"),
+        ("HERALD_MESSAGE_RATE", "nan"),
+        ("HERALD_DAILY_MESSAGE_QUOTA", "1.5"),
+        ("HERALD_MANAGEMENT_ENDPOINT", "127.0.0.1:8000"),
+    ],
+)
+def test_a_wrong_value_names_the_variable_and_what_is_allowed(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError) as wrong:
+        Settings.from_environ({variable: value})
+    [line] = str(wrong.value).splitlines()
+    assert line.startswith(f"{variable} holds ")
+    assert "; allowed: " in line
+
+
+def test_every_wrong_value_is_named_and_no_secret_shown() -> None:
+    with pytest.raises(SettingsError) as wrong:
+        Settings.from_environ({"HERALD_JWT_SECRET": "hunter2", "HERALD_MESSAGE_BURST": "many"})
+    secret, burst = str(wrong.value).splitlines()
+    assert secret == "HERALD_JWT_SECRET holds 7 bytes; allowed: at least 32 bytes"
+    assert burst == "HERALD_MESSAGE_BURST holds 'many'; allowed: a whole number from 1"
+    assert "hunter2" not in repr(wrong.value)
+
+
+def test_secrets_are_not_in_the_repr() -> None:
+    assert SECRET not in repr(Settings.from_environ({"HERALD_JWT_SECRET": SECRET}))
+
+
+def test_lists_are_parsed() -> None:
+    settings = Settings.from_environ(
+        {
+            "HERALD_IP_ALLOW": "10.0.0.0/8, 2001:db8::/32",
+            "HERALD_ALLOWED_ORIGINS": "https://App.example.com/, http://localhost:3000",
+        }
+    )
+    assert [str(network) for network in settings.ip_allow] == ["10.0.0.0/8", "2001:db8::/32"]
+    assert settings.allowed_origins == ("https://app.example.com", "http://localhost:3000")
+
+
+def test_what_has_no_effect_yet_is_a_setting() -> None:
+    from dataclasses import fields
+
+    assert {field.metadata["variable"] for field in fields(Settings)} >= WITHOUT_EFFECT_YET

@@ -1,7 +1,7 @@
 # What a user types. Each command sets up what it needs, once; nothing is installed by hand.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token test lint types tests
+.PHONY: help run demo token test lint types tests e2e
 
 # The newest Python that Herald supports; make PYTHON=... run takes another.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 SCOPE ?= ws:connect messages:send messages:broadcast
 
 help: ## Say what each command does
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 run: $(READY) ## Serve Herald on http://127.0.0.1:8000 (HOST and PORT change that)
 	@exec $(BIN)/python -m gateway run
@@ -34,6 +34,13 @@ types: $(READY)
 
 tests: $(READY)
 	$(BIN)/pytest
+
+e2e: $(READY) tests/e2e/node_modules ## Drive Herald with other programs: Node's ws (needs Node 18+ and npm)
+	$(BIN)/pytest tests/e2e
+
+tests/e2e/node_modules: tests/e2e/package-lock.json
+	npm ci --no-audit --no-fund --prefix tests/e2e
+	@touch $@
 
 # Also what says that the virtual environment is complete: a broken-off installation is done again.
 $(READY): requirements.txt requirements-dev.txt

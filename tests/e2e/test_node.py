@@ -1,0 +1,66 @@
+"""Herald as a program in Node sees it, through the ws library."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients import Client, token
+
+LISTEN = Path(__file__).with_name("listen.mjs")
+
+
+class Node:
+    """Node clients; `open` starts one, `event` is the next thing that happened to any."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.process = subprocess.Popen(
+            ["node", str(LISTEN)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def open(self, query: str = "", **options: Any) -> list[Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"url": self.url + query, **options}) + "\n")
+        self.process.stdin.flush()
+        return self.event()
+
+    def event(self) -> list[Any]:
+        assert self.process.stdout is not None
+        event: list[Any] = json.loads(self.process.stdout.readline())
+        return event
+
+
+@pytest.fixture
+def node(herald: Client) -> Iterator[Node]:
+    clients = Node(herald.running.websocket)
+    yield clients
+    clients.process.communicate(timeout=10)
+
+
+def test_three_sockets_receive_exactly_what_they_should(node: Node, herald: Client) -> None:
+    for number, user in enumerate(("node-bob", "node-bob", "node-carol")):
+        assert node.open(f"?token={token(user)}") == [number, "open", ""]
+    assert herald.report({"users": ["node-bob"]}, 1, "node-dave")["delivered"] == 2
+    assert herald.report({"users": ["node-carol"]}, 2, "node-dave")["delivered"] == 1
+    received = []
+    for _ in range(3):
+        number, kind, text = node.event()
+        assert kind == "message"
+        received += [(number, message["data"]) for message in json.loads(text)["messages"]]
+    assert sorted(received) == [(0, 1), (1, 1), (2, 2)]
+
+
+def test_refusals_are_statuses(node: Node) -> None:
+    assert node.open() == [0, "refused", 401]
+    assert node.open("?token=bad") == [1, "refused", 401]
+    assert node.open(f"?token={token(scope='')}") == [2, "refused", 403]
+    assert node.open(f"?token={token()}", subprotocols=["mqtt"]) == [3, "refused", 400]
+
+
+def test_subprotocols_as_a_browser_needs_them(node: Node) -> None:
+    subprotocols = ["herald.v1", f"bearer.{token()}"]
+    assert node.open(subprotocols=subprotocols) == [0, "open", "herald.v1"]

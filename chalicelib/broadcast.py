@@ -2,14 +2,18 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 from chalicelib.audience import Audiences
-from chalicelib.connections import Connections
-from chalicelib.delivery import Delivery, Outcome
+from chalicelib.consequences import Consequences
+from chalicelib.delivery import Delivery
 from chalicelib.errors import Unavailable
-from chalicelib.messages import AudienceKind, Batch, Message, Report, Result, batches
+from chalicelib.frames import Framer
+from chalicelib.lanes import Parcel
+from chalicelib.messages import AudienceKind, Message, Report, Result
 from chalicelib.principal import Principal, Scope
+
+SETTLING_SECONDS = 1.0  # of the deadline, kept for what failures entail
 
 logger = logging.getLogger("herald.broadcast")
 
@@ -21,67 +25,64 @@ class Broadcaster:
         self,
         audiences: Audiences,
         delivery: Delivery,
-        connections: Connections,
-        now: Callable[[], int],
+        consequences: Consequences,
+        frame_bytes: int,
     ) -> None:
-        """`now` is the clock, in epoch milliseconds."""
+        """`frame_bytes`: see `Framer`."""
         self._audiences = audiences
         self._delivery = delivery
-        self._connections = connections
-        self._now = now
+        self._consequences = consequences
+        self._frame_bytes = frame_bytes
 
     def send(self, messages: Sequence[Message], sender: Principal, deadline: float) -> list[Report]:
-        """Deliver `messages` in order; a report for each. `deadline`: see `Delivery.deliver`.
+        """Deliver `messages`, to each connection in order; a report for each message.
 
-        All of them are checked before any is sent. Raises Forbidden, PayloadTooLarge, and
-        Unavailable when storage failed before the first recipient; one that fails later ends the
-        sending, and what had been sent until then is in the `reports` of what is raised.
+        All that one connection gets travels together. `deadline` is in `time.monotonic` seconds.
+        Before anything is sent, raises Forbidden, PayloadTooLarge, and Unavailable when storage
+        is. When storage fails later, what was sent until then is in the `reports` of what is
+        raised.
         """
         for message in messages:
             sender.require(_scope_for(message))
-        planned = list(batches(messages))
+        framer = Framer(messages, self._frame_bytes)
         reports = {message.id: Report(message.id) for message in messages}
+        started = time.monotonic()
+        settlement = self._consequences.begin()
         try:
-            for batch in planned:
-                self._send_batch(batch, sender.tenant, deadline, reports)
+            parcels = self._parcels(messages, sender.tenant, framer)
+            for outcome in self._delivery.deliver(parcels, deadline - SETTLING_SECONDS):
+                recipient = outcome.recipient
+                for message in outcome.frame.messages:
+                    reports[message.id].add(
+                        recipient.connection_id, recipient.user_id, outcome.result, outcome.reason
+                    )
+                if outcome.result is not Result.DELIVERED:
+                    settlement.add(outcome)
         except Unavailable as error:
             raise Interrupted(error, list(reports.values())) from error
+        finally:
+            settlement.finish(deadline)
+            self._log(list(reports.values()), time.monotonic() - started)
         return list(reports.values())
 
-    def _send_batch(
-        self, batch: Batch, tenant: str | None, deadline: float, reports: dict[str, Report]
-    ) -> None:
-        recipients = self._audiences.recipients(batch.audience, tenant)
-        for outcome in self._delivery.deliver(batch.frames, recipients, self._settle, deadline):
-            recipient = outcome.recipient
-            for message in outcome.frame.messages:
-                reports[message.id].add(
-                    recipient.connection_id, recipient.user_id, outcome.result, outcome.reason
-                )
+    def _parcels(
+        self, messages: Sequence[Message], tenant: str | None, framer: Framer
+    ) -> Iterator[list[Parcel]]:
+        audiences = [message.audience for message in messages]
+        for page in self._audiences.pages(audiences, tenant):
+            yield [Parcel(recipient, framer.frames(selection)) for recipient, selection in page]
 
-    def _settle(self, outcome: Outcome) -> None:
-        """Keep the connections true to what a delivery showed."""
-        recipient = outcome.recipient
-        logger.info(
-            "not delivered",
-            extra={
-                "connectionId": recipient.connection_id,
-                "userId": recipient.user_id,
-                "result": str(outcome.result),
-                "reason": outcome.reason,
-                "messageId": outcome.frame.messages[0].id,
-            },
-        )
-        try:
-            if outcome.result is Result.STALE:
-                self._connections.mark_stale(recipient.connection_id)
-            else:
-                self._connections.close(
-                    recipient.connection_id, recipient.tenant, recipient.user_id, self._now()
-                )
-        except Unavailable:
-            # The report stands; the next delivery to this connection will find the same.
-            logger.warning("could not record that %s is %s", recipient, outcome.result)
+    @staticmethod
+    def _log(reports: Sequence[Report], seconds: float) -> None:
+        for report in reports:
+            logger.info(
+                "broadcast",
+                extra={
+                    "messageId": report.id,
+                    **{str(result): count for result, count in report.counts.items()},
+                    "durationMs": round(seconds * 1000),
+                },
+            )
 
 
 class Interrupted(Unavailable):
@@ -96,8 +97,3 @@ def _scope_for(message: Message) -> Scope:
     if message.audience.kind is AudienceKind.ALL:
         return Scope.MESSAGES_BROADCAST
     return Scope.MESSAGES_SEND
-
-
-def deadline_after(seconds: float) -> float:
-    """A deadline so many seconds from now, in `time.monotonic` seconds."""
-    return time.monotonic() + seconds

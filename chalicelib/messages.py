@@ -1,18 +1,16 @@
-"""What a message, its audience, a frame and a report are. Parsing, and its errors.
+"""What a message, its audience and a report are. Parsing, and its errors.
 
 No I/O here. Every error names the field that was wrong, by its path in the request.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import groupby
 from typing import Any
 
-from chalicelib.errors import BadRequest, PayloadTooLarge
+from chalicelib.errors import BadRequest
 
-MAX_FRAME_BYTES = 128 * 1024  # API Gateway's largest WebSocket message
 MAX_MESSAGES = 100
 MAX_NAMES = 100  # in an audience, and in each kind of exception
 MAX_NAME_CHARACTERS = 128
@@ -225,50 +223,3 @@ def _known(path: str, fields: dict[str, Any], known: set[str]) -> None:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Messages for one audience, and the frames that carry them, in order."""
-
-    audience: Audience
-    messages: tuple[Message, ...]
-    frames: tuple["Frame", ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One WebSocket text frame: its bytes, built once for all recipients."""
-
-    body: bytes
-    messages: tuple[Message, ...]
-
-
-def batches(messages: Sequence[Message]) -> Iterator[Batch]:
-    """Neighbouring messages for the same audience, together: one frame can carry many.
-
-    Raises PayloadTooLarge for a message whose frame would pass 128 KB.
-    """
-    for audience, neighbours in groupby(messages, key=lambda message: message.audience):
-        together = tuple(neighbours)
-        yield Batch(audience, together, tuple(_frames(together)))
-
-
-_HEAD, _TAIL = b'{"type":"messages","messages":[', b"]}"
-
-
-def _frames(messages: Sequence[Message]) -> Iterator[Frame]:
-    bodies: list[bytes] = []
-    carried: list[Message] = []
-    size = len(_HEAD) + len(_TAIL)
-    for message in messages:
-        entry = encode(message.to_frame_entry())
-        if len(_HEAD) + len(entry) + len(_TAIL) > MAX_FRAME_BYTES:
-            raise PayloadTooLarge(f"the message's frame would pass {MAX_FRAME_BYTES} bytes")
-        if carried and size + len(entry) + 1 > MAX_FRAME_BYTES:
-            yield Frame(_HEAD + b",".join(bodies) + _TAIL, tuple(carried))
-            bodies, carried, size = [], [], len(_HEAD) + len(_TAIL)
-        bodies.append(entry)
-        carried.append(message)
-        size += len(entry) + 1
-    yield Frame(_HEAD + b",".join(bodies) + _TAIL, tuple(carried))

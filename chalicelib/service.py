@@ -1,6 +1,11 @@
 """Herald, wired: what needs AWS, made once for an execution environment."""
 
 import time
+from collections.abc import Callable
+from functools import cache, partial
+
+import boto3
+from botocore.exceptions import BotoCoreError
 
 from chalicelib.access import AccessRules
 from chalicelib.actions import Actions
@@ -8,14 +13,20 @@ from chalicelib.audience import Audiences
 from chalicelib.auth import TokenVerifier
 from chalicelib.broadcast import Broadcaster
 from chalicelib.connections import Connections
-from chalicelib.delivery import Delivery, management_client
+from chalicelib.consequences import Consequences
+from chalicelib.delivery import Delivery
+from chalicelib.errors import Unavailable
 from chalicelib.handshake import Doorkeeper
 from chalicelib.messages import MessageParser
+from chalicelib.notify import Notifier, Topic
 from chalicelib.principal import Principal
 from chalicelib.settings import Settings
-from chalicelib.storage import dynamodb_client
+from chalicelib.signing import Credentials
+from chalicelib.storage import CLIENT_LIMITS, dynamodb_client
 from chalicelib.ulid import UlidFactory
 from chalicelib.users import Users
+
+DEFAULT_REGION = "us-east-1"
 
 
 def now_ms() -> int:
@@ -27,19 +38,30 @@ class Service:
     """The parts that the handlers of `app.py` call, each with what it needs."""
 
     def __init__(self, settings: Settings, verifier: TokenVerifier, rules: AccessRules) -> None:
-        client = dynamodb_client()
+        session = boto3.Session()
+        client = dynamodb_client(session)
         connections_table, users_table = settings.connections_table, settings.users_table
         self._ulids = UlidFactory()
         self.connections = Connections(
             client, connections_table, users_table, settings.max_connections_per_user
         )
         self.users = Users(client, users_table)
-        self.delivery = Delivery(management_client, settings.management_endpoint)
+        self.delivery = Delivery(
+            sdk_credentials(session),
+            session.region_name or DEFAULT_REGION,
+            settings.management_endpoint,
+        )
+        audiences = Audiences(client, connections_table, users_table)
+        topic = None
+        if settings.notify_topic_arn is not None:
+            sns = cache(partial(session.client, "sns", config=CLIENT_LIMITS))
+            topic = Topic(sns, settings.notify_topic_arn)
+        notifier = Notifier(audiences, self.delivery, topic)
         self.broadcaster = Broadcaster(
-            Audiences(client, connections_table, users_table),
+            audiences,
             self.delivery,
-            self.connections,
-            now_ms,
+            Consequences(self.connections, notifier, now_ms),
+            settings.frame_bytes,
         )
         self.actions = Actions(
             self.broadcaster, self.delivery, self.connections, now_ms, self.parser
@@ -51,3 +73,23 @@ class Service:
     def parser(self, sender: Principal) -> MessageParser:
         """Parses messages that `sender` sends now."""
         return MessageParser(sender.user_id, now_ms(), self._ulids.new)
+
+
+def sdk_credentials(session: boto3.Session) -> Callable[[], Credentials]:
+    """What the SDK would sign with at each moment; it refreshes what expires.
+
+    The function raises Unavailable where there are none.
+    https://docs.aws.amazon.com/boto3/latest/guide/credentials.html
+    """
+
+    def current() -> Credentials:
+        try:
+            found = session.get_credentials()
+            frozen = found and found.get_frozen_credentials()
+        except BotoCoreError as error:
+            raise Unavailable(f"AWS credentials are missing: {error}") from error
+        if not frozen or not frozen.access_key or not frozen.secret_key:
+            raise Unavailable("AWS credentials are missing")
+        return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+
+    return current

@@ -29,7 +29,6 @@ WITHOUT_EFFECT_YET = frozenset(
         "HERALD_MESSAGES_TABLE",
         "HERALD_MESSAGE_BURST",
         "HERALD_MESSAGE_RATE",
-        "HERALD_NOTIFY_TOPIC_ARN",
         "HERALD_STALE_AFTER_SECONDS",
     }
 )
@@ -48,6 +47,16 @@ def _whole_number(minimum: int) -> Callable[[str], int]:
     def parse(value: str) -> int:
         number = int(value)
         if number < minimum:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _whole_number_between(minimum: int, maximum: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        number = int(value)
+        if not minimum <= number <= maximum:
             raise ValueError
         return number
 
@@ -177,6 +186,9 @@ class Settings:
     )
     history_seconds: int = _variable(
         "HERALD_HISTORY_SECONDS", _whole_number(0), "a whole number from 0", 300
+    )
+    frame_bytes: int = _variable(
+        "HERALD_FRAME_BYTES", _whole_number_between(1024, 131072), "1024 to 131072", 32768
     )
     management_endpoint: str | None = _variable(
         "HERALD_MANAGEMENT_ENDPOINT", _http_url, "an http(s) URL"

@@ -31,20 +31,23 @@ Item = dict[str, Any]
 """A DynamoDB item as its client has it: attribute names to typed values."""
 
 
-def dynamodb_client() -> "DynamoDBClient":
-    """A client that answers or gives up within about three seconds.
+CLIENT_LIMITS = Config(
+    connect_timeout=0.5,
+    read_timeout=1.0,
+    retries={"mode": "standard", "total_max_attempts": 2},
+    max_pool_connections=50,
+)
+"""An answer, or an end, within about three seconds.
 
-    DynamoDB answers in milliseconds; half a second to connect and a second to answer, tried twice,
-    is patient enough. Raises Unavailable where AWS is not configured at all.
-    """
-    limits = Config(
-        connect_timeout=0.5,
-        read_timeout=1.0,
-        retries={"mode": "standard", "total_max_attempts": 2},
-        max_pool_connections=50,
-    )
+AWS answers in milliseconds; half a second to connect and a second to answer, tried twice, is
+patient enough.
+"""
+
+
+def dynamodb_client(session: boto3.Session) -> "DynamoDBClient":
+    """A client that answers or gives up soon. Raises Unavailable where AWS is not configured."""
     with reaching_storage():
-        return boto3.client("dynamodb", config=limits)
+        return session.client("dynamodb", config=CLIENT_LIMITS)
 
 
 @contextmanager

@@ -1,13 +1,31 @@
 """A stand-in for `@connections` that answers as it is told: what the local gateway never does."""
 
+import socket
+import ssl
+import struct
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import unquote
 
 Behaviour = int | str
-"""A status to answer with, or `reset`, `hang`, `half` or `garbage`."""
+"""A status to answer with, perhaps with an error type (`403 ForbiddenException`), or one of ODD."""
+
+ODD: dict[str, bytes] = {
+    "close": b"",
+    "half a head": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "half a body": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfour",
+    "half a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\nfour",
+    "garbage": b"this is no HTTP\r\n\r\n",
+    "endless": b"HTTP/1.1 200 OK\r\nX-Filler: " + b"x" * 200_000,
+    "no length": b"HTTP/1.0 200 OK\r\n\r\n",
+}
+"""Answers after which the connection is closed; `reset` and `hang` are two more."""
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
 
 
 class Stub:
@@ -18,18 +36,44 @@ class Stub:
         self.behaviours: dict[str, list[Behaviour]] = {}
         self.requests: list[tuple[str, bytes]] = []
         self.headers: list[dict[str, str]] = []
+        self.opened = 0
+        self.resumed = 0
+        self.at_most = 10_000  # requests at a time; more are answered 429
+        self.at_once = 0
+        self.sockets: set[socket.socket] = set()
 
     def received(self, connection_id: str) -> list[bytes]:
         return [body for connection, body in self.requests if connection == connection_id]
 
+    def counts(self) -> Counter[str]:
+        """How many requests each connection had."""
+        return Counter(connection for connection, _ in self.requests)
+
+    def hang_up(self) -> None:
+        """Close every kept-alive connection, as a server does with idle ones."""
+        for sock in self.sockets.copy():
+            sock.shutdown(socket.SHUT_RDWR)
+
 
 @contextmanager
-def stub() -> Iterator[Stub]:
-    """A stub that listens on a free port of 127.0.0.1."""
+def stub(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[Stub]:
+    """A stub that listens on a free port of 127.0.0.1, and is called `host`."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize = -1
+
+        def setup(self) -> None:
+            if isinstance(self.request, ssl.SSLSocket):
+                self.request.do_handshake()
+                stubbed.resumed += bool(self.request.session_reused)
+            super().setup()
+            stubbed.opened += 1
+            stubbed.sockets.add(self.request)
+
+        def finish(self) -> None:
+            stubbed.sockets.discard(self.request)
+            super().finish()
 
         def do_POST(self) -> None:
             connection_id = unquote(self.path).rpartition("/")[2]
@@ -39,33 +83,60 @@ def stub() -> Iterator[Stub]:
                 stubbed.headers.append(dict(self.headers))
                 turns = stubbed.behaviours.get(connection_id, [200])
                 behaviour = turns.pop(0) if len(turns) > 1 else turns[0]
-            self._behave(behaviour)
+                stubbed.at_once += 1
+                crowded = stubbed.at_once > stubbed.at_most
+            if stubbed.at_most < 10_000:
+                stopped.wait(0.005)
+            try:
+                self._behave(429 if crowded else behaviour)
+            finally:
+                with lock:
+                    stubbed.at_once -= 1
 
         def _behave(self, behaviour: Behaviour) -> None:
-            match behaviour:
-                case int():
-                    self.send_response(behaviour)
-                    self.send_header("Content-Length", "0")
-                    if behaviour == 410:
-                        self.send_header("x-amzn-ErrorType", "GoneException")
-                    self.end_headers()
-                    return
-                case "half":
-                    self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Le")
-                case "garbage":
-                    self.wfile.write(b"this is no HTTP\r\n\r\n")
-                case "hang":
-                    stopped.wait(30)
-            self.close_connection = True
+            if behaviour == "chunked":
+                self.wfile.write(CHUNKED)
+            elif behaviour == "hang":
+                stopped.wait(30)
+                self.close_connection = True
+            elif behaviour == "reset":
+                linger = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                self.close_connection = True
+            elif behaviour in ODD:
+                self.wfile.write(ODD[str(behaviour)])
+                self.close_connection = True
+            else:
+                status, _, error_type = str(behaviour).partition(" ")
+                self.send_response(int(status))
+                self.send_header("Content-Length", "0")
+                if error_type:
+                    self.send_header("x-amzn-ErrorType", error_type)
+                self.end_headers()
 
         def log_message(self, format: str, *arguments: object) -> None:
             """Tests are quiet."""
 
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 1024
+
+        def get_request(self) -> Any:
+            connection, address = super().get_request()
+            if tls is not None:
+                connection = tls.wrap_socket(
+                    connection, server_side=True, do_handshake_on_connect=False
+                )
+            return connection, address
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A client that breaks off is what some tests are about."""
+
     lock = threading.Lock()
     stopped = threading.Event()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    stubbed = Stub(f"http://127.0.0.1:{server.server_address[1]}/prod")
+    server = Server(("127.0.0.1", 0), Handler)
+    scheme = "http" if tls is None else "https"
+    stubbed = Stub(f"{scheme}://{host}:{server.server_address[1]}/prod")
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:

@@ -90,9 +90,7 @@ def test_nobody_connected_is_no_failure(herald: Client, user: str) -> None:
     assert (report["recipients"], report["failed"]) == (0, [])
 
 
-def test_many_messages_arrive_in_order_and_neighbours_share_a_frame(
-    herald: Client, user: str
-) -> None:
+def test_many_messages_arrive_in_order_and_in_one_frame(herald: Client, user: str) -> None:
     socket = herald.connect(user)
     to = {"users": [user]}
     messages = [{"to": to, "data": number} for number in range(10)]
@@ -105,12 +103,12 @@ def test_many_messages_arrive_in_order_and_neighbours_share_a_frame(
     ids = [report["id"] for report in reports]
     assert ids == sorted(set(ids))
     assert [report["delivered"] for report in reports] == [1] * 5 + [0] + [1] * 5
-    assert [socket.messages(), socket.messages()] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert socket.messages() == list(range(10))
 
 
 def test_large_messages_are_split_over_frames_in_order(herald: Client, user: str) -> None:
     socket = herald.connect(user)
-    data = [f"{number}{'x' * 60_000}" for number in range(5)]
+    data = [f"{number}{'x' * 15_000}" for number in range(5)]
     herald.post({"messages": [{"to": {"users": [user]}, "data": text} for text in data]})
     frames = [socket.messages() for _ in range(3)]
     assert [len(frame) for frame in frames] == [2, 2, 1]

@@ -5,30 +5,10 @@ from typing import Any
 
 import pytest
 
-from chalicelib.audience import Audiences
-from chalicelib.connections import Connection, Connections
-from chalicelib.errors import TooManyConnections, Unavailable
-from chalicelib.messages import Audience, AudienceKind
-from chalicelib.principal import Principal
+from chalicelib.connections import Connections
+from chalicelib.errors import TooManyConnections
 from chalicelib.users import Users
-
-TABLES = ("herald-connections", "herald-users")
-NOW = 1_795_477_071_772
-
-
-class Counted:
-    """A DynamoDB client that counts the calls of each operation."""
-
-    def __init__(self, client: Any) -> None:
-        self.calls: list[str] = []
-        self._client = client
-
-    def __getattr__(self, operation: str) -> Any:
-        def call(**parameters: Any) -> Any:
-            self.calls.append(operation)
-            return getattr(self._client, operation)(**parameters)
-
-        return call
+from tests.tables import NOW, TABLES, Counted, connection
 
 
 @pytest.fixture
@@ -44,11 +24,6 @@ def connections(client: Any) -> Connections:
 @pytest.fixture
 def users(dynamodb: Any) -> Users:
     return Users(dynamodb, TABLES[1])
-
-
-def connection(connection_id: str, user: str, tenant: str | None = None) -> Connection:
-    principal = Principal(user, expires_at=NOW, tenant=tenant, groups=("g",))
-    return Connection(connection_id, principal, "https://example.com/prod", NOW)
 
 
 def test_opening_and_closing_are_one_call_each(
@@ -152,63 +127,3 @@ def test_a_conflict_is_tried_again(dynamodb: Any, users: Users, user: str) -> No
     Connections(client, *TABLES, limit=3).open(connection(user, user))
     assert len(client.calls) == 3
     assert users.presence(None, user).connections == 1
-
-
-def found(audiences: Audiences, audience: Audience, tenant: str | None = None) -> set[str]:
-    recipients = list(audiences.recipients(audience, tenant))
-    ids = {recipient.connection_id for recipient in recipients}
-    assert len(ids) == len(recipients)
-    return ids
-
-
-def test_250_users_are_three_reads(client: Counted, dynamodb: Any, user: str) -> None:
-    connections = Connections(dynamodb, *TABLES, limit=3)
-    for number in range(0, 250, 50):
-        connections.open(connection(f"{user}-{number}", f"{user}-{number}"))
-    names = tuple(f"{user}-{number}" for number in range(250))
-    audiences = Audiences(client, *TABLES)  # type: ignore[arg-type]
-    assert found(audiences, Audience(AudienceKind.USERS, names)) == set(names[::50])
-    assert client.calls == ["batch_get_item"] * 3
-
-
-def test_all_reads_every_page_of_the_table(dynamodb: Any, user: str) -> None:
-    """A page of a scan ends at 1 MB, found or not: these items make three."""
-    for number in range(60):
-        item = connection(f"{user}-{number}", f"{user}-{number}", user).to_item()
-        item["padding"] = {"S": "x" * 50_000}
-        dynamodb.put_item(TableName=TABLES[0], Item=item)
-    first_page = dynamodb.scan(TableName=TABLES[0])
-    assert len(first_page["Items"]) < 60
-    assert "LastEvaluatedKey" in first_page
-    audiences = Audiences(dynamodb, *TABLES)
-    everyone = found(audiences, Audience(AudienceKind.ALL), user)
-    assert everyone == {f"{user}-{number}" for number in range(60)}
-    but_one = Audience(AudienceKind.ALL, except_users=frozenset({f"{user}-7"}))
-    assert found(audiences, but_one, user) == everyone - {f"{user}-7"}
-    assert found(audiences, Audience(AudienceKind.ALL), f"{user}-2") == set()
-
-
-def test_keys_that_a_batch_left_unread_are_asked_for_again(dynamodb: Any, user: str) -> None:
-    """DynamoDB does so when throttled or above 16 MB; the emulator never does."""
-
-    class Sparing(Counted):
-        def batch_get_item(self, RequestItems: Any) -> Any:  # noqa: N803
-            self.calls.append("batch_get_item")
-            [(table, request)] = RequestItems.items()
-            first, rest = request["Keys"][:1], request["Keys"][1:]
-            answer = dynamodb.batch_get_item(RequestItems={table: {**request, "Keys": first}})
-            if rest:
-                answer["UnprocessedKeys"] = {table: {**request, "Keys": rest}}
-            return answer
-
-    connections = Connections(dynamodb, *TABLES, limit=3)
-    for number in range(3):
-        connections.open(connection(f"{user}-{number}", user))
-    client: Any = Sparing(dynamodb)
-    ids = tuple(f"{user}-{number}" for number in range(3))
-    by_id = Audience(AudienceKind.CONNECTIONS, ids)
-    assert found(Audiences(client, *TABLES), by_id) == set(ids)
-    assert len(client.calls) == 3
-    too_many = Audience(AudienceKind.CONNECTIONS, tuple(f"{user}-{n}" for n in range(9)))
-    with pytest.raises(Unavailable):
-        found(Audiences(client, *TABLES), too_many)

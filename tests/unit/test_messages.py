@@ -1,21 +1,17 @@
-import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chalicelib.errors import BadRequest, PayloadTooLarge
+from chalicelib.errors import BadRequest
 from chalicelib.messages import (
     MAX_FAILED,
-    MAX_FRAME_BYTES,
     Audience,
     AudienceKind,
-    Message,
     MessageParser,
     Report,
     Result,
-    batches,
     encode,
     parse_json,
 )
@@ -80,14 +76,6 @@ def test_any_json_is_a_message_or_a_bad_request(body: Any) -> None:
         assert refused.detail
 
 
-@given(json_values)
-def test_any_data_arrives_as_it_was(data: Any) -> None:
-    parsed = parser().one(parse_json(json.dumps(message(data))))
-    [batch] = batches([parsed])
-    [frame] = batch.frames
-    assert json.loads(frame.body)["messages"][0]["data"] == data
-
-
 @pytest.mark.parametrize(
     "text", ["", "{", "NaN", "[Infinity]", "-Infinity", "1e999", "[" * 5000, "9" * 5000, b"\xff"]
 )
@@ -99,45 +87,6 @@ def test_what_is_no_json(text: str | bytes) -> None:
 def test_a_lone_surrogate_is_named() -> None:
     with pytest.raises(BadRequest, match="surrogate"):
         encode({"data": "\ud800"})
-
-
-def of(audience: Audience, size: int = 1, name: str = "") -> Message:
-    return Message(name or "id", "alice", NOW, audience, "t", "x" * size)
-
-
-BOB = Audience(AudienceKind.USERS, ("bob",))
-EVERYONE = Audience(AudienceKind.ALL)
-
-
-def test_neighbours_for_one_audience_share_a_frame() -> None:
-    names = [(BOB, "1"), (BOB, "2"), (EVERYONE, "3"), (BOB, "4")]
-    planned = list(batches([of(audience, name=name) for audience, name in names]))
-    assert [batch.audience for batch in planned] == [BOB, EVERYONE, BOB]
-    assert [[m.id for m in f.messages] for batch in planned for f in batch.frames] == [
-        ["1", "2"], ["3"], ["4"],
-    ]  # fmt: skip
-
-
-@given(st.lists(st.integers(1, 100_000), min_size=1, max_size=20))
-def test_frames_carry_everything_in_order_within_the_limit(sizes: list[int]) -> None:
-    messages = [of(BOB, size, str(index)) for index, size in enumerate(sizes)]
-    [batch] = batches(messages)
-    carried = []
-    for frame in batch.frames:
-        assert len(frame.body) <= MAX_FRAME_BYTES
-        entries = json.loads(frame.body)["messages"]
-        assert [entry["id"] for entry in entries] == [m.id for m in frame.messages]
-        carried += entries
-    assert [len(entry["data"]) for entry in carried] == sizes
-
-
-def test_the_largest_frame_is_128_kb() -> None:
-    [batch] = batches([of(BOB)])
-    spare = MAX_FRAME_BYTES - len(batch.frames[0].body)
-    [batch] = batches([of(BOB, 1 + spare)])
-    assert len(batch.frames[0].body) == MAX_FRAME_BYTES
-    with pytest.raises(PayloadTooLarge):
-        list(batches([of(BOB, 2 + spare)]))
 
 
 @given(st.lists(st.sampled_from(list(Result)), max_size=300))

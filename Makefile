@@ -1,7 +1,7 @@
 # What a user types. Each command sets up what it needs, once; nothing is installed by hand.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token test lint types tests e2e
+.PHONY: help run demo token test lint types tests e2e bench
 
 # The newest Python that Herald supports; make PYTHON=... run takes another.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -40,6 +40,20 @@ e2e: $(READY) tests/e2e/node_modules ## Drive Herald with other programs: Node's
 
 tests/e2e/node_modules: tests/e2e/package-lock.json
 	npm ci --no-audit --no-fund --prefix tests/e2e
+	@touch $@
+
+bench: $(READY) bench/.venv/.ready bench/peers/node/node_modules ## Measure Herald beside its peers (needs Node, npm, and nginx and wrk: it installs these)
+	@bench/install-tools.sh
+	@exec $(BIN)/python -m bench
+
+bench/.venv/.ready: bench/requirements-peers.txt
+	@rm -rf bench/.venv
+	@$(PYTHON) -m venv bench/.venv
+	@bench/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $< >&2
+	@touch $@
+
+bench/peers/node/node_modules: bench/peers/node/package-lock.json
+	npm ci --no-audit --no-fund --prefix bench/peers/node
 	@touch $@
 
 # Also what says that the virtual environment is complete: a broken-off installation is done again.

@@ -14,6 +14,8 @@ from chalicelib.principal import Principal
 
 AnswerFrame = dict[str, object]
 
+ANSWER_SECONDS = 1.0  # for the answer itself, when what it answers took all the time
+
 logger = logging.getLogger("herald.actions")
 
 
@@ -39,6 +41,7 @@ class Actions:
     def receive(self, event: WebSocketEvent, deadline: float) -> None:
         """Do what a MESSAGE event asks, and send its answer. `deadline`: see `Delivery.deliver`."""
         frame = self._answer(event, deadline)
+        deadline += ANSWER_SECONDS
         self._delivery.post(event.connection_id, event.endpoint, encode(frame), deadline)
 
     def _answer(self, event: WebSocketEvent, deadline: float) -> AnswerFrame:

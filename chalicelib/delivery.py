@@ -27,7 +27,7 @@ BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 2.0
 OVERTIME_SECONDS = 1.0  # after the deadline, to read who else should have been reached
 FIRST_CONNECTIONS = 32  # opened without ado; more only for a queue that is worth the handshakes
-QUEUE_FOR_A_CONNECTION = 1.0
+QUEUE_FOR_A_CONNECTION = 2  # handshakes of 0.5 ms, requests of 0.02
 MAX_PENDING = 2048  # recipients in memory
 MAX_PENDING_BESIDE_A_SILENT_ENDPOINT = 50_000
 READERS = 8
@@ -148,8 +148,7 @@ class _Engine:
                 yield from self._send(lane, now)
             if source.ended and not self._pending():
                 break
-            for ended in self._transport.poll(self._next_due(deadline) - now):
-                yield from self._after(ended)
+            yield from self._hear(self._next_due(deadline) - now)
         if source.error is not None:
             raise source.error
 
@@ -188,11 +187,7 @@ class _Engine:
             task.lane.queue.appendleft(task)
 
     def _send(self, lane: Lane, now: float) -> Iterator[Outcome]:
-        """Give an endpoint as much as it takes; the outcomes of what need not be sent."""
-        if lane.is_silent(now, UNREACHABLE_SECONDS):
-            while lane.queue:
-                task = lane.queue.popleft()
-                yield from self._finish(task, Result.STALE, task.reason or "unreachable")
+        """Give an endpoint as much as it takes; the outcomes of what can't be signed."""
         while lane.queue and lane.in_flight < lane.window.size and self._may_use_another(lane):
             task = lane.queue.popleft()
             frame = task.parcel.frames[task.position]
@@ -213,6 +208,19 @@ class _Engine:
             or lane.in_flight < FIRST_CONNECTIONS
             or len(lane.queue) > lane.in_flight * QUEUE_FOR_A_CONNECTION
         )
+
+    def _hear(self, seconds: float) -> list[Outcome]:
+        """Wait at most so long for answers. All that are there count before any endpoint is given
+        up: whoever takes our outcomes may have taken their time."""
+        outcomes: list[Outcome] = []
+        for ended in self._transport.poll(seconds):
+            outcomes += self._after(ended)
+        now = time.monotonic()
+        for lane in self._lanes.values():
+            while lane.queue and lane.is_silent(now, UNREACHABLE_SECONDS):
+                task = lane.queue.popleft()
+                outcomes += self._finish(task, Result.STALE, task.reason or "unreachable")
+        return outcomes
 
     def _after(self, ended: Ended[Task]) -> Sequence[Outcome]:
         """What an answer means, or that none came."""

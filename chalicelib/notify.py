@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from chalicelib.audience import Audiences
 from chalicelib.connections import Recipient
 from chalicelib.delivery import Delivery, Outcome
@@ -68,8 +66,8 @@ class Topic:
                 )
                 for failed in answer["Failed"]:
                     logger.error("SNS refused a notice: %s", failed)
-            except (BotoCoreError, ClientError) as error:
-                logger.error("could not publish %d notices: %s", len(batch), error)
+            except Exception:
+                logger.exception("could not publish %d notices", len(batch))
 
 
 class Notifier:

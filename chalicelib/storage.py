@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from chalicelib.errors import Unavailable
 
@@ -55,7 +56,7 @@ def reaching_storage() -> Iterator[None]:
     """Turn the SDK's errors into Unavailable; a caller handles the ones that it expects within."""
     try:
         yield
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError) as error:
         logger.error("storage is unreachable: %s", error)
         raise Unavailable("storage is unreachable", retry_after=RETRY_AFTER_SECONDS) from error
     except ClientError as error:

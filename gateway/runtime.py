@@ -5,6 +5,7 @@ app declares, or why it can't be imported; then it answers each invocation with 
 error. It ends when the other side hangs up.
 """
 
+import contextlib
 import importlib
 import json
 import signal
@@ -108,4 +109,5 @@ def main(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    with contextlib.suppress(BrokenPipeError):  # the other side hung up while we said something
+        main(int(sys.argv[1]))

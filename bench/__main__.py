@@ -1,0 +1,11 @@
+"""`make bench`: everything that is measured."""
+
+from bench import fanout, memory, whole_path
+from bench.stub import stub
+
+if __name__ == "__main__":
+    with stub() as running:
+        fanout.main(running)
+        print()
+        memory.main(running)
+        whole_path.main(running)

@@ -1,0 +1,67 @@
+"""Herald's peak memory for a small audience and a large one, made page by page as it is read."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.peers.rounds import peak_memory
+from bench.stub import CLIENT_CORE, Stub, pin
+from chalicelib.connections import Recipient
+from chalicelib.delivery import Delivery
+from chalicelib.frames import frame_of
+from chalicelib.lanes import Parcel
+from chalicelib.messages import Result
+from chalicelib.signing import Credentials
+
+AUDIENCES = (1000, 100_000)
+PAGE = 1000
+DEADLINE_SECONDS = 120.0
+
+
+def main(stub: Stub) -> None:
+    """Print both, and the difference."""
+    peaks = [_in_a_process(stub, recipients) for recipients in AUDIENCES]
+    for recipients, peak in zip(AUDIENCES, peaks, strict=True):
+        print(f"{recipients:>8,} recipients: {peak:.1f} MB at most")
+    print(f"The larger audience takes {peaks[1] - peaks[0]:.1f} MB more")
+
+
+def _in_a_process(stub: Stub, recipients: int) -> float:
+    finished = subprocess.run(
+        [sys.executable, "-m", "bench.memory", stub.endpoint(0), str(recipients)],
+        env={**os.environ, "AWS_CA_BUNDLE": str(stub.authority)},
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    peak: float = json.loads(finished.stdout)
+    return peak
+
+
+def _deliver(endpoint: str, recipients: int) -> None:
+    pin(CLIENT_CORE)
+    delivery = Delivery(lambda: Credentials("key", "secret"), "us-east-1")
+    frames = (frame_of(b"x" * 200),)
+
+    def pages() -> Iterator[list[Parcel]]:
+        for start in range(0, recipients, PAGE):
+            yield [
+                Parcel(Recipient(f"{number:015}=", f"user-{number}", None, endpoint), frames)
+                for number in range(start, start + PAGE)
+            ]
+
+    delivered = 0
+    for outcome in delivery.deliver(pages(), time.monotonic() + DEADLINE_SECONDS):
+        delivered += outcome.result is Result.DELIVERED
+    if delivered != recipients:
+        raise SystemExit(f"{delivered} of {recipients} were delivered")
+    print(json.dumps(peak_memory()))
+    delivery.close()
+
+
+if __name__ == "__main__":
+    _deliver(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,42 @@
+"""Herald's delivery, alone: recipients in pages, as the table gives them."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from bench.peers.rounds import Meter, Round, serve
+from chalicelib.connections import Recipient
+from chalicelib.delivery import Delivery
+from chalicelib.frames import frame_of
+from chalicelib.lanes import Parcel
+from chalicelib.messages import Result
+from chalicelib.signing import Credentials
+
+PAGE = 1000
+DEADLINE_SECONDS = 60.0
+
+
+@contextmanager
+def peer(endpoint: str) -> Iterator[Round]:
+    delivery = Delivery(lambda: Credentials("key", "secret"), "us-east-1")
+
+    def send(meter: Meter, ids: Sequence[str], body: bytes) -> None:
+        frames = (frame_of(body),)
+
+        def pages() -> Iterator[list[Parcel]]:
+            for start in range(0, len(ids), PAGE):
+                yield [
+                    Parcel(Recipient(connection_id, "user", None, endpoint), frames)
+                    for connection_id in ids[start : start + PAGE]
+                ]
+
+        for outcome in delivery.deliver(pages(), time.monotonic() + DEADLINE_SECONDS):
+            if outcome.result is Result.DELIVERED:
+                meter.count()
+
+    yield send
+    delivery.close()
+
+
+if __name__ == "__main__":
+    serve(peer)

@@ -1,0 +1,96 @@
+"""A stub of `@connections` that is never the bottleneck: nginx, with TLS, on a core of its own.
+
+`/0ms/…` answers 200 at once, `/10ms/…` after ten milliseconds (nginx's echo module).
+"""
+
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+
+NGINX = "/usr/sbin/nginx"
+CLIENT_CORE, STUB_CORE = 0, 1
+START_SECONDS = 10.0
+
+CONFIGURATION = """
+load_module /usr/lib/nginx/modules/ngx_http_echo_module.so;
+daemon off; master_process off; worker_processes 1; worker_rlimit_nofile 65536;
+pid {folder}/nginx.pid; error_log {folder}/error.log warn;
+events {{ worker_connections 8192; use epoll; }}
+http {{
+  access_log off; server_tokens off; keepalive_requests 1000000000;
+  client_body_buffer_size 256k; client_max_body_size 1m;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  server {{
+    listen 127.0.0.1:{port} ssl backlog=4096;
+    ssl_certificate {folder}/chain.pem; ssl_certificate_key {folder}/key.pem;
+    ssl_session_cache shared:sessions:10m;
+    location /0ms/ {{ return 200; }}
+    location /10ms/ {{ echo_read_request_body; echo_sleep 0.01; echo -n ""; }}
+  }}
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """A running stub: `host:port`, and the file with the authority that vouches for it."""
+
+    address: str
+    authority: Path
+
+    def endpoint(self, latency_ms: int) -> str:
+        return f"https://{self.address}/{latency_ms}ms"
+
+
+@contextmanager
+def stub() -> Iterator[Stub]:
+    """The stub, on a free port of 127.0.0.1, until the context ends."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # nginx gives up root's rights
+        authority = trustme.CA()
+        server = authority.issue_cert("127.0.0.1")
+        authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+        server.private_key_pem.write_to_path(str(folder / "key.pem"))
+        for certificate in server.cert_chain_pems:
+            certificate.write_to_path(str(folder / "chain.pem"), append=True)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        (folder / "nginx.conf").write_text(CONFIGURATION.format(folder=folder, port=port))
+        process = subprocess.Popen(
+            [NGINX, "-p", name, "-c", f"{folder}/nginx.conf", "-e", f"{folder}/error.log"]
+        )
+        try:
+            pin(STUB_CORE, process.pid)
+            _await(port, process, folder / "error.log")
+            yield Stub(f"127.0.0.1:{port}", folder / "authority.pem")
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def pin(core: int, process: int = 0) -> None:
+    """Keep a process (this one) on one core, where the system has that."""
+    if hasattr(os, "sched_setaffinity") and core < (os.cpu_count() or 1):
+        os.sched_setaffinity(process, {core})
+
+
+def _await(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"nginx did not start: {log.read_text()}") from None
+            time.sleep(0.02)

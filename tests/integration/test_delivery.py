@@ -1,0 +1,177 @@
+"""What becomes of connections when `@connections` answers as it should not."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import pytest
+
+from tests.clients import Client, Socket, eventually
+from tests.stub import Stub, stub
+
+TOPIC = "arn:aws:sns:us-east-1:000000000000:herald-notices"
+
+Start = Callable[..., Client]
+
+
+@pytest.fixture
+def stubbed() -> Iterator[Stub]:
+    with stub() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def herald(herald_with: Start, stubbed: Stub) -> Client:
+    """A gateway whose functions deliver to the stub."""
+    return herald_with(HERALD_MANAGEMENT_ENDPOINT=stubbed.endpoint)
+
+
+def ids_of(herald: Client, user: str) -> list[str]:
+    return [item["connectionId"]["S"] for item in herald.connections(user)]
+
+
+def two_devices(herald: Client, user: str) -> tuple[str, str]:
+    """The ids of a user's two connections, in the order in which they were opened."""
+    herald.connect(user)
+    first = herald.connection_id(user)
+    herald.connect(user)
+    [second] = set(ids_of(herald, user)) - {first}
+    return first, second
+
+
+def notices(stubbed: Stub, connection_id: str) -> list[Any]:
+    frames = [json.loads(body) for body in stubbed.received(connection_id)]
+    return [frame for frame in frames if frame["type"] == "notice"]
+
+
+def test_100_messages_to_50_users_cost_one_call_for_each_connection(
+    herald: Client, stubbed: Stub
+) -> None:
+    users = [f"user-{number}" for number in range(50)]
+    everyone = [herald.connect(user) for user in users]
+    herald.connect(users[0])
+    connections = Counter(connection for user in users for connection in ids_of(herald, user))
+    assert len(connections) == len(everyone) + 1
+
+    to_all_of_them = [{"to": {"users": users}, "data": number} for number in range(100)]
+    to_two_each = [{"to": {"users": [users[number % 50]]}, "data": number} for number in range(100)]
+    for messages, expected in ((to_all_of_them, list(range(100))), (to_two_each, [7, 57])):
+        stubbed.requests.clear()
+        answer = herald.post({"messages": messages})
+        assert answer.status_code == 200
+        assert stubbed.counts() == connections
+        [seventh] = ids_of(herald, users[7])
+        [body] = stubbed.received(seventh)
+        assert [message["data"] for message in json.loads(body)["messages"]] == expected
+
+
+def test_a_refused_connection_is_removed_and_its_user_is_told(
+    herald_with: Start, stubbed: Stub, user: str
+) -> None:
+    herald = herald_with(HERALD_MANAGEMENT_ENDPOINT=stubbed.endpoint, HERALD_NOTIFY_TOPIC_ARN=TOPIC)
+    queue = subscribed_queue(herald)
+    refused, other = two_devices(herald, user)
+    stubbed.behaviours[refused] = ["403 ForbiddenException"]
+
+    report = herald.report({"users": [user]})
+
+    assert (report["recipients"], report["delivered"], report["rejected"]) == (2, 1, 1)
+    assert report["failed"] == [{"connectionId": refused, "userId": user, "reason": "http_403"}]
+    assert ids_of(herald, user) == [other]
+    assert herald.presence(user)["connections"] == 1
+    notice = {
+        "type": "notice",
+        "code": "connection_removed",
+        "connectionId": refused,
+        "reason": "http_403",
+    }
+    assert notices(stubbed, other) == [notice]
+    assert stubbed.counts()[refused] == 1
+    published = queue()
+    assert json.loads(published["Message"]) == notice
+    assert published["MessageAttributes"]["userId"]["Value"] == user
+
+
+def subscribed_queue(herald: Client) -> Callable[[], Any]:
+    """Waits for what the topic tells its subscribers."""
+    aws = {
+        "endpoint_url": herald.running.aws["AWS_ENDPOINT_URL"],
+        "region_name": "us-east-1",
+        "aws_access_key_id": "local",
+        "aws_secret_access_key": "local",
+    }
+    sns, sqs = boto3.client("sns", **aws), boto3.client("sqs", **aws)
+    assert sns.create_topic(Name=TOPIC.rpartition(":")[2])["TopicArn"] == TOPIC
+    url = sqs.create_queue(QueueName="notices")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+    sns.subscribe(TopicArn=TOPIC, Protocol="sqs", Endpoint=arn["Attributes"]["QueueArn"])
+    sns.close()
+
+    def receive() -> Any:
+        [message] = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=5)["Messages"]
+        sqs.close()
+        return json.loads(message["Body"])
+
+    return receive
+
+
+def test_a_topic_that_fails_does_not_fail_the_message(
+    herald_with: Start, stubbed: Stub, user: str
+) -> None:
+    herald = herald_with(HERALD_MANAGEMENT_ENDPOINT=stubbed.endpoint, HERALD_NOTIFY_TOPIC_ARN=TOPIC)
+    refused, other = two_devices(herald, user)
+    stubbed.behaviours[refused] = [400]
+    assert herald.report({"users": [user]})["rejected"] == 1
+    assert len(notices(stubbed, other)) == 1
+
+
+def test_a_notice_that_is_refused_causes_no_other(herald: Client, stubbed: Stub, user: str) -> None:
+    """A missing permission refuses everything: each is removed once, and nobody told for ever."""
+    first, second = two_devices(herald, user)
+    stubbed.behaviours = {first: [403], second: [200, 403]}
+    report = herald.report({"users": [user]})
+    assert (report["delivered"], report["rejected"]) == (1, 1)
+    assert ids_of(herald, user) == []
+    assert stubbed.counts() == {first: 1, second: 2}
+
+
+def test_a_throttled_connection_is_stale_until_it_is_heard(
+    herald: Client, stubbed: Stub, user: str
+) -> None:
+    socket: Socket = herald.connect(user)
+    connection = herald.connection_id(user)
+    stubbed.behaviours[connection] = [503]
+    report = herald.report({"users": [user]})
+    assert (report["stale"], report["failed"][0]["reason"]) == (1, "http_503")
+    assert herald.connections(user)[0]["status"]["S"] == "stale"
+    assert stubbed.counts()[connection] == 4
+
+    stubbed.behaviours[connection] = [200]
+    assert herald.report({"users": [user]})["delivered"] == 1
+    socket.connection.send('{"action": "ping"}')
+    eventually(lambda: herald.connections(user)[0]["status"]["S"] == "active")
+
+
+def test_gone_connections_are_removed_without_a_notice(
+    herald: Client, stubbed: Stub, user: str
+) -> None:
+    gone, other = two_devices(herald, user)
+    stubbed.behaviours[gone] = ["410 GoneException"]
+    report = herald.report({"users": [user]})
+    assert (report["delivered"], report["gone"]) == (1, 1)
+    assert ids_of(herald, user) == [other]
+    assert notices(stubbed, other) == []
+
+
+def test_of_several_messages_one_too_large_stops_all_before_any_is_sent(
+    herald: Client, stubbed: Stub, user: str
+) -> None:
+    herald.connect(user)
+    to = {"users": [user]}
+    answer = herald.post(
+        {"messages": [{"to": to, "data": 1}, {"to": to, "data": "x" * 128 * 1024}]}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+    assert stubbed.requests == []

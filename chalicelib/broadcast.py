@@ -47,11 +47,13 @@ class Broadcaster:
         framer = Framer(messages, self._frame_bytes)
         reports = {message.id: Report(message.id) for message in messages}
         started = time.monotonic()
+        retries = 0
         settlement = self._consequences.begin()
         try:
             parcels = self._parcels(messages, sender.tenant, framer)
             for outcome in self._delivery.deliver(parcels, deadline - SETTLING_SECONDS):
                 recipient = outcome.recipient
+                retries += max(0, outcome.tries - 1)
                 for message in outcome.frame.messages:
                     reports[message.id].add(
                         recipient.connection_id, recipient.user_id, outcome.result, outcome.reason
@@ -62,7 +64,7 @@ class Broadcaster:
             raise Interrupted(error, list(reports.values())) from error
         finally:
             settlement.finish(deadline)
-            self._log(list(reports.values()), time.monotonic() - started)
+            self._log(list(reports.values()), retries, time.monotonic() - started)
         return list(reports.values())
 
     def _parcels(
@@ -73,13 +75,15 @@ class Broadcaster:
             yield [Parcel(recipient, framer.frames(selection)) for recipient, selection in page]
 
     @staticmethod
-    def _log(reports: Sequence[Report], seconds: float) -> None:
+    def _log(reports: Sequence[Report], retries: int, seconds: float) -> None:
+        """A line for each message; what they shared, its time and its retries, in each."""
         for report in reports:
             logger.info(
                 "broadcast",
                 extra={
                     "messageId": report.id,
                     **{str(result): count for result, count in report.counts.items()},
+                    "retries": retries,
                     "durationMs": round(seconds * 1000),
                 },
             )

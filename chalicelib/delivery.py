@@ -273,9 +273,10 @@ class _Engine:
         """End a task. A later frame would come out of order: it shares the fate of this one."""
         task.lane.pending -= 1
         recipient, frames = task.parcel
+        tried, *others = frames[task.position :]
         return [
-            Outcome(recipient, frame, result, reason, task.tries)
-            for frame in frames[task.position :]
+            Outcome(recipient, tried, result, reason, task.tries),
+            *(Outcome(recipient, frame, result, reason, 0) for frame in others),
         ]
 
     def _run_out_of_time(self, source: "_ReadAhead", deadline: float) -> Iterator[Outcome]:

@@ -1,0 +1,53 @@
+"""What the SDK supplies."""
+
+import datetime
+from typing import Any
+
+import boto3
+import pytest
+from botocore.credentials import RefreshableCredentials
+
+from chalicelib.errors import Unavailable
+from chalicelib.service import sdk_credentials
+from chalicelib.signing import Credentials
+
+
+class Session:
+    """A session whose chain found these credentials."""
+
+    def __init__(self, found: Any) -> None:
+        self._found = found
+
+    def get_credentials(self) -> Any:
+        return self._found
+
+
+def expiring(number: int, minutes: int) -> dict[str, str]:
+    expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes)
+    return {
+        "access_key": f"AK{number}",
+        "secret_key": f"secret{number}",
+        "token": f"token{number}",
+        "expiry_time": expiry.isoformat(),
+    }
+
+
+def test_credentials_that_expire_are_refreshed() -> None:
+    found = RefreshableCredentials.create_from_metadata(
+        expiring(1, minutes=1), refresh_using=lambda: expiring(2, minutes=60), method="test"
+    )
+    session: Any = Session(found)
+    assert sdk_credentials(session)() == Credentials("AK2", "secret2", "token2")
+
+
+def test_the_sdks_own_chain_supplies_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+    assert sdk_credentials(boto3.Session())() == Credentials("AK", "secret", "token")
+
+
+def test_no_credentials_are_an_error_that_says_so() -> None:
+    session: Any = Session(None)
+    with pytest.raises(Unavailable, match="credentials are missing"):
+        sdk_credentials(session)()

@@ -3,12 +3,12 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from chalice.app import AuthRequest, AuthResponse, Chalice, Request, Response
+from chalice.app import AuthRequest, AuthResponse, Chalice, CloudWatchEvent, Rate, Request, Response
 from chalice.app import WebsocketEvent as ChaliceEvent
 
 from chalicelib import authorizers, rest
@@ -19,7 +19,8 @@ from chalicelib.events import WebSocketEvent
 from chalicelib.handshake import authenticate
 from chalicelib.messages import encode
 from chalicelib.observability import configure_logging
-from chalicelib.principal import Principal, Scope
+from chalicelib.principal import Principal, Scope, user_key
+from chalicelib.records import Connection
 from chalicelib.settings import WITHOUT_EFFECT_YET, Settings
 
 if TYPE_CHECKING:
@@ -102,16 +103,27 @@ def on_ws_disconnect(event: ChaliceEvent) -> None:
     service().doorkeeper.see_off(WebSocketEvent(event.to_dict()))
 
 
+# --- Schedule
+
+
+@app.schedule(Rate(1, unit=Rate.MINUTES))
+def sweep(event: CloudWatchEvent) -> None:
+    service().sweeper.sweep(end(event.context))
+
+
 # --- REST
 
 
 def answering(view: Callable[..., Any]) -> Callable[..., Response]:
-    """Answer a view's value as JSON, and its errors as problems."""
+    """Answer a view's value as JSON, none as 204, and its errors as problems."""
 
     @wraps(view)
     def answered(*args: Any, **kwargs: Any) -> Response:
         try:
-            return Response(encode(view(*args, **kwargs)).decode(), JSON_HEADERS)
+            value = view(*args, **kwargs)
+            if value is None:
+                return Response("", status_code=204)
+            return Response(encode(value).decode(), JSON_HEADERS)
         except HeraldError as error:
             status, headers, body = rest.problem(error)
         except Exception:
@@ -129,8 +141,7 @@ def answering(view: Callable[..., Any]) -> Callable[..., Response]:
 def post_messages() -> dict[str, object]:
     started = time.monotonic()
     sender = caller()
-    body = rest.json_body(request().headers, request().raw_body)
-    messages = service().parser(sender).batch(body)
+    messages = service().intake.messages(sender, request().headers, request().raw_body)
     reports = service().broadcaster.send(messages, sender, deadline(app.lambda_context))
     return {
         "messages": [report.to_dict() for report in reports],
@@ -141,18 +152,56 @@ def post_messages() -> dict[str, object]:
 @app.route("/users/{user_id}", methods=["GET"], authorizer=rest_authorizer)
 @answering
 def get_user(user_id: str) -> dict[str, object]:
-    principal = caller()
-    user_id = unquote(user_id)
-    if user_id != principal.user_id:
-        principal.require(Scope.USERS_READ)
-    return service().users.presence(principal.tenant, user_id).to_dict()
+    tenant, user_id = owner(user_id, Scope.USERS_READ)
+    return service().users.presence(tenant, user_id).to_dict()
+
+
+@app.route("/users/{user_id}/connections", methods=["GET"], authorizer=rest_authorizer)
+@answering
+def get_connections(user_id: str) -> dict[str, object]:
+    now = service().now()
+    connections = service().users.presence(*owner(user_id, Scope.CONNECTIONS_MANAGE)).connections
+    return {"connections": [one.to_dict(now, settings.stale_after_seconds) for one in connections]}
+
+
+@app.route("/users/{user_id}/connections", methods=["DELETE"], authorizer=rest_authorizer)
+@answering
+def delete_connections(user_id: str) -> None:
+    close(service().users.presence(*owner(user_id, Scope.CONNECTIONS_MANAGE)).connections)
+
+
+@app.route(
+    "/users/{user_id}/connections/{connection_id}", methods=["DELETE"], authorizer=rest_authorizer
+)
+@answering
+def delete_connection(user_id: str, connection_id: str) -> None:
+    """One that is another's, or doesn't exist, is told apart by nothing."""
+    key = user_key(*owner(user_id, Scope.CONNECTIONS_MANAGE))
+    connection = service().connections.find(unquote(connection_id))
+    if connection is not None and connection.principal.key == key:
+        close([connection])
 
 
 @app.route("/health", methods=["GET"])
 @answering
 def get_health() -> dict[str, object]:
-    service().connections.check()
+    service().check()
     return {"status": "ok"}
+
+
+def owner(user_id: str, scope: Scope) -> tuple[str | None, str]:
+    """The tenant and the id of the user whom a path names, who is the caller but for `scope`."""
+    principal = caller()
+    user_id = unquote(user_id)
+    if user_id != principal.user_id:
+        principal.require(scope)
+    return principal.tenant, user_id
+
+
+def close(connections: Sequence[Connection]) -> None:
+    """Close connections, within the request's time."""
+    recipients = [connection.recipient for connection in connections]
+    service().terminator.terminate(recipients, deadline(app.lambda_context))
 
 
 def caller() -> Principal:
@@ -172,6 +221,10 @@ def request() -> Request:
 
 def deadline(context: Any) -> float:
     """When delivery must end for the answer to arrive in time, in `time.monotonic` seconds."""
+    return min(time.monotonic() + INTEGRATION_SECONDS - ANSWERING_SECONDS, end(context))
+
+
+def end(context: Any) -> float:
+    """When a function must have done before Lambda ends it, in `time.monotonic` seconds."""
     remaining: float = context.get_remaining_time_in_millis() / 1000
-    seconds = min(INTEGRATION_SECONDS, remaining)
-    return time.monotonic() + seconds - ANSWERING_SECONDS
+    return time.monotonic() + remaining - ANSWERING_SECONDS

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from bench.peers.rounds import peak_memory
 from bench.stub import CLIENT_CORE, Stub, pin
-from chalicelib.connections import Recipient
 from chalicelib.delivery import Delivery
 from chalicelib.frames import frame_of
 from chalicelib.lanes import Parcel
 from chalicelib.messages import Result
+from chalicelib.records import Recipient
 from chalicelib.signing import Credentials
 
 AUDIENCES = (1000, 100_000)

@@ -21,9 +21,10 @@ import boto3
 
 from bench.stub import CLIENT_CORE, STUB_CORE, Stub, pin
 from chalicelib.audience import Audiences
-from chalicelib.connections import Connection, Connections
+from chalicelib.connections import Connections
 from chalicelib.frames import Framer
 from chalicelib.principal import Principal, Scope
+from chalicelib.records import Connection
 from chalicelib.settings import Settings
 from chalicelib.signing import RequestSigner
 from chalicelib.transport import Transport
@@ -99,7 +100,8 @@ def _connect_more(connections: Connections, endpoint: str) -> None:
 
 def _connection(connection_id: str, user: str, endpoint: str) -> Connection:
     principal = Principal(user, expires_at=int(time.time()) + 7200)
-    return Connection(connection_id, principal, endpoint, int(time.time() * 1000))
+    now = int(time.time() * 1000)
+    return Connection(connection_id, principal, endpoint, connected_at=now, timestamp=now)
 
 
 def _row(handler: Any, to: dict[str, Any], title: str) -> None:

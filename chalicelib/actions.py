@@ -2,21 +2,47 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
+from chalicelib.auth import TokenVerifier
 from chalicelib.broadcast import Broadcaster
 from chalicelib.connections import Connections
 from chalicelib.delivery import Delivery
-from chalicelib.errors import ANSWERS, BadRequest, HeraldError
+from chalicelib.errors import (
+    ANSWERS,
+    BadRequest,
+    ConnectionGone,
+    Forbidden,
+    HeraldError,
+    TokenExpired,
+)
 from chalicelib.events import WebSocketEvent
-from chalicelib.messages import MessageParser, encode, parse_json
-from chalicelib.principal import Principal
+from chalicelib.frames import frame_of
+from chalicelib.messages import MAX_NAME_CHARACTERS, Message, MessageParser, encode, parse_json
+from chalicelib.principal import Principal, Scope
+from chalicelib.records import Connection, Recipient
+from chalicelib.terminate import Terminator
 
 AnswerFrame = dict[str, object]
 
 ANSWER_SECONDS = 1.0  # for the answer itself, when what it answers took all the time
 
 logger = logging.getLogger("herald.actions")
+
+
+@dataclass(slots=True)
+class Request:
+    """What a frame asks. Reading it goes as far as it can: `error` says what is wrong with it."""
+
+    connection_id: str
+    principal: Principal
+    deadline: float
+    action: str = ""
+    ref: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    message: Message | None = None
+    error: HeraldError | None = None
 
 
 class Actions:
@@ -27,6 +53,8 @@ class Actions:
         broadcaster: Broadcaster,
         delivery: Delivery,
         connections: Connections,
+        terminator: Terminator,
+        verifier: TokenVerifier,
         now: Callable[[], int],
         parser: Callable[[Principal], MessageParser],
     ) -> None:
@@ -34,49 +62,147 @@ class Actions:
         self._broadcaster = broadcaster
         self._delivery = delivery
         self._connections = connections
+        self._terminator = terminator
+        self._verifier = verifier
         self._now = now
         self._parser = parser
-        self._actions = {"ping": self._ping, "send": self._send}
+        self._actions: dict[str, Callable[[Request], AnswerFrame]] = {
+            "ping": self._ping,
+            "send": self._send,
+            "join": self._join,
+            "leave": self._leave,
+            "refresh": self._refresh,
+        }
 
     def receive(self, event: WebSocketEvent, deadline: float) -> None:
-        """Do what a MESSAGE event asks, and send its answer. `deadline`: see `Delivery.deliver`."""
-        frame = self._answer(event, deadline)
-        deadline += ANSWER_SECONDS
-        self._delivery.post(event.connection_id, event.endpoint, encode(frame), deadline)
+        """Do what a MESSAGE event asks, and send its answer. `deadline`: see `Delivery.deliver`.
 
-    def _answer(self, event: WebSocketEvent, deadline: float) -> AnswerFrame:
-        ref: str | None = None
+        A client that may stay no longer is told so, and its connection ends.
+        """
+        recipient = Recipient(event.connection_id, "", None, event.endpoint)
+        ref, ending = None, None
         try:
-            request = _request(event.body)
-            ref = _ref(request)
-            now = self._now()
-            principal = event.principal or self._connections.principal(event.connection_id)
-            if principal is None:
-                raise BadRequest("the connection is not known")
-            principal.require_unexpired(now / 1000)
-            self._connections.touch(event.connection_id, now)
-            action = request.pop("action", None)
-            if not isinstance(action, str) or action not in self._actions:
-                raise BadRequest(f"action must be one of {', '.join(self._actions)}")
-            frame = self._actions[action](request, principal, deadline)
+            principal = event.principal or self._stored_principal(event)
+            recipient = Recipient(
+                event.connection_id,
+                principal.user_id,
+                principal.tenant,
+                event.endpoint,
+                event.connected_at,
+            )
+            request = self._read(event, principal, deadline)
+            ref = request.ref
+            frame = self._answer(request)
         except HeraldError as error:
             frame = error_frame(error)
+            if isinstance(error, TokenExpired):
+                ending = self._terminator.terminate
+            elif isinstance(error, ConnectionGone):
+                ending = self._terminator.hang_up
         except Exception:
             logger.exception(
                 "a message handler failed", extra={"connectionId": event.connection_id}
             )
             frame = error_frame(HeraldError("something went wrong here; it has been logged"))
-        return frame if ref is None else {**frame, "ref": ref}
+        body = encode(frame if ref is None else {**frame, "ref": ref})
+        deadline += ANSWER_SECONDS
+        if ending is None:
+            self._delivery.post(event.connection_id, event.endpoint, body, deadline)
+        else:
+            ending([recipient], deadline, frame_of(body))
 
-    def _ping(self, request: dict[str, Any], principal: Principal, deadline: float) -> AnswerFrame:
-        for name in request:
-            raise BadRequest(f"{name} is not a known field of ping")
+    def _stored_principal(self, event: WebSocketEvent) -> Principal:
+        """Whose connection it is where no authorizer ran at its start."""
+        connection = self._connections.find(event.connection_id)
+        if connection is None:
+            raise ConnectionGone("the connection has ended: connect again")
+        return connection.principal
+
+    def _read(self, event: WebSocketEvent, principal: Principal, deadline: float) -> Request:
+        request = Request(event.connection_id, principal, deadline)
+        try:
+            fields = parse_json(event.body)
+            if not isinstance(fields, dict):
+                raise BadRequest("a frame must be a JSON object")
+            ref = fields.pop("ref", None)
+            if ref is not None and not isinstance(ref, str):
+                raise BadRequest("ref must be a string")
+            request.ref, request.fields = ref, fields
+            action = fields.pop("action", None)
+            if not isinstance(action, str) or action not in self._actions:
+                raise BadRequest(f"action must be one of {', '.join(self._actions)}")
+            request.action = action
+            if action == "send":
+                request.message = self._parser(principal).one(fields)
+        except BadRequest as error:
+            request.error = error
+        return request
+
+    def _answer(self, request: Request) -> AnswerFrame:
+        """Whatever a frame holds, its client has been heard, and pays for it."""
+        now = self._now()
+        request.principal = self._connections.hear(
+            request.connection_id, request.principal, now, 0 if request.message is None else 1
+        )
+        if request.action != "refresh":  # which brings a token of its own
+            request.principal.require_unexpired(now / 1000)
+        if request.error is not None:
+            raise request.error
+        return self._actions[request.action](request)
+
+    def _ping(self, request: Request) -> AnswerFrame:
+        _only(request)
         return {"type": "pong", "timestamp": self._now()}
 
-    def _send(self, request: dict[str, Any], principal: Principal, deadline: float) -> AnswerFrame:
-        message = self._parser(principal).one(request)
-        [report] = self._broadcaster.send([message], principal, deadline)
+    def _send(self, request: Request) -> AnswerFrame:
+        assert request.message is not None  # noqa: S101 - it was read without an error
+        [report] = self._broadcaster.send([request.message], request.principal, request.deadline)
         return {"type": "ack", **report.to_dict()}
+
+    def _join(self, request: Request) -> AnswerFrame:
+        group = _group(request)
+        if not request.principal.may_join(group):
+            raise Forbidden("the token's groups do not allow this group")
+        self._connections.join(self._connection(request), group)
+        return {"type": "joined", "group": group}
+
+    def _leave(self, request: Request) -> AnswerFrame:
+        group = _group(request)
+        self._connections.leave(self._connection(request), group)
+        return {"type": "left", "group": group}
+
+    def _refresh(self, request: Request) -> AnswerFrame:
+        _only(request, "token")
+        token = request.fields.get("token")
+        if not isinstance(token, str):
+            raise BadRequest("token must be a string")
+        principal = self._verifier.verify(token)
+        principal.require(Scope.WS_CONNECT)
+        if principal.key != request.principal.key:
+            raise Forbidden("the token is another user's")
+        self._connections.refresh(self._connection(request), principal)
+        return {"type": "refreshed", "expiresAt": principal.expires_at * 1000}
+
+    def _connection(self, request: Request) -> Connection:
+        connection = self._connections.find(request.connection_id)
+        if connection is None:
+            raise ConnectionGone("the connection has ended: connect again")
+        return connection
+
+
+def _only(request: Request, *known: str) -> None:
+    for name in request.fields:
+        if name not in known:
+            raise BadRequest(f"{name} is not a known field of {request.action}")
+
+
+def _group(request: Request) -> str:
+    _only(request, "group")
+    group = request.fields.get("group")
+    if not isinstance(group, str) or not 1 <= len(group) <= MAX_NAME_CHARACTERS:
+        raise BadRequest(f"group must be a string of 1 to {MAX_NAME_CHARACTERS} characters")
+    encode(group)  # names a lone surrogate
+    return group
 
 
 def error_frame(error: HeraldError) -> AnswerFrame:
@@ -87,19 +213,5 @@ def error_frame(error: HeraldError) -> AnswerFrame:
         "message": error.detail,
     }
     if error.retry_after is not None:
-        frame["retryAfterMs"] = round(error.retry_after * 1000)
+        frame["retryAfterMs"] = max(1, round(error.retry_after * 1000))
     return frame
-
-
-def _request(text: str) -> dict[str, Any]:
-    request = parse_json(text)
-    if not isinstance(request, dict):
-        raise BadRequest("a frame must be a JSON object")
-    return request
-
-
-def _ref(request: dict[str, Any]) -> str | None:
-    ref = request.pop("ref", None)
-    if ref is not None and not isinstance(ref, str):
-        raise BadRequest("ref must be a string")
-    return ref

@@ -70,7 +70,8 @@ def _principal(claims: Mapping[str, Any], leeway: int) -> Principal:
         raise ValueError("exp is not a number")
     return Principal(
         user_id=_name("sub", claims["sub"]),
-        expires_at=int(claims["exp"]) + leeway,
+        expires_at=int(claims["exp"]),
+        leeway=leeway,
         tenant=None if tenant is None else _name("tenant", tenant),
         scopes=frozenset(scope.split()),
         groups=tuple(_name("groups", group) for group in groups),

@@ -5,15 +5,17 @@ import time
 from collections.abc import Iterator, Sequence
 
 from chalicelib.audience import Audiences
-from chalicelib.consequences import Consequences
+from chalicelib.consequences import SETTLING_SECONDS, Consequences
 from chalicelib.delivery import Delivery
 from chalicelib.errors import Unavailable
 from chalicelib.frames import Framer
 from chalicelib.lanes import Parcel
 from chalicelib.messages import AudienceKind, Message, Report, Result
 from chalicelib.principal import Principal, Scope
+from chalicelib.records import Recipient
+from chalicelib.terminate import Terminator
 
-SETTLING_SECONDS = 1.0  # of the deadline, kept for what failures entail
+MAX_EXPIRED = 1000  # connections that one broadcast ends; the sweep, or the next, ends more
 
 logger = logging.getLogger("herald.broadcast")
 
@@ -26,12 +28,14 @@ class Broadcaster:
         audiences: Audiences,
         delivery: Delivery,
         consequences: Consequences,
+        terminator: Terminator,
         frame_bytes: int,
     ) -> None:
         """`frame_bytes`: see `Framer`."""
         self._audiences = audiences
         self._delivery = delivery
         self._consequences = consequences
+        self._terminator = terminator
         self._frame_bytes = frame_bytes
 
     def send(self, messages: Sequence[Message], sender: Principal, deadline: float) -> list[Report]:
@@ -49,8 +53,9 @@ class Broadcaster:
         started = time.monotonic()
         retries = 0
         settlement = self._consequences.begin()
+        expired: list[Recipient] = []
         try:
-            parcels = self._parcels(messages, sender.tenant, framer)
+            parcels = self._parcels(messages, sender.tenant, framer, expired)
             for outcome in self._delivery.deliver(parcels, deadline - SETTLING_SECONDS):
                 recipient = outcome.recipient
                 retries += max(0, outcome.tries - 1)
@@ -64,15 +69,28 @@ class Broadcaster:
             raise Interrupted(error, list(reports.values())) from error
         finally:
             settlement.finish(deadline)
+            self._terminator.expire(expired[:MAX_EXPIRED], deadline)
             self._log(list(reports.values()), retries, time.monotonic() - started)
         return list(reports.values())
 
     def _parcels(
-        self, messages: Sequence[Message], tenant: str | None, framer: Framer
+        self,
+        messages: Sequence[Message],
+        tenant: str | None,
+        framer: Framer,
+        expired: list[Recipient],
     ) -> Iterator[list[Parcel]]:
+        """What each connection gets. Those whose token has expired get nothing: they are added to
+        `expired`."""
         audiences = [message.audience for message in messages]
         for page in self._audiences.pages(audiences, tenant):
-            yield [Parcel(recipient, framer.frames(selection)) for recipient, selection in page]
+            now = time.time()
+            expired += [recipient for recipient, _ in page if recipient.token_until <= now]
+            yield [
+                Parcel(recipient, framer.frames(selection))
+                for recipient, selection in page
+                if recipient.token_until > now
+            ]
 
     @staticmethod
     def _log(reports: Sequence[Report], retries: int, seconds: float) -> None:

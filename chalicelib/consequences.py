@@ -1,19 +1,24 @@
-"""What a delivery that failed changes: the log, the connection's state, and who is told of it."""
+"""What a delivery or a probe shows of a connection: the log, its state, and who is told of it."""
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from chalicelib.connections import Connections
-from chalicelib.delivery import Outcome
+from chalicelib.delivery import Delivery, Outcome
 from chalicelib.errors import Unavailable
+from chalicelib.frames import PROBE
+from chalicelib.lanes import Parcel
 from chalicelib.messages import Result
 from chalicelib.notify import Notifier, Removed
+from chalicelib.records import Recipient
 
 THREADS = 8
 MAX_WAITING = 10_000
+SETTLING_SECONDS = 1.0  # of a deadline, kept for what failures entail
+HANDSHAKE_PAUSES = (0.25, 0.5)  # seconds: from `$connect`'s answer to the open socket, and more
 
 logger = logging.getLogger("herald.delivery")
 
@@ -22,36 +27,50 @@ class Consequences:
     """Keeps the connections true to what deliveries show, beside the sending."""
 
     def __init__(
-        self, connections: Connections, notifier: Notifier, now: Callable[[], int]
+        self,
+        connections: Connections,
+        delivery: Delivery,
+        notifier: Notifier,
+        now: Callable[[], int],
     ) -> None:
         """`now` is the clock, in epoch milliseconds."""
         self._connections = connections
+        self._delivery = delivery
         self._notifier = notifier
         self._now = now
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="consequences")
 
     def begin(self) -> "Settlement":
         """For the outcomes of one delivery."""
-        return Settlement(self._settle, self._threads, self._notifier)
+        return Settlement(self._settle, self._is_early, self.ask, self._threads, self._notifier)
+
+    def probe(self, recipients: Sequence[Recipient], deadline: float) -> list[Outcome]:
+        """Ask each socket whether it is open, and note what that shows. `deadline` is in
+        `time.monotonic` seconds."""
+        settlement = self.begin()
+        outcomes = self.ask(recipients, deadline - SETTLING_SECONDS)
+        for outcome in outcomes:
+            settlement.add(outcome)
+        settlement.finish(deadline)
+        return outcomes
+
+    def ask(self, recipients: Sequence[Recipient], deadline: float) -> list[Outcome]:
+        """Ask each socket whether it is open, and leave it at that."""
+        parcels = [Parcel(recipient, (PROBE,)) for recipient in recipients]
+        return list(self._delivery.deliver([parcels], deadline))
+
+    def _is_early(self, outcome: Outcome) -> bool:
+        return outcome.result is Result.GONE and outcome.recipient.may_be_in_handshake(self._now())
 
     def _settle(self, outcome: Outcome) -> None:
         recipient = outcome.recipient
-        logger.info(
-            "not delivered",
-            extra={
-                "connectionId": recipient.connection_id,
-                "userId": recipient.user_id,
-                "result": str(outcome.result),
-                "reason": outcome.reason,
-                "tries": outcome.tries,
-                "messageIds": [message.id for message in outcome.frame.messages],
-            },
-        )
+        if outcome.result is not Result.DELIVERED:
+            _log(outcome)
         try:
-            if outcome.result is not Result.STALE:
-                self._connections.close(
-                    recipient.connection_id, recipient.tenant, recipient.user_id, self._now()
-                )
+            if outcome.result is Result.DELIVERED:
+                self._connections.revive(recipient.connection_id, self._now())
+            elif outcome.result is not Result.STALE:
+                self._connections.close(recipient, self._now())
             elif outcome.tries:
                 self._connections.mark_stale(recipient.connection_id)
         except Unavailable:
@@ -65,24 +84,36 @@ class Settlement:
     """The consequences of one delivery's outcomes."""
 
     def __init__(
-        self, settle: Callable[[Outcome], None], threads: ThreadPoolExecutor, notifier: Notifier
+        self,
+        settle: Callable[[Outcome], None],
+        is_early: Callable[[Outcome], bool],
+        ask: Callable[[Sequence[Recipient], float], list[Outcome]],
+        threads: ThreadPoolExecutor,
+        notifier: Notifier,
     ) -> None:
         self._settle = settle
+        self._is_early = is_early
+        self._ask = ask
         self._threads = threads
         self._notifier = notifier
         self._waiting: deque[Future[None]] = deque()
         self._last: Outcome | None = None
+        self._early: list[Outcome] = []
         self._removed: list[Removed] = []
 
     def add(self, outcome: Outcome) -> None:
-        """Settle an outcome that is no delivery, in another thread. Several in a row for one
-        recipient, whose later frames share the fate of the first, are settled once."""
+        """Settle an outcome, in another thread: a successful probe, or whatever is no delivery.
+
+        Several in a row for one recipient, whose later frames share the fate of the first, are
+        settled once.
+        """
         if self._last is not None and outcome.recipient is self._last.recipient:
             return
         self._last = outcome
-        if len(self._waiting) >= MAX_WAITING:
-            self._waiting.popleft().result()
-        self._waiting.append(self._threads.submit(self._settle, outcome))
+        if self._is_early(outcome):
+            self._early.append(outcome)
+        else:
+            self._submit(outcome)
         if outcome.result is Result.REJECTED:
             self._removed.append(Removed(outcome.recipient, outcome.reason))
 
@@ -90,6 +121,9 @@ class Settlement:
         """Wait until all is settled, and tell users what was removed. `deadline` is in
         `time.monotonic` seconds: what is not settled by then is left to the next delivery."""
         self._wait(deadline)
+        if self._early:
+            self._ask_the_early(deadline)
+            self._wait(deadline)
         if self._removed:
             removed, self._removed = self._removed, []
             for outcome in self._notifier.connections_removed(removed, deadline):
@@ -97,9 +131,48 @@ class Settlement:
                     self.add(outcome)
             self._wait(deadline)
 
+    def _ask_the_early(self, deadline: float) -> None:
+        """`@connections` says 410 of a connection whose `$connect` has stored it and not yet
+        ended. To remove that one would leave an open socket that nothing is ever sent to."""
+        early = {outcome.recipient.connection_id: outcome for outcome in self._early}
+        self._early = []
+        for pause in HANDSHAKE_PAUSES:
+            time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
+            for answer in self._ask([one.recipient for one in early.values()], deadline):
+                outcome = early.pop(answer.recipient.connection_id)
+                # Who can't be asked now is left to the sweep; but some emulators know no GET.
+                if answer.result is Result.STALE and answer.reason != "http_501":
+                    outcome = outcome._replace(result=Result.STALE, reason=answer.reason)
+                if answer.result is not Result.DELIVERED:
+                    early[answer.recipient.connection_id] = outcome
+            if not early:
+                return
+        for outcome in early.values():
+            self._submit(outcome)
+
+    def _submit(self, outcome: Outcome) -> None:
+        if len(self._waiting) >= MAX_WAITING:
+            self._waiting.popleft().result()
+        self._waiting.append(self._threads.submit(self._settle, outcome))
+
     def _wait(self, deadline: float) -> None:
         left = wait(self._waiting, timeout=max(0.0, deadline - time.monotonic())).not_done
         given_up = sum(future.cancel() for future in left)
         if given_up:
-            logger.warning("%d failed deliveries were not recorded in time", given_up)
+            logger.warning("%d outcomes were not recorded in time", given_up)
         self._waiting.clear()
+
+
+def _log(outcome: Outcome) -> None:
+    recipient = outcome.recipient
+    logger.info(
+        "not delivered",
+        extra={
+            "connectionId": recipient.connection_id,
+            "userId": recipient.user_id,
+            "result": str(outcome.result),
+            "reason": outcome.reason,
+            "tries": outcome.tries,
+            "messageIds": [message.id for message in outcome.frame.messages],
+        },
+    )

@@ -13,11 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import count
 from typing import NamedTuple
 
-from chalicelib.connections import Recipient
 from chalicelib.errors import HeraldError, Unavailable
 from chalicelib.frames import Frame, frame_of
 from chalicelib.lanes import SILENT_SECONDS, UNREACHABLE_SECONDS, Lane, Parcel, Task
 from chalicelib.messages import Result
+from chalicelib.records import Recipient
 from chalicelib.signing import Credentials, RequestSigner
 from chalicelib.transport import Ended, Origin, Transport, verifying_context
 
@@ -32,6 +32,7 @@ MAX_PENDING = 2048  # recipients in memory
 MAX_PENDING_BESIDE_A_SILENT_ENDPOINT = 50_000
 READERS = 8
 
+SUCCESSES = frozenset({200, 204})  # 204 for a DELETE
 TRANSIENT_STATUSES = frozenset({408, 429, *range(500, 600)})
 OUR_FAULTS = frozenset(
     {
@@ -193,7 +194,7 @@ class _Engine:
             frame = task.parcel.frames[task.position]
             connection_id = task.parcel.recipient.connection_id
             try:
-                request = lane.signer.request(connection_id, frame.body, frame.digest)
+                request = lane.signer.request(frame.method, connection_id, frame.body, frame.digest)
             except Unavailable:
                 yield from self._finish(task, Result.STALE, "no_credentials")
                 continue
@@ -232,7 +233,7 @@ class _Engine:
         task.tries += 1
         if ended.status:
             lane.heard_at = time.monotonic()
-        if ended.status == 200:
+        if ended.status in SUCCESSES:
             lane.window.succeeded()
             return self._delivered(task)
         if ended.status == 410:

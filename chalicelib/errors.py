@@ -51,6 +51,18 @@ class TooManyConnections(HeraldError):
     code = "too_many_connections"
 
 
+class ConnectionGone(HeraldError):
+    code = "connection_gone"
+
+
+class RateLimited(HeraldError):
+    code = "rate_limited"
+
+
+class QuotaExceeded(HeraldError):
+    code = "quota_exceeded"
+
+
 class Unavailable(HeraldError):
     code = "unavailable"
 
@@ -72,6 +84,9 @@ ANSWERS: dict[str, Answer] = {
     "payload_too_large": Answer(413, "Payload too large", "payload_too_large"),
     "unsupported_media_type": Answer(415, "Unsupported media type", "bad_request"),
     "too_many_connections": Answer(429, "Too many connections", "rate_limited"),
+    "connection_gone": Answer(410, "Connection gone", "unauthorized"),
+    "rate_limited": Answer(429, "Too many requests", "rate_limited"),
+    "quota_exceeded": Answer(429, "Quota exceeded", "quota_exceeded"),
     "unavailable": Answer(503, "Service unavailable", "unavailable"),
     "internal": Answer(500, "Internal error", "internal"),
 }

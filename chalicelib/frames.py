@@ -16,11 +16,25 @@ _HEAD, _TAIL = b'{"type":"messages","messages":[', b"]}"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One WebSocket text frame. `digest` is the body's SHA-256 in hex, for its signatures."""
+    """One WebSocket text frame. `digest` is the body's SHA-256 in hex, for its signatures.
+
+    Two are no text, but go the same way: CLOSE and PROBE. They differ in their `method`:
+    https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-how-to-call-websocket-api-connections.html
+    """
 
     body: bytes
     digest: str
     messages: tuple[Message, ...] = ()
+    method: str = "POST"
+
+
+_NOTHING = hashlib.sha256(b"").hexdigest()
+
+CLOSE = Frame(b"", _NOTHING, method="DELETE")
+"""Closes the recipient's socket."""
+
+PROBE = Frame(b"", _NOTHING, method="GET")
+"""Asks whether the recipient's socket is open, and does nothing to it."""
 
 
 def frame_of(body: bytes, messages: tuple[Message, ...] = ()) -> Frame:

@@ -5,8 +5,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from chalicelib.connections import Recipient
 from chalicelib.frames import Frame
+from chalicelib.records import Recipient
 from chalicelib.signing import RequestSigner
 from chalicelib.transport import Origin
 

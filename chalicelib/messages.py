@@ -178,8 +178,6 @@ def _audience(path: str, value: object) -> Audience:
     if len(kinds) != 1:
         raise BadRequest(f"{path} must have exactly one of users, groups, connections, all")
     kind = kinds[0]
-    if kind is AudienceKind.GROUPS:
-        raise BadRequest(f"{path}.groups: groups are not available")
     if kind is AudienceKind.ALL:
         if to["all"] is not True:
             raise BadRequest(f"{path}.all must be true")

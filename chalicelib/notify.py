@@ -8,12 +8,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from chalicelib.audience import Audiences
-from chalicelib.connections import Recipient
 from chalicelib.delivery import Delivery, Outcome
 from chalicelib.errors import Unavailable
 from chalicelib.frames import frame_of
 from chalicelib.lanes import Parcel
 from chalicelib.messages import encode
+from chalicelib.records import Recipient
 
 if TYPE_CHECKING:
     from mypy_boto3_sns.client import SNSClient

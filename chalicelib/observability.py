@@ -3,6 +3,9 @@
 import json
 import logging
 import sys
+import time
+
+NAMESPACE = "Herald"
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({})))
 
@@ -31,3 +34,22 @@ def configure_logging() -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def emit_metric(stage: str, name: str, value: float) -> None:
+    """Print a count for CloudWatch to make a metric of, in its embedded metric format.
+
+    https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
+    """
+    directive = {
+        "Namespace": NAMESPACE,
+        "Dimensions": [["Stage"]],
+        "Metrics": [{"Name": name, "Unit": "Count"}],
+    }
+    entry = {
+        "_aws": {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [directive]},
+        "Stage": stage,
+        name: value,
+    }
+    sys.stdout.write(json.dumps(entry) + "\n")
+    sys.stdout.flush()

@@ -1,14 +1,47 @@
 """REST requests and answers, apart from the framework that carries them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from math import ceil
 
 from chalicelib.broadcast import Interrupted
 from chalicelib.errors import ANSWERS, BadRequest, HeraldError, UnsupportedMediaType
-from chalicelib.messages import parse_json
+from chalicelib.messages import Message, MessageParser, parse_json
+from chalicelib.principal import Principal
+from chalicelib.users import Users
 
 Headers = dict[str, str | list[str]]
 
 PROBLEM_TYPE_PREFIX = "urn:herald:problem:"
+
+
+class Intake:
+    """Takes in what a POST brings."""
+
+    def __init__(
+        self, users: Users, parser: Callable[[Principal], MessageParser], now: Callable[[], int]
+    ) -> None:
+        """`parser` reads what a principal sends; `now` is the clock, in epoch milliseconds."""
+        self._users = users
+        self._parser = parser
+        self._now = now
+
+    def messages(
+        self, sender: Principal, headers: Mapping[str, str], body: str | bytes
+    ) -> list[Message]:
+        """The messages of a request. Whatever it holds, its sender pays for it.
+
+        Raises UnsupportedMediaType, BadRequest; before these RateLimited, QuotaExceeded.
+        """
+        messages: list[Message] = []
+        error = None
+        try:
+            messages = self._parser(sender).batch(json_body(headers, body))
+        except (BadRequest, UnsupportedMediaType) as wrong:
+            error = wrong
+        self._users.charge(sender, self._now(), len(messages))
+        if error is not None:
+            raise error
+        return messages
 
 
 def json_body(headers: Mapping[str, str], body: str | bytes) -> object:
@@ -27,7 +60,7 @@ def problem(error: HeraldError) -> tuple[int, Headers, dict[str, object]]:
     answer = ANSWERS[error.code]
     headers: Headers = {"Content-Type": "application/problem+json"}
     if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+        headers["Retry-After"] = str(max(1, ceil(error.retry_after)))
     if answer.status == 401:
         headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'  # RFC 6750 section 3
     body: dict[str, object] = {

@@ -17,12 +17,18 @@ from chalicelib.consequences import Consequences
 from chalicelib.delivery import Delivery
 from chalicelib.errors import Unavailable
 from chalicelib.handshake import Doorkeeper
+from chalicelib.limits import Limiter, Meter, Rate
 from chalicelib.messages import MessageParser
 from chalicelib.notify import Notifier, Topic
+from chalicelib.observability import emit_metric
 from chalicelib.principal import Principal
-from chalicelib.settings import Settings
+from chalicelib.records import Tables
+from chalicelib.rest import Intake
+from chalicelib.settings import EVICT_OLDEST, Settings
 from chalicelib.signing import Credentials
-from chalicelib.storage import CLIENT_LIMITS, dynamodb_client
+from chalicelib.storage import CLIENT_LIMITS, check, dynamodb_client
+from chalicelib.sweep import Sweeper
+from chalicelib.terminate import Terminator
 from chalicelib.ulid import UlidFactory
 from chalicelib.users import Users
 
@@ -40,35 +46,68 @@ class Service:
     def __init__(self, settings: Settings, verifier: TokenVerifier, rules: AccessRules) -> None:
         session = boto3.Session()
         client = dynamodb_client(session)
-        connections_table, users_table = settings.connections_table, settings.users_table
+        tables = Tables(settings.connections_table, settings.users_table, settings.groups_table)
+        messages = Meter(
+            Limiter(
+                "messageDue",
+                Rate.per_second(settings.message_rate, settings.message_burst),
+                settings.daily_message_quota,
+            )
+        )
+        connects = Meter(Limiter("connectDue", Rate.per_minute(settings.connect_rate)))
+        self.now = now_ms
         self._ulids = UlidFactory()
         self.connections = Connections(
-            client, connections_table, users_table, settings.max_connections_per_user
+            client, tables, settings.max_connections_per_user, connects, messages
         )
-        self.users = Users(client, users_table)
+        self.users = Users(client, tables, messages)
+        self.intake = Intake(self.users, self.parser, now_ms)
         self.delivery = Delivery(
             sdk_credentials(session),
             session.region_name or DEFAULT_REGION,
             settings.management_endpoint,
         )
-        audiences = Audiences(client, connections_table, users_table)
+        audiences = Audiences(client, tables)
         topic = None
         if settings.notify_topic_arn is not None:
             sns = cache(partial(session.client, "sns", config=CLIENT_LIMITS))
             topic = Topic(sns, settings.notify_topic_arn)
         notifier = Notifier(audiences, self.delivery, topic)
+        consequences = Consequences(self.connections, self.delivery, notifier, now_ms)
+        self.terminator = Terminator(self.connections, self.delivery, now_ms)
         self.broadcaster = Broadcaster(
-            audiences,
-            self.delivery,
-            Consequences(self.connections, notifier, now_ms),
-            settings.frame_bytes,
+            audiences, self.delivery, consequences, self.terminator, settings.frame_bytes
         )
         self.actions = Actions(
-            self.broadcaster, self.delivery, self.connections, now_ms, self.parser
+            self.broadcaster,
+            self.delivery,
+            self.connections,
+            self.terminator,
+            verifier,
+            now_ms,
+            self.parser,
         )
+        evicts = settings.connection_limit_policy == EVICT_OLDEST
         self.doorkeeper = Doorkeeper(
-            verifier, rules, self.connections, settings.management_endpoint, now_ms
+            verifier,
+            rules,
+            self.connections,
+            consequences,
+            self.terminator if evicts else None,
+            settings.management_endpoint,
+            now_ms,
         )
+        self.sweeper = Sweeper(
+            client,
+            tables,
+            self.connections,
+            consequences,
+            self.terminator,
+            settings.stale_after_seconds,
+            now_ms,
+            partial(emit_metric, settings.stage, "ActiveConnections"),
+        )
+        self.check = partial(check, client, tables)
 
     def parser(self, sender: Principal) -> MessageParser:
         """Parses messages that `sender` sends now."""

@@ -11,15 +11,13 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
+EVICT_OLDEST = "evict-oldest"
 MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key of at least the hash's size for HS256
 
 Network = IPv4Network | IPv6Network
 
 WITHOUT_EFFECT_YET = frozenset(
     {
-        "HERALD_CONNECTION_LIMIT_POLICY",
-        "HERALD_CONNECT_RATE",
-        "HERALD_DAILY_MESSAGE_QUOTA",
         "HERALD_ENCRYPTION_KEYS",
         "HERALD_FANOUT_QUEUE_URL",
         "HERALD_HISTORY_SECONDS",
@@ -27,9 +25,6 @@ WITHOUT_EFFECT_YET = frozenset(
         "HERALD_JWKS_URL",
         "HERALD_JWT_SECRET_ARN",
         "HERALD_MESSAGES_TABLE",
-        "HERALD_MESSAGE_BURST",
-        "HERALD_MESSAGE_RATE",
-        "HERALD_STALE_AFTER_SECONDS",
     }
 )
 """Checked, but read by nothing yet: `app.py` warns about each one that is set."""
@@ -123,6 +118,7 @@ def _variable(
 class Settings:
     """Herald's settings. Seconds, bytes and counts as the names say; None is «not set»."""
 
+    stage: str = _variable("HERALD_STAGE", _text, "text", "local")
     jwt_secret: str | None = _variable(
         "HERALD_JWT_SECRET", _secret, f"at least {MIN_SECRET_BYTES} bytes", secret=True
     )
@@ -137,6 +133,7 @@ class Settings:
         "HERALD_CONNECTIONS_TABLE", _text, "a table's name", "herald-connections"
     )
     users_table: str = _variable("HERALD_USERS_TABLE", _text, "a table's name", "herald-users")
+    groups_table: str = _variable("HERALD_GROUPS_TABLE", _text, "a table's name", "herald-groups")
     messages_table: str = _variable(
         "HERALD_MESSAGES_TABLE", _text, "a table's name", "herald-messages"
     )
@@ -145,7 +142,7 @@ class Settings:
     )
     connection_limit_policy: str = _variable(
         "HERALD_CONNECTION_LIMIT_POLICY",
-        _one_of("reject", "evict-oldest"),
+        _one_of("reject", EVICT_OLDEST),
         "reject or evict-oldest",
         "reject",
     )

@@ -1,4 +1,4 @@
-"""Signature Version 4 for `POST /{stage}/@connections/{id}`, and nothing else.
+"""Signature Version 4 for `/{stage}/@connections/{id}`, and nothing else.
 
 The SDK signs any request in some 100 µs; a broadcast is one request many thousand times, of which
 only the connection id differs. What doesn't differ is worked out once for a frame and a second.
@@ -27,7 +27,7 @@ class Credentials:
 
 
 class RequestSigner:
-    """Builds signed requests that post one frame to connections of one endpoint.
+    """Builds signed requests about connections of one endpoint.
 
     `credentials` is asked again for each second, since a role's change; `now` is the clock, in
     epoch seconds.
@@ -52,24 +52,24 @@ class RequestSigner:
         self._second = 0
         self._key = b""
         self._key_of: tuple[str, str] = ("", "")
-        self._heads: dict[bytes, _Head] = {}
+        self._heads: dict[tuple[str, bytes], _Head] = {}
 
-    def request(self, connection_id: str, body: bytes, digest: str) -> bytes:
+    def request(self, method: str, connection_id: str, body: bytes, digest: str) -> bytes:
         """The whole HTTP request. `digest` is the body's SHA-256, in hex."""
         second = int(self._now())
         if second != self._second or len(self._heads) > MAX_HEADS:
             self._second = second
             self._heads.clear()
-        head = self._heads.get(body)
+        head = self._heads.get((method, body))
         if head is None:
-            head = self._heads[body] = self._head(second, body, digest)
+            head = self._heads[method, body] = self._head(second, method, body, digest)
         sent, signed = _encoded(connection_id)
         canonical = head.before_id + signed + head.after_id
         to_sign = head.to_sign + hashlib.sha256(canonical).hexdigest().encode()
         signature = hmac.digest(self._key, to_sign, "sha256").hex()
         return b"".join((head.line, sent, head.headers, signature.encode(), head.rest, body))
 
-    def _head(self, second: int, body: bytes, digest: str) -> "_Head":
+    def _head(self, second: int, method: str, body: bytes, digest: str) -> "_Head":
         credentials = self._credentials()
         moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
         scope = f"{moment[:8]}/{self._region}/{SERVICE}/aws4_request"
@@ -87,10 +87,10 @@ class RequestSigner:
             f"SignedHeaders={names}, Signature="
         )
         return _Head(
-            before_id=b"POST\n" + self._signed_path,
+            before_id=method.encode() + b"\n" + self._signed_path,
             after_id=f"\n\n{canonical_headers}\n{names}\n{digest}".encode(),
             to_sign=f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n".encode(),
-            line=b"POST " + self._path,
+            line=method.encode() + b" " + self._path,
             headers=f" HTTP/1.1\r\n{sent_headers}authorization: {authorization}".encode(),
             rest=f"\r\ncontent-length: {len(body)}\r\n\r\n".encode(),
         )

@@ -7,7 +7,7 @@ in seconds instead of the SDK's default minute.
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,31 +17,33 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from chalicelib.errors import Unavailable
+from chalicelib.expressions import Action
+from chalicelib.records import Item, Tables
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 MAX_BATCH_GET = 100  # keys in one BatchGetItem
+BATCH_TRIES = 5
+BATCH_BACKOFF_SECONDS = 0.05
 RETRY_AFTER_SECONDS = 1.0
 CONFLICT_TRIES = 8
 CONFLICT_BACKOFF_SECONDS = 0.02
 
 logger = logging.getLogger("herald.storage")
 
-Item = dict[str, Any]
-"""A DynamoDB item as its client has it: attribute names to typed values."""
-
-
 CLIENT_LIMITS = Config(
-    connect_timeout=0.5,
-    read_timeout=1.0,
+    connect_timeout=0.4,
+    read_timeout=0.8,
     retries={"mode": "standard", "total_max_attempts": 2},
     max_pool_connections=50,
 )
-"""An answer, or an end, within about three seconds.
+"""An answer, or an end, within three seconds: 0.8 s twice, and the SDK's pause of up to 1 s.
 
-AWS answers in milliseconds; half a second to connect and a second to answer, tried twice, is
-patient enough.
+DynamoDB answers in milliseconds, so who waits longer waits for nothing; and a second try, on
+another socket, mends what one lost packet or one slow server did. The SDK's defaults are a minute
+for each try: a client in its handshake, or a caller of POST, would wait for longer than API
+Gateway does. https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 """
 
 
@@ -49,6 +51,19 @@ def dynamodb_client(session: boto3.Session) -> "DynamoDBClient":
     """A client that answers or gives up soon. Raises Unavailable where AWS is not configured."""
     with reaching_storage():
         return session.client("dynamodb", config=CLIENT_LIMITS)
+
+
+def check(client: "DynamoDBClient", tables: Tables) -> None:
+    """Raise Unavailable unless all tables can be read."""
+    absent: Any = {"S": "-"}
+    with reaching_storage():
+        client.batch_get_item(
+            RequestItems={
+                tables.connections: {"Keys": [{"connectionId": absent}]},
+                tables.users: {"Keys": [{"user": absent}]},
+                tables.groups: {"Keys": [{"group": absent, "connectionId": absent}]},
+            }
+        )
 
 
 @contextmanager
@@ -71,13 +86,85 @@ def error_code(error: ClientError) -> str:
     return error.response["Error"]["Code"]
 
 
-def cancellation_codes(error: ClientError) -> list[str]:
+def batch_get(
+    client: "DynamoDBClient", table: str, key: str, values: Sequence[str]
+) -> Iterator[list[Item]]:
+    """The items with these keys, in pages, as they are at this moment. Raises Unavailable."""
+    for start in range(0, len(values), MAX_BATCH_GET):
+        keys: list[Any] = [{key: {"S": value}} for value in values[start : start + MAX_BATCH_GET]]
+        yield from _batch_get_one(client, table, keys)
+
+
+def _batch_get_one(client: "DynamoDBClient", table: str, keys: list[Any]) -> Iterator[list[Item]]:
+    """BatchGetItem may leave keys unread, in a throttled moment or above 16 MB: ask again."""
+    for attempt in range(BATCH_TRIES):
+        with reaching_storage():
+            answer = client.batch_get_item(
+                RequestItems={table: {"Keys": keys, "ConsistentRead": True}}
+            )
+        yield answer["Responses"].get(table, [])
+        if table not in answer["UnprocessedKeys"]:
+            return
+        keys = list(answer["UnprocessedKeys"][table]["Keys"])
+        time.sleep(random.uniform(0, BATCH_BACKOFF_SECONDS * 2**attempt))
+    raise Unavailable("storage is too busy", retry_after=RETRY_AFTER_SECONDS)
+
+
+class Cancelled(Exception):
+    """A write whose conditions don't hold. `items` has an entry for each action: the item whose
+    condition failed, {} where there is none, and None for a condition that holds."""
+
+    def __init__(self, items: list[Item | None]) -> None:
+        super().__init__("a condition does not hold")
+        self.items = items
+
+
+def transact(client: "DynamoDBClient", actions: Sequence[Action]) -> None:
+    """Write all or nothing, in one call. Raises Cancelled when a condition fails, and Unavailable.
+
+    The SDK's own second try has the same token, so it changes nothing that the first has done.
+    """
+    entries: Any = actions
+    with reaching_storage():
+        try:
+            _retrying_conflicts(lambda: client.transact_write_items(TransactItems=entries))
+        except ClientError as error:
+            if "ConditionalCheckFailed" not in _cancellation_codes(error):
+                raise
+            reasons: Any = error.response["CancellationReasons"]
+            raise Cancelled(
+                [
+                    reason.get("Item", {}) if reason["Code"] == "ConditionalCheckFailed" else None
+                    for reason in reasons
+                ]
+            ) from error
+
+
+def update_one(client: "DynamoDBClient", action: Action, **parameters: Any) -> Item:
+    """Make one `Update` by itself, which costs half of what a transaction does; the attributes
+    that `ReturnValues` asks for. Raises Cancelled when its condition fails, and Unavailable."""
+    answers: list[Any] = []
+    with reaching_storage():
+        try:
+            _retrying_conflicts(
+                lambda: answers.append(client.update_item(**action["Update"], **parameters))
+            )
+        except ClientError as error:
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise
+            response: Any = error.response
+            raise Cancelled([response.get("Item", {})]) from error
+    attributes: Item = answers[-1].get("Attributes", {})
+    return attributes
+
+
+def _cancellation_codes(error: ClientError) -> list[str]:
     """Why a transaction was cancelled: a code for each action, `None` for a fine one."""
     reasons: Any = error.response.get("CancellationReasons", [])
     return [reason.get("Code", "None") for reason in reasons]
 
 
-def retrying_conflicts(call: Callable[[], object]) -> None:
+def _retrying_conflicts(call: Callable[[], object]) -> None:
     """Run `call` again while it loses against another transaction on the same item.
 
     DynamoDB doesn't queue such transactions, and the SDK doesn't retry them:
@@ -88,7 +175,7 @@ def retrying_conflicts(call: Callable[[], object]) -> None:
             call()
             return
         except ClientError as error:
-            codes = {error_code(error), *cancellation_codes(error)}
+            codes = {error_code(error), *_cancellation_codes(error)}
             conflict = codes & {"TransactionConflict", "TransactionConflictException"}
             if not conflict or "ConditionalCheckFailed" in codes or attempt + 1 == CONFLICT_TRIES:
                 raise

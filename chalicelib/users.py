@@ -1,10 +1,14 @@
-"""Presence: who is online, and when each was last seen."""
+"""Users: who is online, with which connections, and what each may still send."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from chalicelib.principal import user_key
-from chalicelib.storage import reaching_storage
+from chalicelib.expressions import Part, number, update
+from chalicelib.limits import Meter
+from chalicelib.principal import Principal, user_key
+from chalicelib.records import USER_SECONDS, Connection, Item, Tables, connection_ids
+from chalicelib.storage import Cancelled, batch_get, reaching_storage, update_one
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -15,37 +19,67 @@ class Presence:
     """A user's presence. `last_seen` is in epoch milliseconds, None for one never connected."""
 
     user_id: str
-    connections: int
     last_seen: int | None
+    connections: Sequence[Connection]
 
     def to_dict(self) -> dict[str, object]:
         return {
             "userId": self.user_id,
             "status": "online" if self.connections else "offline",
             "lastSeen": self.last_seen,
-            "connections": self.connections,
+            "connections": len(self.connections),
         }
 
 
 class Users:
-    """Reads the users table. The status follows from the set of connections: it can't be wrong."""
+    """What the users table says. Each method raises Unavailable when storage is.
 
-    def __init__(self, client: "DynamoDBClient", users_table: str) -> None:
+    The status follows from the connections that there are, so nothing can contradict it.
+    """
+
+    def __init__(self, client: "DynamoDBClient", tables: Tables, messages: Meter) -> None:
+        """`messages` charges users for what they send."""
         self._client = client
-        self._table = users_table
+        self._tables = tables
+        self._messages = messages
 
     def presence(self, tenant: str | None, user_id: str) -> Presence:
-        """The presence of a user of `tenant`. Raises Unavailable when storage is."""
+        """The presence of a user of `tenant`, their connections with the oldest first."""
         with reaching_storage():
             answer = self._client.get_item(
-                TableName=self._table,
+                TableName=self._tables.users,
                 Key={"user": {"S": user_key(tenant, user_id)}},
                 ProjectionExpression="connections, lastSeen",
                 ConsistentRead=True,
             )
-        item = answer.get("Item", {})
+        user: Any = answer.get("Item", {})
+        # DynamoDB's TTL may have taken a connection whose id is still in the set.
+        pages = batch_get(
+            self._client, self._tables.connections, "connectionId", connection_ids(user)
+        )
+        connections = [Connection.from_item(item) for page in pages for item in page]
         return Presence(
             user_id=user_id,
-            connections=len(item["connections"]["SS"]) if "connections" in item else 0,
-            last_seen=int(item["lastSeen"]["N"]) if "lastSeen" in item else None,
+            last_seen=int(user["lastSeen"]["N"]) if "lastSeen" in user else None,
+            connections=sorted(connections, key=lambda connection: connection.connected_at),
         )
+
+    def charge(self, principal: Principal, now: int, messages: int) -> None:
+        """Charge a request that sends so many messages. `now` is in epoch milliseconds.
+
+        Raises RateLimited, QuotaExceeded.
+        """
+        kept = Part(
+            set=("expiresAt = :expires",),
+            values={":expires": number(now // 1000 + USER_SECONDS)},
+        )
+
+        def write(charge: Sequence[Part]) -> Item | None:
+            action = update(self._tables.users, {"user": {"S": principal.key}}, kept, *charge)
+            try:
+                update_one(self._client, action)
+            except Cancelled as cancelled:
+                return cancelled.items[0]
+            return None
+
+        self._messages.charge(principal.key, now, write, messages)

@@ -29,6 +29,8 @@ class Configuration:
     integration_timeout: float = 29.0
     function_timeout: float = 60.0
     concurrency: int = 16
+    schedule: float | None = None
+    """How often scheduled functions run; by default as often as they say."""
     environment: Mapping[str, str]
     """What the functions see of the environment, before the gateway adds where AWS is."""
     project: Path = PROJECT
@@ -46,6 +48,7 @@ def configuration(environ: Mapping[str, str]) -> Configuration:
         integration_timeout=_number(environ, "GATEWAY_INTEGRATION_TIMEOUT_SECONDS", 29, 0.05, 300),
         function_timeout=float(chalice.get("lambda_timeout", 60)),
         concurrency=int(_number(environ, "GATEWAY_CONCURRENCY", 16, 1, 256)),
+        schedule=_number(environ, "GATEWAY_SCHEDULE_SECONDS", 0, 0.2, 86400) or None,
         environment={**stage_environment(chalice), **environ},
     )
 

@@ -26,6 +26,7 @@ START_SECONDS = 30.0
 TABLE_NAMES = {
     "ConnectionsTable": "HERALD_CONNECTIONS_TABLE",
     "UsersTable": "HERALD_USERS_TABLE",
+    "GroupsTable": "HERALD_GROUPS_TABLE",
 }
 """Where the functions read the name of each table of `infra/resources.json`."""
 

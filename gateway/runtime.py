@@ -54,8 +54,22 @@ def describe(app: Any) -> dict[str, Any]:
     return {
         "routes": routes,
         "websocket": {key: _function(entry) for key, entry in app.websocket_handlers.items()},
+        "schedules": _schedules(app),
         "functions": [_function(entry) for entry in app.pure_lambda_functions],
         "binaryTypes": app.api.binary_types,
+    }
+
+
+def _schedules(app: Any) -> dict[str, str]:
+    """The scheduled functions, each with its expression: `rate(1 minute)`."""
+    expressions = {
+        _function(source): source.schedule_expression
+        for source in app.event_sources
+        if hasattr(source, "schedule_expression")
+    }
+    return {
+        function: expression if isinstance(expression, str) else expression.to_string()
+        for function, expression in expressions.items()
     }
 
 

@@ -20,6 +20,7 @@ from gateway.emulator import emulated_aws
 from gateway.environments import Environments, FunctionError
 from gateway.log import log_line
 from gateway.rest_api import RestApi
+from gateway.schedules import run_schedules
 from gateway.sockets import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
 from gateway.websocket_api import STAGE, WebSocketApi
 
@@ -75,6 +76,8 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
         server = _Server(_uvicorn(websocket_api, rest_api))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stack.push_async_callback(_stop, server, serving, websocket_api)
+        scheduling = asyncio.create_task(run_schedules(environments, configuration.schedule))
+        stack.callback(scheduling.cancel)
         watching = asyncio.create_task(_reload_on_change(environments, configuration.project))
         stack.callback(watching.cancel)
         yield Running(

@@ -2,11 +2,15 @@
 
 from typing import Any
 
-from chalicelib.connections import Connection
+from chalicelib.connections import Connections
+from chalicelib.limits import Limiter, Meter, Rate
 from chalicelib.principal import Principal
+from chalicelib.records import Connection, Recipient, Tables
 
-TABLES = ("herald-connections", "herald-users")
+TABLES = Tables("herald-connections", "herald-users", "herald-groups")
 NOW = 1_795_477_071_772
+LATER = NOW // 1000 + 3600
+UNLIMITED = Rate.per_second(1_000_000, 1_000_000)
 
 
 class Counted:
@@ -24,6 +28,33 @@ class Counted:
         return call
 
 
-def connection(connection_id: str, user: str, tenant: str | None = None) -> Connection:
-    principal = Principal(user, expires_at=NOW, tenant=tenant, groups=("g",))
-    return Connection(connection_id, principal, "https://example.com/prod", NOW)
+def meter(attribute: str, rate: Rate = UNLIMITED, quota: int = 0) -> Meter:
+    return Meter(Limiter(attribute, rate, quota))
+
+
+def connections_of(
+    client: Any, limit: int = 3, connects: Rate = UNLIMITED, messages: Rate = UNLIMITED
+) -> Connections:
+    """The transitions over `client`; users may do as much as they like where nothing is said."""
+    return Connections(
+        client, TABLES, limit, meter("connectDue", connects), meter("messageDue", messages)
+    )
+
+
+def connection(
+    connection_id: str, user: str, tenant: str | None = None, *groups: str, at: int = NOW
+) -> Connection:
+    """A connection that opens at `at`, and joins `groups`."""
+    principal = Principal(user, expires_at=LATER, tenant=tenant, groups=groups)
+    return Connection(
+        connection_id,
+        principal,
+        "https://example.com/prod",
+        connected_at=at,
+        timestamp=at,
+        groups=frozenset(groups),
+    )
+
+
+def recipient(connection_id: str, user: str, tenant: str | None = None) -> Recipient:
+    return connection(connection_id, user, tenant).recipient

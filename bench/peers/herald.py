@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bench.peers.rounds import Meter, Round, serve
-from chalicelib.connections import Recipient
 from chalicelib.delivery import Delivery
 from chalicelib.frames import frame_of
 from chalicelib.lanes import Parcel
 from chalicelib.messages import Result
+from chalicelib.records import Recipient
 from chalicelib.signing import Credentials
 
 PAGE = 1000

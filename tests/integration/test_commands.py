@@ -183,8 +183,8 @@ def test_a_taken_port_is_named(command: Callable[..., Command]) -> None:
 
 
 def test_a_setting_without_effect_is_said(command: Callable[..., Command]) -> None:
-    run = command("run", HERALD_DAILY_MESSAGE_QUOTA="5")
-    run.until("HERALD_DAILY_MESSAGE_QUOTA is set, but has no effect yet")
+    run = command("run", HERALD_HISTORY_SECONDS="5")
+    run.until("HERALD_HISTORY_SECONDS is set, but has no effect yet")
 
 
 def test_demo_shows_who_received_the_message(command: Callable[..., Command]) -> None:

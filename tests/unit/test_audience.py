@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 
 from chalicelib.audience import Audiences
-from chalicelib.connections import Connections
 from chalicelib.errors import Unavailable
 from chalicelib.messages import Audience, AudienceKind
-from tests.tables import TABLES, Counted, connection
+from tests.tables import TABLES, Counted, connection, connections_of
 
 
 def selected(audiences: Audiences, *wanted: Audience, tenant: str | None = None) -> dict[str, int]:
@@ -25,11 +24,11 @@ def found(audiences: Audiences, audience: Audience, tenant: str | None = None) -
 
 def test_250_users_are_three_reads(dynamodb: Any, user: str) -> None:
     client = Counted(dynamodb)
-    connections = Connections(dynamodb, *TABLES, limit=3)
+    connections = connections_of(dynamodb)
     for number in range(0, 250, 50):
         connections.open(connection(f"{user}-{number}", f"{user}-{number}"))
     names = tuple(f"{user}-{number}" for number in range(250))
-    audiences = Audiences(client, *TABLES)  # type: ignore[arg-type]
+    audiences = Audiences(client, TABLES)  # type: ignore[arg-type]
     assert found(audiences, Audience(AudienceKind.USERS, names)) == set(names[::50])
     assert client.calls == ["batch_get_item"] * 3
 
@@ -39,9 +38,9 @@ def test_all_reads_every_page_of_the_table(dynamodb: Any, user: str) -> None:
     for number in range(60):
         item = connection(f"{user}-{number}", f"{user}-{number}", user).to_item()
         item["padding"] = {"S": "x" * 50_000}
-        dynamodb.put_item(TableName=TABLES[0], Item=item)
-    assert "LastEvaluatedKey" in dynamodb.scan(TableName=TABLES[0])
-    audiences = Audiences(dynamodb, *TABLES)
+        dynamodb.put_item(TableName=TABLES.connections, Item=item)
+    assert "LastEvaluatedKey" in dynamodb.scan(TableName=TABLES.connections)
+    audiences = Audiences(dynamodb, TABLES)
     everyone = found(audiences, Audience(AudienceKind.ALL), user)
     assert everyone == {f"{user}-{number}" for number in range(60)}
     but_one = Audience(AudienceKind.ALL, except_users=frozenset({f"{user}-7"}))
@@ -62,28 +61,28 @@ def test_keys_that_a_batch_left_unread_are_asked_for_again(dynamodb: Any, user: 
                 answer["UnprocessedKeys"] = {table: {**request, "Keys": rest}}
             return answer
 
-    connections = Connections(dynamodb, *TABLES, limit=3)
+    connections = connections_of(dynamodb)
     for number in range(3):
         connections.open(connection(f"{user}-{number}", user))
     client: Any = Sparing(dynamodb)
     ids = tuple(f"{user}-{number}" for number in range(3))
     by_id = Audience(AudienceKind.CONNECTIONS, ids)
-    assert found(Audiences(client, *TABLES), by_id) == set(ids)
+    assert found(Audiences(client, TABLES), by_id) == set(ids)
     assert len(client.calls) == 3
     too_many = Audience(AudienceKind.CONNECTIONS, tuple(f"{user}-{n}" for n in range(9)))
     with pytest.raises(Unavailable):
-        found(Audiences(client, *TABLES), too_many)
+        found(Audiences(client, TABLES), too_many)
 
 
 def test_several_audiences_are_read_once_and_each_connection_gets_its_own(
     dynamodb: Any, user: str
 ) -> None:
     a, b, c = f"{user}-a", f"{user}-b", f"{user}-c"
-    connections = Connections(dynamodb, *TABLES, limit=3)
+    connections = connections_of(dynamodb)
     for name in (a, b, c):
         connections.open(connection(name, name, user))
     client = Counted(dynamodb)
-    audiences = Audiences(client, *TABLES)  # type: ignore[arg-type]
+    audiences = Audiences(client, TABLES)  # type: ignore[arg-type]
     named = (
         Audience(AudienceKind.USERS, (a, b)),
         Audience(AudienceKind.CONNECTIONS, (b, c)),
@@ -102,9 +101,9 @@ def test_several_audiences_are_read_once_and_each_connection_gets_its_own(
 def test_a_connection_that_its_user_does_not_know_is_found_by_its_id(
     dynamodb: Any, user: str
 ) -> None:
-    dynamodb.put_item(TableName=TABLES[0], Item=connection(f"{user}-lost", user).to_item())
+    dynamodb.put_item(TableName=TABLES.connections, Item=connection(f"{user}-lost", user).to_item())
     both = (
         Audience(AudienceKind.USERS, (user,)),
         Audience(AudienceKind.CONNECTIONS, (f"{user}-lost",)),
     )
-    assert selected(Audiences(dynamodb, *TABLES), *both) == {f"{user}-lost": 0b11}
+    assert selected(Audiences(dynamodb, TABLES), *both) == {f"{user}-lost": 0b11}

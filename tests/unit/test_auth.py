@@ -36,7 +36,8 @@ def test_the_claims_become_a_principal() -> None:
     token = signed(exp=expires, scope="ws:connect users:read", tenant="acme", groups=["a", "b*"])
     assert verifier().verify(token) == Principal(
         user_id="alice",
-        expires_at=expires + 5,
+        expires_at=expires,
+        leeway=5,
         tenant="acme",
         scopes=frozenset({"ws:connect", "users:read"}),
         groups=("a", "b*"),

@@ -1,14 +1,31 @@
-"""The two tables, in a real DynamoDB emulator."""
+"""The life of a connection, in a real DynamoDB emulator."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
-from chalicelib.connections import Connections
-from chalicelib.errors import TooManyConnections
+from chalicelib.connections import MAX_GROUPS, Connections, LimitReached
+from chalicelib.errors import BadRequest, ConnectionGone, RateLimited, TooManyConnections
+from chalicelib.limits import Rate
+from chalicelib.principal import Principal, Scope, user_key
+from chalicelib.records import HANDSHAKE_SECONDS, MAX_CONNECTION_SECONDS, Connection, Status
 from chalicelib.users import Users
-from tests.tables import NOW, TABLES, Counted, connection
+from tests.tables import (
+    LATER,
+    NOW,
+    TABLES,
+    Counted,
+    connection,
+    connections_of,
+    meter,
+    recipient,
+)
+
+GROWN_UP = NOW + HANDSHAKE_SECONDS * 1000 + 1
+"""When a connection that was opened at NOW can't be in its handshake any more."""
 
 
 @pytest.fixture
@@ -18,23 +35,85 @@ def client(dynamodb: Any) -> Counted:
 
 @pytest.fixture
 def connections(client: Any) -> Connections:
-    return Connections(client, *TABLES, limit=3)
+    return connections_of(client)
 
 
 @pytest.fixture
 def users(dynamodb: Any) -> Users:
-    return Users(dynamodb, TABLES[1])
+    return Users(dynamodb, TABLES, meter("messageDue"))
 
 
-def test_opening_and_closing_are_one_call_each(
+def online(users: Users, user: str) -> int:
+    return len(users.presence(None, user).connections)
+
+
+def stored(dynamodb: Any, connection_id: str) -> Any:
+    key = {"connectionId": {"S": connection_id}}
+    answer = dynamodb.get_item(TableName=TABLES.connections, Key=key, ConsistentRead=True)
+    return answer.get("Item")
+
+
+def user_item(dynamodb: Any, user: str, tenant: str | None = None) -> Any:
+    key = {"user": {"S": user_key(tenant, user)}}
+    return dynamodb.get_item(TableName=TABLES.users, Key=key, ConsistentRead=True).get("Item")
+
+
+def members(dynamodb: Any, group: str, tenant: str | None = None) -> list[str]:
+    answer = dynamodb.query(
+        TableName=TABLES.groups,
+        KeyConditionExpression="#group = :group",
+        ExpressionAttributeNames={"#group": "group"},
+        ExpressionAttributeValues={":group": {"S": user_key(tenant, group)}},
+    )
+    return sorted(item["connectionId"]["S"] for item in answer["Items"])
+
+
+# --- What it costs
+
+
+def test_connecting_and_disconnecting_are_one_call_each(
     client: Counted, connections: Connections, users: Users, user: str
 ) -> None:
-    connections.open(connection("c1", user))
-    assert users.presence(None, user).connections == 1
-    connections.close("c1", None, user, NOW + 5)
-    presence = users.presence(None, user)
-    assert (presence.connections, presence.last_seen) == (0, NOW + 5)
+    connections.open(connection(user, user))
+    assert online(users, user) == 1
+    assert connections.close(recipient(user, user), NOW + 5)
+    assert (online(users, user), users.presence(None, user).last_seen) == (0, NOW + 5)
     assert client.calls == ["transact_write_items"] * 2
+
+
+def test_with_groups_too_and_with_groups_that_were_not_known_it_is_one_more(
+    client: Counted, connections: Connections, user: str
+) -> None:
+    for guess, calls in (({"a", "b"}, 2), ((), 3), ({"c"}, 3)):
+        client.calls.clear()
+        connections.open(connection(f"{user}-{calls}-{len(guess)}", user, None, "a", "b"))
+        connections.close(recipient(f"{user}-{calls}-{len(guess)}", user), GROWN_UP, guess)
+        assert client.calls == ["transact_write_items"] * calls
+
+
+def test_a_message_is_one_call_idle_or_busy_and_so_is_a_refusal(
+    client: Any, connections: Connections, user: str
+) -> None:
+    opened = connection(user, user)
+    busy = connections_of(client, messages=Rate.per_second(1, 5))
+    busy.open(opened)
+    client.calls.clear()
+    for moment in (0, 10, 20, 30, 40, 50_000):
+        busy.hear(user, opened.principal, NOW + moment, 1)
+    assert client.calls == ["transact_write_items"] * 6
+    for _ in range(4):
+        busy.hear(user, opened.principal, NOW + 50_000, 1)
+    client.calls.clear()
+    with pytest.raises(RateLimited):
+        busy.hear(user, opened.principal, NOW + 50_000, 1)
+    assert client.calls == []  # it is known already
+    elsewhere = connections_of(client, messages=Rate.per_second(1, 5))
+    with pytest.raises(RateLimited):
+        elsewhere.hear(user, opened.principal, NOW + 50_000, 1)
+    assert client.calls == ["transact_write_items"]
+
+
+# --- Open and close
 
 
 def test_what_comes_twice_changes_nothing(
@@ -45,27 +124,112 @@ def test_what_comes_twice_changes_nothing(
     connections.open(connection(f"{user}-2", user))
     connections.open(connection(f"{user}-3", user))
     connections.open(connection(f"{user}-3", user))  # at the limit, but it is counted already
-    assert users.presence(None, user).connections == 3
-    for _ in range(2):
-        connections.close(f"{user}-1", None, user, NOW)
-    assert users.presence(None, user).connections == 2
+    assert online(users, user) == 3
+    assert connections.close(recipient(f"{user}-1", user), NOW)
+    assert not connections.close(recipient(f"{user}-1", user), NOW)
+    assert online(users, user) == 2
 
 
-def test_over_the_limit_neither_table_changes(
+def test_connecting_again_keeps_what_was_joined_since(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
+    opened = connection(user, user)
+    connections.open(opened)
+    connections.join(opened, user)
+    connections.open(opened)
+    assert stored(dynamodb, user)["groups"] == {"SS": [user]}
+
+
+def test_a_disconnect_that_comes_before_or_within_connect_keeps_it_closed(
     dynamodb: Any, connections: Connections, users: Users, user: str
 ) -> None:
-    for number in range(3):
-        connections.open(connection(f"{user}-{number}", user))
-    with pytest.raises(TooManyConnections):
-        connections.open(connection(f"{user}-3", user))
-    assert users.presence(None, user).connections == 3
-    assert connections.principal(f"{user}-3") is None
-    connections.close(f"{user}-0", None, user, NOW)
+    late, twice = recipient(f"{user}-late", user), recipient(f"{user}-twice", user)
+    connections.close(late, NOW + 1000)
+    connections.open(connection(twice.connection_id, user))
+    connections.close(twice, NOW + 2000)
+    for early in (late, twice):
+        with pytest.raises(ConnectionGone):
+            connections.open(connection(early.connection_id, user))
+    assert online(users, user) == 0
+    assert stored(dynamodb, late.connection_id) is None
+
+
+def test_the_ids_of_what_was_closed_early_do_not_pile_up(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
+    for minute in range(12):
+        at = NOW + minute * 60_000
+        for number in range(2):
+            opened = connection(f"{user}-{minute}-{number}", user, at=at)
+            connections.open(opened)
+            connections.close(opened.recipient, at + 1)
+    kept = {
+        one
+        for name, value in user_item(dynamodb, user).items()
+        if name.startswith("closed")
+        for one in value["SS"]
+    }
+    assert kept == {f"{user}-{minute}-{number}" for minute in (10, 11) for number in range(2)}
+
+
+def test_closing_what_is_unknown_and_old_writes_nothing(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
+    assert not connections.close(recipient(user, user), GROWN_UP)
+    assert user_item(dynamodb, user) is None
+
+
+def test_untying_mends_a_set_whose_connection_is_no_more(
+    dynamodb: Any, connections: Connections, users: Users, user: str
+) -> None:
+    connections.open(connection(user, user))
+    dynamodb.delete_item(TableName=TABLES.connections, Key={"connectionId": {"S": user}})
+    assert online(users, user) == 0  # nor is it counted before
+    assert not connections.close(recipient(user, user), GROWN_UP)
+    assert "connections" not in user_item(dynamodb, user)
+    assert f"@{user}" not in user_item(dynamodb, user)
+
+
+def test_every_item_that_can_be_orphaned_expires(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
+    connections.open(connection(user, user, None, user))
+    [membership] = dynamodb.query(
+        TableName=TABLES.groups,
+        KeyConditionExpression="#group = :group",
+        ExpressionAttributeNames={"#group": "group"},
+        ExpressionAttributeValues={":group": {"S": user_key(None, user)}},
+    )["Items"]
+    for item in (stored(dynamodb, user), membership):
+        after = int(item["expiresAt"]["N"]) - NOW // 1000 - MAX_CONNECTION_SECONDS
+        assert 0 < after <= 600
+    assert int(user_item(dynamodb, user)["expiresAt"]["N"]) > NOW // 1000 + 86400
+    for table in (TABLES.connections, TABLES.users, TABLES.groups):
+        ttl = dynamodb.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
+        assert (ttl["AttributeName"], ttl["TimeToLiveStatus"]) == ("expiresAt", "ENABLED")
+
+
+# --- The limit
+
+
+def test_over_the_limit_nothing_changes_and_the_oldest_is_known(
+    dynamodb: Any, connections: Connections, users: Users, user: str
+) -> None:
+    for number in (2, 0, 1):
+        connections.open(connection(f"{user}-{number}", user, at=NOW + number))
+    with pytest.raises(LimitReached) as reached:
+        connections.open(connection(f"{user}-3", user, None, user))
+    ids = [one.connection_id for one in reached.value.recipients]
+    assert ids == [f"{user}-0", f"{user}-1", f"{user}-2"]
+    assert online(users, user) == 3
+    assert stored(dynamodb, f"{user}-3") is None
+    assert members(dynamodb, user) == []
+    connections.close(recipient(f"{user}-0", user), NOW)
     connections.open(connection(f"{user}-3", user))
 
 
 def test_the_limit_is_exact_under_a_race(dynamodb: Any, users: Users, user: str) -> None:
-    connections = Connections(dynamodb, *TABLES, limit=10)
+    connections = connections_of(dynamodb, limit=10)
 
     def attempt(number: int) -> bool:
         try:
@@ -76,40 +240,158 @@ def test_the_limit_is_exact_under_a_race(dynamodb: Any, users: Users, user: str)
 
     with ThreadPoolExecutor(16) as threads:
         accepted = sum(threads.map(attempt, range(100)))
-    assert accepted == 10 == users.presence(None, user).connections
+    assert accepted == 10 == online(users, user)
 
 
-def test_the_principal_is_kept(connections: Connections, user: str) -> None:
-    opened = connection(f"{user}-1", user, "acme")
-    connections.open(opened)
-    assert connections.principal(f"{user}-1") == opened.principal
-    assert connections.principal("unknown") is None
+def test_a_user_who_connects_too_often_is_refused(client: Any, users: Users, user: str) -> None:
+    connections = connections_of(client, limit=9, connects=Rate.per_minute(3))
+    for number in range(3):
+        connections.open(connection(f"{user}-{number}", user))
+    with pytest.raises(RateLimited) as limited:
+        connections.open(connection(f"{user}-3", user, at=NOW + 1000))
+    assert limited.value.retry_after == pytest.approx(19)
+    connections.open(connection(f"{user}-4", user, at=NOW + 20_000))
+    assert online(users, user) == 4
 
 
-def test_touching_what_is_gone_makes_no_ghost(
-    dynamodb: Any, connections: Connections, user: str
-) -> None:
-    connections.touch(user, NOW)
-    connections.mark_stale(user)
-    assert "Item" not in dynamodb.get_item(TableName=TABLES[0], Key={"connectionId": {"S": user}})
+def test_a_full_user_is_probed_once_a_minute(connections: Connections, user: str) -> None:
+    key = user_key(None, user)
+    assert connections.may_probe(key, NOW)
+    assert not connections.may_probe(key, NOW + 59_999)
+    assert connections.may_probe(key, NOW + 60_001)
+
+
+# --- Active and stale
 
 
 def test_stale_and_active_again(dynamodb: Any, connections: Connections, user: str) -> None:
     def state() -> tuple[str, str]:
-        key = {"connectionId": {"S": user}}
-        item = dynamodb.get_item(TableName=TABLES[0], Key=key, ConsistentRead=True)["Item"]
+        item = stored(dynamodb, user)
         return item["status"]["S"], item["timestamp"]["N"]
 
-    connections.open(connection(user, user))
+    opened = connection(user, user)
+    connections.open(opened)
     connections.mark_stale(user)
     assert state() == ("stale", str(NOW))
-    connections.touch(user, NOW + 1)
+    connections.hear(user, opened.principal, NOW + 1, 0)
     assert state() == ("active", str(NOW + 1))
+    assert user_item(dynamodb, user)["lastSeen"]["N"] == str(NOW + 1)
+    connections.mark_stale(user)
+    connections.revive(user, NOW + 2)
+    assert state() == ("active", str(NOW + 2))
+
+
+def test_silence_is_stale_without_a_write() -> None:
+    opened = connection("c", "alice")
+    assert opened.status_at(NOW + 600_000, 600) is Status.ACTIVE
+    assert opened.status_at(NOW + 600_001, 600) is Status.STALE
+    assert replace(opened, status=Status.STALE).status_at(NOW, 600) is Status.STALE
+
+
+def test_what_is_gone_is_not_made_a_ghost(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
+    connections.mark_stale(user)
+    connections.revive(user, NOW)
+    gone = connection(user, user)
+    for change in (
+        lambda: connections.hear(user, gone.principal, NOW, 1),
+        lambda: connections.join(gone, user),
+        lambda: connections.leave(gone, user),
+        lambda: connections.refresh(gone, gone.principal),
+    ):
+        with pytest.raises(ConnectionGone):
+            change()
+    assert stored(dynamodb, user) is None
+    assert user_item(dynamodb, user) is None
+    assert members(dynamodb, user) == []
+
+
+def test_an_item_is_what_was_opened(connections: Connections, user: str) -> None:
+    opened = connection(user, user, "acme", "a", "b*")
+    connections.open(opened)
+    assert connections.find(user) == opened
+    assert connections.find("unknown") is None
+
+
+# --- Groups
+
+
+def test_groups_are_joined_and_left_and_end_with_the_connection(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
+    opened = connection(user, user, "t", f"{user}-a")
+    connections.open(opened)
+    for _ in range(2):
+        connections.join(opened, f"{user}-b")
+    connections.leave(opened, f"{user}-never")
+    assert members(dynamodb, f"{user}-a", "t") == members(dynamodb, f"{user}-b", "t") == [user]
+    assert members(dynamodb, f"{user}-a") == []
+    for _ in range(2):
+        connections.leave(opened, f"{user}-a")
+    assert members(dynamodb, f"{user}-a", "t") == []
+    connections.close(recipient(user, user, "t"), NOW)
+    assert members(dynamodb, f"{user}-b", "t") == []
+
+
+def test_one_group_too_many_is_refused(connections: Connections, user: str) -> None:
+    groups = [f"{user}-{number}" for number in range(MAX_GROUPS)]
+    opened = connection(user, user, None, *groups)
+    connections.open(opened)
+    connections.join(opened, groups[7])
+    with pytest.raises(BadRequest, match="50 groups"):
+        connections.join(opened, "another")
+    assert connections.close(opened.recipient, NOW, groups)
+
+
+# --- Refresh
+
+
+def refreshed(opened: Connection, **changes: Any) -> Principal:
+    return replace(opened.principal, expires_at=LATER + 3600, **changes)
+
+
+def test_refresh_gives_a_new_principal_and_leaves_what_it_does_not_allow(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
+    opened = connection(user, user, None, f"{user}-a", f"{user}-b")
+    connections.open(opened)
+    connections.join(opened, f"{user}-c")
+    renewed = refreshed(opened, groups=(f"{user}-a", f"{user}-c*"))
+    connections.refresh(opened, renewed)
+    found = connections.find(user)
+    assert found is not None
+    assert found.principal == renewed
+    assert found.groups == {f"{user}-a", f"{user}-c"}
+    assert members(dynamodb, f"{user}-b") == []
+    assert user_item(dynamodb, user)[f"@{user}"]["M"]["tokenUntil"]["N"] == str(LATER + 3600)
+    connections.refresh(found, refreshed(opened, groups=()))
+    assert "groups" not in stored(dynamodb, user)
+    assert members(dynamodb, f"{user}-a") == []
+
+
+def test_after_a_refresh_its_principal_is_the_one_in_one_call(
+    client: Any, connections: Connections, user: str
+) -> None:
+    opened = connection(user, user)
+    connections.open(opened)
+    renewed = refreshed(opened, scopes=frozenset({Scope.MESSAGES_SEND}))
+    connections.refresh(opened, renewed)
+    client.calls.clear()
+    assert connections.hear(user, opened.principal, NOW, 0) == renewed
+    assert client.calls == ["transact_write_items"]
+    elsewhere = connections_of(client)
+    assert elsewhere.hear(user, opened.principal, NOW, 0) == renewed
+    client.calls.clear()
+    assert elsewhere.hear(user, opened.principal, NOW, 0) == renewed
+    assert client.calls == ["transact_write_items"]
+
+
+# --- What the emulator never does
 
 
 def test_a_conflict_is_tried_again(dynamodb: Any, users: Users, user: str) -> None:
     """DynamoDB cancels one of two transactions that meet; the emulator never does."""
-    from botocore.exceptions import ClientError
 
     class Conflicting(Counted):
         def transact_write_items(self, **parameters: Any) -> Any:
@@ -124,6 +406,6 @@ def test_a_conflict_is_tried_again(dynamodb: Any, users: Users, user: str) -> No
             return dynamodb.transact_write_items(**parameters)
 
     client: Any = Conflicting(dynamodb)
-    Connections(client, *TABLES, limit=3).open(connection(user, user))
+    connections_of(client).open(connection(user, user))
     assert len(client.calls) == 3
-    assert users.presence(None, user).connections == 1
+    assert online(users, user) == 1

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from chalicelib import delivery as delivery_module
 from chalicelib import lanes, transport
-from chalicelib.connections import Recipient
 from chalicelib.delivery import Delivery, Outcome
 from chalicelib.errors import Unavailable
 from chalicelib.frames import Frame, frame_of
 from chalicelib.lanes import MAX_WINDOW, Parcel, Window
 from chalicelib.messages import Result
+from chalicelib.records import Recipient
 from chalicelib.signing import Credentials
 from tests.stub import ODD, Behaviour, Stub, stub
 
@@ -359,7 +359,7 @@ def test_the_region_is_the_endpoints(delivery: Delivery) -> None:
         "https://abc.execute-api.cn-north-1.amazonaws.com.cn/prod": "cn-north-1",
         "https://ws.example.com": "us-east-1",
     }.items():
-        request = delivery._lane(endpoint).signer.request("c=", b"", "")
+        request = delivery._lane(endpoint).signer.request("POST", "c=", b"", "")
         assert f"/{region}/execute-api/aws4_request".encode() in request
 
 

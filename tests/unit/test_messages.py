@@ -44,17 +44,10 @@ def test_the_type_has_a_default() -> None:
     assert parser().one(message()).type == "message"
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ({**message(), "encrypt": True}, "encrypt: encryption is not available"),
-        (message(to={"groups": ["g"]}), "to.groups: groups are not available"),
-    ],
-)
-def test_what_is_not_there_yet_is_refused_not_ignored(body: Any, words: str) -> None:
+def test_what_is_not_there_yet_is_refused_not_ignored() -> None:
     with pytest.raises(BadRequest) as refused:
-        parser().one(body)
-    assert refused.value.detail == words
+        parser().one({**message(), "encrypt": True})
+    assert refused.value.detail == "encrypt: encryption is not available"
 
 
 json_values = st.recursive(

@@ -23,20 +23,26 @@ endpoints = st.builds(
 
 
 def authorization(
-    endpoint: str, region: str, credentials: Credentials, second: int, connection: str, body: bytes
+    endpoint: str,
+    region: str,
+    credentials: Credentials,
+    second: int,
+    method: str,
+    connection: str,
+    body: bytes,
 ) -> tuple[dict[str, str], str]:
     """Our headers, and what botocore puts into Authorization for the same request."""
     signer = RequestSigner(endpoint, region, lambda: credentials, lambda: second + 0.9)
-    request = signer.request(connection, body, hashlib.sha256(body).hexdigest())
+    request = signer.request(method, connection, body, hashlib.sha256(body).hexdigest())
     head, _, sent = request.partition(b"\r\n\r\n")
     line, *lines = head.decode().split("\r\n")
-    method, path, version = line.split(" ")
+    sent_method, path, version = line.split(" ")
     headers = dict(line.split(": ", 1) for line in lines)
-    assert (method, version, sent) == ("POST", "HTTP/1.1", body)
+    assert (sent_method, version, sent) == (method, "HTTP/1.1", body)
     assert headers["content-length"] == str(len(body))
 
     moment = datetime.datetime.fromtimestamp(second, datetime.UTC).replace(tzinfo=None)
-    theirs = AWSRequest("POST", f"https://{urlsplit(endpoint).netloc}{path}", data=body)
+    theirs = AWSRequest(method, f"https://{urlsplit(endpoint).netloc}{path}", data=body)
     signed_by = BotoCredentials(credentials.access_key, credentials.secret_key, credentials.token)
     with mock.patch("botocore.auth.get_current_datetime", return_value=moment):
         SigV4Auth(signed_by, SERVICE, region).add_auth(theirs)
@@ -48,15 +54,22 @@ def authorization(
     region=st.sampled_from(["us-east-1", "eu-west-1", "ap-southeast-4", "us-gov-west-1"]),
     credentials=st.builds(Credentials, visible, visible, st.none() | visible),
     second=st.integers(0, 4_000_000_000),
+    method=st.sampled_from(["POST", "GET", "DELETE"]),
     connection=real_ids | st.text(min_size=1, max_size=40),
     body=st.binary(max_size=300),
 )
 def test_signatures_equal_botocores(
-    endpoint: str, region: str, credentials: Credentials, second: int, connection: str, body: bytes
+    endpoint: str,
+    region: str,
+    credentials: Credentials,
+    second: int,
+    method: str,
+    connection: str,
+    body: bytes,
 ) -> None:
     if any("\ud800" <= character <= "\udfff" for character in connection):
         return
-    headers, theirs = authorization(endpoint, region, credentials, second, connection, body)
+    headers, theirs = authorization(endpoint, region, credentials, second, method, connection, body)
     assert headers["authorization"] == theirs
 
 
@@ -77,4 +90,6 @@ def test_what_a_signer_keeps_is_dropped_in_time() -> None:
         now, key = moment, current
         for body in (b"a frame", b"another", b"a frame"):
             digest = hashlib.sha256(body).hexdigest()
-            assert kept.request("c=", body, digest) == signer().request("c=", body, digest)
+            for method in ("POST", "GET"):
+                request = kept.request(method, "c=", body, digest)
+                assert request == signer().request(method, "c=", body, digest)

@@ -1,0 +1,79 @@
+"""A connection lives no longer than its token, unless that is refreshed."""
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.clients import EVERY_SCOPE, Client, eventually, token
+
+LEEWAY = 5
+
+
+def nearly_expired(seconds: float = 2.0) -> dict[str, Any]:
+    """Claims of a token that is accepted for a moment more."""
+    return {"exp": int(time.time() + seconds) - LEEWAY}
+
+
+def expired(herald: Client, user: str) -> bool:
+    [item] = herald.connections(user)
+    return bool(time.time() > int(item["tokenUntil"]["N"]))
+
+
+def test_it_is_told_closed_and_removed_and_not_delivered_to(herald: Client, user: str) -> None:
+    socket = herald.connect(user, **nearly_expired())
+    other = herald.connect(user)
+    assert herald.report({"users": [user]})["delivered"] == 2
+    assert socket.messages() == other.messages() == ["hello"]
+    time.sleep(2.1)
+    assert herald.report({"users": [user]})["recipients"] == 1
+    assert socket.receive() == {"type": "notice", "code": "token_expired"}
+    assert socket.closed_with()[0] == 1000
+    assert other.messages() == ["hello"]
+    assert herald.presence(user)["connections"] == 1
+
+
+def test_a_client_that_speaks_is_told_and_closed(herald: Client, user: str) -> None:
+    socket = herald.connect(user, **nearly_expired())
+    time.sleep(2.1)
+    answer = socket.ask({"action": "ping", "ref": "r"})
+    assert (answer["type"], answer["code"], answer["ref"]) == ("error", "token_expired", "r")
+    assert socket.closed_with()[0] == 1000
+    eventually(lambda: not herald.connections(user))
+
+
+def test_a_refreshed_token_keeps_it_alive_with_what_it_allows(herald: Client, user: str) -> None:
+    socket = herald.connect(user, **nearly_expired(), groups=["a", "b"])
+    expires = int(time.time()) + 900
+    fresh = token(user, "ws:connect", exp=expires, groups=["b"])
+    answer = socket.ask({"action": "refresh", "token": fresh, "ref": "r"})
+    assert answer == {"type": "refreshed", "expiresAt": expires * 1000, "ref": "r"}
+    [item] = herald.connections(user)
+    assert item["groups"] == {"SS": ["b"]}
+    assert "eyJ" not in str(item)
+    time.sleep(2.1)
+    assert socket.ask({"action": "ping"})["type"] == "pong"
+    assert herald.report({"users": [user]})["delivered"] == 1
+    assert socket.messages() == ["hello"]
+    refused = socket.ask({"action": "send", "to": {"users": [user]}, "data": 1})
+    assert refused["code"] == "forbidden"
+
+
+@pytest.mark.parametrize(
+    ("claims", "code"),
+    [
+        ({"exp": 1}, "unauthorized"),
+        ({"key": "another-key-that-is-long-enough-for-it"}, "unauthorized"),
+        ({"scope": "messages:send"}, "forbidden"),
+        ({"tenant": "another"}, "forbidden"),
+        ({"user": "another"}, "forbidden"),
+    ],
+)
+def test_what_does_not_refresh(herald: Client, user: str, claims: Any, code: str) -> None:
+    socket = herald.connect(user)
+    wrong = token(**{"user": user, "scope": EVERY_SCOPE, **claims})
+    answer = socket.ask({"action": "refresh", "token": wrong, "ref": "r"})
+    assert (answer["type"], answer["code"], answer["ref"]) == ("error", code, "r")
+    assert wrong not in str(answer)
+    assert socket.ask({"action": "refresh"})["code"] == "bad_request"
+    assert socket.ask({"action": "ping"})["type"] == "pong"

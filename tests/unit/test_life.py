@@ -1,0 +1,532 @@
+"""Connections under races, lost events, crashes and time: a property of every interleaving.
+
+Hypothesis plays API Gateway, its clients and fate: events come late, twice, in any order or never;
+every handler stops before each of its DynamoDB calls, where others go on or it dies. After each
+step the tables must agree with one another, and when all is quiet, with the sockets.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import run_state_machine_as_test as run_machine
+
+from chalicelib import consequences as consequences_module
+from chalicelib import terminate as terminate_module
+from chalicelib.access import AccessRules
+from chalicelib.actions import Actions
+from chalicelib.audience import Audiences
+from chalicelib.auth import TokenVerifier
+from chalicelib.broadcast import Broadcaster
+from chalicelib.connections import Connections
+from chalicelib.consequences import Consequences
+from chalicelib.delivery import Outcome
+from chalicelib.errors import HeraldError
+from chalicelib.events import WebSocketEvent
+from chalicelib.frames import frame_of
+from chalicelib.handshake import Doorkeeper
+from chalicelib.lanes import Parcel
+from chalicelib.messages import MessageParser, Result
+from chalicelib.notify import Notifier
+from chalicelib.principal import Principal, Scope
+from chalicelib.records import REACH_PREFIX, Recipient, Tables
+from chalicelib.settings import Settings
+from chalicelib.sweep import Sweeper
+from chalicelib.terminate import Terminator
+from tests.tables import TABLES, meter
+
+EXPLORE = os.environ.get("LIFE_EXAMPLES")
+"""How many lives to try, new ones each time; by default it's the same few."""
+
+LIMIT = 2
+STALE_AFTER_SECONDS = 600
+USERS = ("alice",)
+SCOPES = frozenset({Scope.WS_CONNECT, Scope.MESSAGES_SEND})
+LIFE = Tables("life-connections", "life-users", "life-groups")
+NEVER = 10_000.0  # seconds: no deadline
+
+
+class Crash(BaseException):
+    """The execution environment is gone."""
+
+
+class Inline:
+    """Stands in for a ThreadPoolExecutor, so that a handler is one thread that can be stopped."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def submit(self, call: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        try:
+            future.set_result(call(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class Handler:
+    """A handler in a thread that stands still before each of its DynamoDB calls."""
+
+    def __init__(self, client: Any, run: Callable[[Any], object]) -> None:
+        self.result: object = None
+        self.error: BaseException | None = None
+        self.done = False
+        self._client = client
+        self._dying = False
+        self._go = threading.Semaphore(0)
+        self._stopped = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._main, args=(run,))
+        self._thread.start()
+        self._stopped.acquire()
+
+    def __getattr__(self, operation: str) -> Any:
+        call = getattr(self._client, operation)
+
+        def stopped(*arguments: Any, **parameters: Any) -> Any:
+            self._stopped.release()
+            self._go.acquire()
+            if self._dying:
+                raise Crash
+            return call(*arguments, **parameters)
+
+        return stopped
+
+    def step(self) -> None:
+        """Let it make one call, and run until it wants to make another."""
+        self._go.release()
+        self._stopped.acquire()
+        if self.done:
+            self._thread.join()
+
+    def crash(self) -> None:
+        """It never gets to its next call."""
+        self._dying = True
+        self.step()
+
+    def _main(self, run: Callable[[Any], object]) -> None:
+        try:
+            self.result = run(self)
+        except BaseException as error:
+            self.error = error
+        self.done = True
+        self._stopped.release()
+
+
+@dataclass
+class Socket:
+    """A client's socket. `state`: handshake → accepted → open → closed, or refused."""
+
+    connection_id: str
+    user: str
+    connected_at: int
+    state: str = "handshake"
+
+    def event(self, body: str = "") -> WebSocketEvent:
+        principal = Principal(self.user, 10**12, scopes=SCOPES, groups=("team", "room-*"))
+        context = {
+            "connectionId": self.connection_id,
+            "connectedAt": self.connected_at,
+            "domainName": "example.com",
+            "stage": "prod",
+            "identity": {"sourceIp": "127.0.0.1"},
+            "authorizer": principal.to_context(),
+        }
+        return WebSocketEvent({"requestContext": context, "headers": {}, "body": body})
+
+
+class World:
+    """API Gateway and its clients. Stands in for `Delivery`, since only it knows the sockets."""
+
+    def __init__(self) -> None:
+        self.now = int(time.time() * 1000)
+        self.sockets: dict[str, Socket] = {}
+        self.disconnects: list[Socket] = []
+        self.trouble = False
+
+    def connect(self, user: str) -> Socket:
+        socket = Socket(f"{len(self.sockets):015}=", user, self.now)
+        self.sockets[socket.connection_id] = socket
+        return socket
+
+    def end(self, socket: Socket, state: str = "closed") -> None:
+        if socket.state in ("accepted", "open"):
+            self.disconnects.append(socket)
+        socket.state = state
+
+    def finish_handshakes(self, _: float = 0.0) -> None:
+        """What happens while a handler sleeps for it: sockets open that have been accepted."""
+        for socket in self.sockets.values():
+            if socket.state == "accepted":
+                socket.state = "open"
+
+    def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: float) -> Iterator[Outcome]:
+        for page in pages:
+            for recipient, frames in page:
+                for frame in frames:
+                    result = self._answer(recipient, frame.method)
+                    yield Outcome(recipient, frame, result, str(result), 1)
+                    if result is not Result.DELIVERED:
+                        break
+
+    def post(self, connection_id: str, endpoint: str, body: bytes, deadline: float) -> None:
+        list(self.deliver([[Parcel(self._recipient(connection_id), (frame_of(body),))]], deadline))
+
+    def _recipient(self, connection_id: str) -> Recipient:
+        return Recipient(connection_id, "", None, "")
+
+    def _answer(self, recipient: Recipient, method: str) -> Result:
+        socket = self.sockets[recipient.connection_id]
+        if socket.state != "open":
+            return Result.GONE
+        if method == "DELETE":
+            self.end(socket)
+        elif self.trouble:
+            return Result.STALE
+        return Result.DELIVERED
+
+
+class Herald:
+    """The product over one handler's client, as an execution environment wires it."""
+
+    def __init__(self, client: Any, world: World, *, evicts: bool) -> None:
+        def now() -> int:
+            return world.now
+
+        delivery: Any = world
+        config = Settings.from_environ({"HERALD_JWT_SECRET": "x" * 32})
+        verifier = TokenVerifier(config)
+        messages = meter("messageDue")
+        self.connections = Connections(client, LIFE, LIMIT, meter("connectDue"), messages)
+        audiences = Audiences(client, LIFE)
+        consequences = Consequences(
+            self.connections, delivery, Notifier(audiences, delivery, None), now
+        )
+        terminator = Terminator(self.connections, delivery, now)
+        self.broadcaster = Broadcaster(audiences, delivery, consequences, terminator, 32768)
+        self.actions = Actions(
+            self.broadcaster,
+            delivery,
+            self.connections,
+            terminator,
+            verifier,
+            now,
+            self.parser,
+        )
+        self.doorkeeper = Doorkeeper(
+            verifier,
+            AccessRules(config),
+            self.connections,
+            consequences,
+            terminator if evicts else None,
+            None,
+            now,
+        )
+        self.sweeper = Sweeper(
+            client,
+            LIFE,
+            self.connections,
+            consequences,
+            terminator,
+            STALE_AFTER_SECONDS,
+            now,
+            lambda _: None,
+        )
+        self._world = world
+
+    def parser(self, sender: Principal) -> MessageParser:
+        return MessageParser(sender.user_id, self._world.now, lambda _: "id")
+
+
+SOON = st.sampled_from([0, 1, 2, 3, 50, 50, 50])
+"""How many calls a handler makes before anything else happens; 50 is all."""
+
+
+class Life(RuleBasedStateMachine):
+    """Everything that can happen, in any order."""
+
+    client: Any
+    evicts: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.handlers: list[tuple[Handler, Socket | None]] = []
+        self.smooth = True  # nothing was lost, so nothing may be left to the sweep
+        time.sleep = self.world.finish_handshakes
+        empty(self.client)
+
+    # --- What clients and API Gateway do
+
+    @rule(user=st.sampled_from(USERS), soon=SOON)
+    def a_client_connects(self, user: str, soon: int) -> None:
+        self._admit(self.world.connect(user), soon)
+
+    @precondition(lambda self: self.world.sockets)
+    @rule(data=st.data(), soon=SOON)
+    def connect_is_invoked_again(self, data: st.DataObject, soon: int) -> None:
+        socket = self._draw(data, "handshake", "accepted", "open", "closed")
+        if socket and self.world.now - socket.connected_at < 20_000:
+            self._admit(socket, soon, again=True)
+
+    @rule()
+    def accepted_sockets_open(self) -> None:
+        self.world.finish_handshakes()
+
+    @precondition(lambda self: self.world.sockets)
+    @rule(data=st.data())
+    def a_client_leaves(self, data: st.DataObject) -> None:
+        socket = self._draw(data, "handshake", "accepted", "open")
+        if socket:
+            if socket.state == "handshake":
+                self.world.disconnects.append(socket)
+            self.world.end(socket)
+
+    @precondition(lambda self: self.world.disconnects)
+    @rule(data=st.data(), again=st.booleans(), soon=SOON)
+    def disconnect_is_invoked(self, data: st.DataObject, again: bool, soon: int) -> None:
+        events = self.world.disconnects
+        index = data.draw(st.integers(0, len(events) - 1))
+        socket = events[index] if again else events.pop(index)
+        self._run(lambda herald: herald.doorkeeper.see_off(socket.event()), soon)
+
+    @precondition(lambda self: self.world.disconnects)
+    @rule()
+    def a_disconnect_is_lost(self) -> None:
+        self.world.disconnects.pop()
+        self.smooth = False
+
+    @precondition(lambda self: any(it.state == "open" for it in self.world.sockets.values()))
+    @rule(data=st.data(), action=st.sampled_from(["ping", "join", "join", "leave"]), soon=SOON)
+    def a_client_says_something(self, data: st.DataObject, action: str, soon: int) -> None:
+        socket = self._draw(data, "open")
+        assert socket is not None
+        frame = {"action": action}
+        if action != "ping":
+            frame["group"] = data.draw(st.sampled_from(["team", "room-1"]))
+        event = socket.event(json.dumps(frame))
+        self._run(lambda herald: herald.actions.receive(event, NEVER + time.monotonic()), soon)
+
+    @rule(soon=SOON)
+    def a_message_is_posted(self, soon: int) -> None:
+        sender = Principal("server", 10**12, scopes=SCOPES)
+
+        def post(herald: Herald) -> None:
+            message = herald.parser(sender).one({"to": {"users": list(USERS)}, "data": 1})
+            herald.broadcaster.send([message], sender, NEVER + time.monotonic())
+
+        self._run(post, soon)
+
+    # --- What fate does
+
+    @precondition(lambda self: self.handlers)
+    @rule(data=st.data(), soon=SOON)
+    def a_handler_goes_on(self, data: st.DataObject, soon: int) -> None:
+        entry = self.handlers[data.draw(st.integers(0, len(self.handlers) - 1))]
+        self._go_on(entry, max(1, soon))
+
+    @precondition(lambda self: self.handlers)
+    @rule(data=st.data())
+    def a_handler_crashes(self, data: st.DataObject) -> None:
+        handler, socket = self.handlers[data.draw(st.integers(0, len(self.handlers) - 1))]
+        handler.crash()
+        self.smooth = False
+        self._settle(handler, socket)
+
+    @rule()
+    def the_network_changes(self) -> None:
+        self.world.trouble = not self.world.trouble
+        self.smooth = False
+
+    @rule(seconds=st.sampled_from([1, 1, 35, 61, 700, 7300]))
+    def time_passes(self, seconds: int) -> None:
+        self.world.finish_handshakes()
+        self.world.now += seconds * 1000
+        for socket in self.world.sockets.values():
+            if socket.state == "handshake" and seconds >= 30:
+                socket.state = "refused"  # API Gateway waits no longer
+                self.smooth = False
+            if socket.state == "open" and seconds >= 7200:
+                self.world.end(socket)
+
+    @rule(soon=SOON)
+    def the_sweep_begins(self, soon: int) -> None:
+        self._run(lambda herald: herald.sweeper.sweep(NEVER + time.monotonic()), soon)
+
+    # --- What must hold
+
+    @invariant()
+    def the_tables_agree(self) -> None:
+        items = {item["connectionId"]["S"]: item for item in scan(self.client, LIFE.connections)}
+        users = {item["user"]["S"]: item for item in scan(self.client, LIFE.users)}
+        tied: dict[str, str] = {}
+        for key, user in users.items():
+            ids = set(user.get("connections", {"SS": []})["SS"])
+            assert len(ids) <= LIMIT
+            assert ids == {
+                name.removeprefix(REACH_PREFIX) for name in user if name[0] == REACH_PREFIX
+            }
+            tied |= dict.fromkeys(ids, key)
+        assert tied == {one: f"/{item['userId']['S']}" for one, item in items.items()}
+        memberships = {
+            (item["group"]["S"].removeprefix("/"), item["connectionId"]["S"])
+            for item in scan(self.client, LIFE.groups)
+        }
+        assert memberships == {
+            (group, one)
+            for one, item in items.items()
+            for group in item.get("groups", {"SS": []})["SS"]
+        }
+
+    @invariant()
+    def no_open_socket_is_forgotten(self) -> None:
+        """But for one that is being evicted, by a handler that is at work or has crashed."""
+        if not self.evicts or (self.smooth and not self.handlers):
+            assert self._sockets("open") <= self._items()
+
+    @invariant()
+    def when_nothing_was_lost_nothing_is_left_over(self) -> None:
+        if self.smooth and not self.handlers and not self.world.disconnects:
+            assert self._items() == self._sockets("accepted", "open")
+
+    def teardown(self) -> None:
+        """When all is quiet: nobody is locked out, and after the sweep the tables agree with the
+        sockets."""
+        self._finish_all()
+        self.world.trouble = False
+        self.world.finish_handshakes()
+        self.world.now += 61_000
+        for user in USERS:
+            alive = [it for it in self.world.sockets.values() if it.state == "open"]
+            if sum(socket.user == user for socket in alive) < LIMIT:
+                socket = self.world.connect(user)
+                self._admit(socket)
+                assert socket.state == "accepted"
+                self.world.finish_handshakes()
+        for socket in list(self.world.sockets.values()):
+            # One that was evicted by a handler which crashed finds out when it speaks.
+            if socket.state == "open":
+                event = socket.event('{"action": "ping"}')
+                self._run(lambda herald, event=event: herald.actions.receive(event, NEVER))
+        self.world.now += (STALE_AFTER_SECONDS + 61) * 1000
+        self._run(lambda herald: herald.sweeper.sweep(NEVER + time.monotonic()))
+        self.the_tables_agree()
+        assert self._items() == self._sockets("open")
+
+    # --- How
+
+    def _items(self) -> set[str]:
+        return {item["connectionId"]["S"] for item in scan(self.client, LIFE.connections)}
+
+    def _sockets(self, *states: str) -> set[str]:
+        return {one for one, socket in self.world.sockets.items() if socket.state in states}
+
+    def _draw(self, data: st.DataObject, *states: str) -> Socket | None:
+        ids = sorted(self._sockets(*states))
+        return self.world.sockets[data.draw(st.sampled_from(ids))] if ids else None
+
+    def _admit(self, socket: Socket, steps: int = 1000, *, again: bool = False) -> None:
+        def admit(herald: Herald) -> None:
+            herald.doorkeeper.admit(socket.event())
+
+        self._run(admit, steps, None if again else socket)
+
+    def _run(
+        self,
+        act: Callable[[Herald], object],
+        steps: int = 1000,
+        socket: Socket | None = None,
+    ) -> None:
+        """Start a handler, and let it make so many calls."""
+        handler = Handler(
+            self.client, lambda client: act(Herald(client, self.world, evicts=self.evicts))
+        )
+        self.handlers.append((handler, socket))
+        self._settle(handler, socket)
+        self._go_on((handler, socket), steps)
+
+    def _go_on(self, entry: tuple[Handler, Socket | None], steps: int) -> None:
+        for _ in range(steps):
+            if entry[0].done:
+                break
+            entry[0].step()
+            self._settle(*entry)
+
+    def _settle(self, handler: Handler, socket: Socket | None) -> None:
+        """Note how a handler ended, if it did."""
+        if not handler.done:
+            return
+        self.handlers.remove((handler, socket))
+        if handler.error is not None and not isinstance(handler.error, HeraldError | Crash):
+            raise handler.error
+        if socket is not None and socket.state == "handshake":
+            socket.state = "accepted" if handler.error is None else "refused"
+
+    def _finish_all(self) -> None:
+        while self.handlers:
+            self._go_on(self.handlers[0], 1000)
+
+
+def scan(client: Any, table: str) -> Iterator[Any]:
+    for page in client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
+        yield from page["Items"]
+
+
+def empty(client: Any) -> None:
+    for table, names in (
+        (LIFE.connections, ("connectionId",)),
+        (LIFE.users, ("user",)),
+        (LIFE.groups, ("group", "connectionId")),
+    ):
+        for item in list(scan(client, table)):
+            client.delete_item(TableName=table, Key={name: item[name] for name in names})
+
+
+@pytest.fixture(scope="module")
+def tables(dynamodb: Any) -> Any:
+    """Tables of one's own: the sweep looks through all that there is."""
+    pairs = ((TABLES.connections, LIFE.connections), (TABLES.users, LIFE.users))
+    for like, name in (*pairs, (TABLES.groups, LIFE.groups)):
+        described = dynamodb.describe_table(TableName=like)["Table"]
+        attributes = {key["AttributeName"] for key in described["KeySchema"]}
+        dynamodb.create_table(
+            TableName=name,
+            BillingMode="PAY_PER_REQUEST",
+            KeySchema=described["KeySchema"],
+            AttributeDefinitions=[
+                one
+                for one in described["AttributeDefinitions"]
+                if one["AttributeName"] in attributes
+            ],
+        )
+    return dynamodb
+
+
+@pytest.mark.timeout(0 if EXPLORE else 300)
+@pytest.mark.parametrize("evicts", [False, True], ids=["reject", "evict-oldest"])
+def test_connections_are_never_wrong(
+    tables: Any, evicts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consequences_module, "ThreadPoolExecutor", Inline)
+    monkeypatch.setattr(terminate_module, "ThreadPoolExecutor", Inline)
+    monkeypatch.setattr(time, "sleep", time.sleep)  # each example sets its own
+    machine = type("Machine", (Life,), {"client": tables, "evicts": evicts})
+    run_machine(
+        machine,
+        settings=settings(
+            max_examples=int(EXPLORE or 60),
+            derandomize=not EXPLORE,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

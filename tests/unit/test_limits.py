@@ -1,0 +1,115 @@
+"""Rates and quotas, against their definitions, and over a real DynamoDB emulator."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chalicelib.errors import QuotaExceeded, RateLimited
+from chalicelib.expressions import Part
+from chalicelib.limits import DAY_MS, USERS_REMEMBERED, Limiter, Meter, Rate
+from chalicelib.principal import Principal
+from chalicelib.users import Users
+from tests.tables import LATER, NOW, TABLES, Counted, meter
+
+MIDNIGHT = NOW - NOW % DAY_MS
+
+
+def users_with(client: Any, rate: Rate, quota: int = 0) -> Users:
+    return Users(client, TABLES, meter("messageDue", rate, quota))
+
+
+def allowed(users: Users, user: str, now: int, messages: int = 1) -> bool:
+    try:
+        users.charge(Principal(user, expires_at=LATER), now, messages)
+    except (RateLimited, QuotaExceeded):
+        return False
+    return True
+
+
+def written(_: Sequence[Part]) -> None:
+    """A write that always succeeds."""
+
+
+@given(
+    burst=st.integers(1, 5),
+    per_second=st.sampled_from([0.5, 1, 3, 20]),
+    gaps=st.lists(st.integers(0, 1500), max_size=60),
+)
+def test_no_more_than_the_burst_and_the_rate_pass_and_no_less(
+    burst: int, per_second: float, gaps: list[int]
+) -> None:
+    """A leaky bucket that holds `burst`, as GCRA is often explained: both let the same pass."""
+    counted = meter("due", Rate.per_second(per_second, burst))
+    now, level, last = NOW, 0.0, NOW
+    for gap in gaps:
+        now += gap
+        level = max(0.0, level - (now - last) * per_second / 1000)
+        last = now
+        try:
+            counted.charge("user", now, written)
+            passed = True
+        except RateLimited as limited:
+            assert limited.retry_after is not None
+            assert 0 < limited.retry_after <= 1 / per_second + 1e-6
+            passed = False
+        if abs(level + 1 - burst) > 1e-4:  # at the edge the interval's rounding decides
+            assert passed == (level + 1 <= burst)
+        level += passed
+
+
+def test_who_waits_as_long_as_told_is_served() -> None:
+    counted = meter("due", Rate.per_second(3, 1))
+    counted.charge("user", NOW, written)
+    with pytest.raises(RateLimited) as limited:
+        counted.charge("user", NOW + 1, written)
+    assert limited.value.retry_after is not None
+    counted.charge("user", NOW + 1 + int(limited.value.retry_after * 1000) + 1, written)
+
+
+def test_the_rate_holds_over_environments_and_threads(dynamodb: Any, user: str) -> None:
+    rate = Rate.per_second(0.001, 20)
+    environments = [users_with(dynamodb, rate) for _ in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(lambda n: allowed(environments[n % 8], user, NOW), range(80)))
+    assert sum(results) == 20
+
+
+def test_charging_is_one_call_idle_and_busy(dynamodb: Any, user: str) -> None:
+    client: Any = Counted(dynamodb)
+    users = users_with(client, Rate.per_second(1, 5), quota=100)
+    assert all(allowed(users, user, NOW + moment) for moment in (0, 1, 2, 50_000, 50_001))
+    assert client.calls == ["update_item"] * 5
+
+
+def test_the_quota_counts_messages_and_ends_with_the_day(dynamodb: Any, user: str) -> None:
+    users = users_with(dynamodb, Rate.per_second(1000, 1000), quota=10)
+    elsewhere = users_with(dynamodb, Rate.per_second(1000, 1000), quota=10)
+    morning, evening = MIDNIGHT + 1000, MIDNIGHT + DAY_MS - 5000
+    assert allowed(users, user, morning, 6)
+    assert not allowed(elsewhere, user, morning + 100, 5)
+    assert allowed(users, user, morning + 200, 4)
+    assert allowed(users, user, morning + 300, 0)  # sends nothing
+    with pytest.raises(QuotaExceeded, match="10 messages, of which 10") as exceeded:
+        users.charge(Principal(user, expires_at=LATER), evening, 1)
+    assert exceeded.value.retry_after == pytest.approx(5)
+    assert allowed(elsewhere, user, MIDNIGHT + DAY_MS, 10)
+    assert not allowed(users, user, MIDNIGHT + DAY_MS + 1, 1)
+
+
+def test_what_the_quota_refuses_takes_nothing_of_the_rate(dynamodb: Any, user: str) -> None:
+    users = users_with(dynamodb, Rate.per_second(0.001, 2), quota=1)
+    assert not allowed(users, user, NOW, 2)
+    assert allowed(users, user, NOW, 1)
+    assert allowed(users, user, NOW, 0)
+    assert not allowed(users, user, NOW, 0)
+
+
+def test_only_so_many_users_are_remembered() -> None:
+    counted = Meter(Limiter("due", Rate.per_second(1, 1)))
+    for number in range(USERS_REMEMBERED + 5):
+        counted.charge(f"user-{number}", NOW, written)
+    assert len(counted._known) == USERS_REMEMBERED

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from gateway.emulator import emulated_aws
 from gateway.server import Running
 from tests.clients import Client, configured, served
+from tests.tables import TABLES
+from tests.world import LIFE, empty
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +62,29 @@ def dynamodb() -> Iterator[Any]:
     client.close()
     loop.run_until_complete(emulator.__aexit__(None, None, None))
     loop.close()
+
+
+@pytest.fixture
+def life(life_tables: Any) -> Any:
+    """The client; the tables LIFE are empty, and the test's alone."""
+    empty(life_tables)
+    return life_tables
+
+
+@pytest.fixture(scope="session")
+def life_tables(dynamodb: Any) -> Any:
+    for like, name in zip(astuple(TABLES), astuple(LIFE), strict=True):
+        described = dynamodb.describe_table(TableName=like)["Table"]
+        keys = {key["AttributeName"] for key in described["KeySchema"]}
+        dynamodb.create_table(
+            TableName=name,
+            BillingMode="PAY_PER_REQUEST",
+            KeySchema=described["KeySchema"],
+            AttributeDefinitions=[
+                one for one in described["AttributeDefinitions"] if one["AttributeName"] in keys
+            ],
+        )
+    return dynamodb
 
 
 @pytest.fixture

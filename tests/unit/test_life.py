@@ -7,11 +7,8 @@ step the tables must agree with one another, and when all is quiet, with the soc
 
 import json
 import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,230 +19,29 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from chalicelib import consequences as consequences_module
 from chalicelib import terminate as terminate_module
-from chalicelib.access import AccessRules
-from chalicelib.actions import Actions
-from chalicelib.audience import Audiences
-from chalicelib.auth import TokenVerifier
-from chalicelib.broadcast import Broadcaster
-from chalicelib.connections import Connections
-from chalicelib.consequences import Consequences
-from chalicelib.delivery import Outcome
 from chalicelib.errors import HeraldError
-from chalicelib.events import WebSocketEvent
-from chalicelib.frames import frame_of
-from chalicelib.handshake import Doorkeeper
-from chalicelib.lanes import Parcel
-from chalicelib.messages import MessageParser, Result
-from chalicelib.notify import Notifier
-from chalicelib.principal import Principal, Scope
-from chalicelib.records import REACH_PREFIX, Recipient, Tables
-from chalicelib.settings import Settings
-from chalicelib.sweep import Sweeper
-from chalicelib.terminate import Terminator
-from tests.tables import TABLES, meter
+from chalicelib.principal import Principal
+from chalicelib.records import REACH_PREFIX
+from tests.world import (
+    LIFE,
+    LIMIT,
+    NEVER,
+    SCOPES,
+    STALE_AFTER_SECONDS,
+    Crash,
+    Handler,
+    Herald,
+    Inline,
+    Socket,
+    World,
+    empty,
+    scan,
+)
 
 EXPLORE = os.environ.get("LIFE_EXAMPLES")
 """How many lives to try, new ones each time; by default it's the same few."""
 
-LIMIT = 2
-STALE_AFTER_SECONDS = 600
 USERS = ("alice",)
-SCOPES = frozenset({Scope.WS_CONNECT, Scope.MESSAGES_SEND})
-LIFE = Tables("life-connections", "life-users", "life-groups")
-NEVER = 10_000.0  # seconds: no deadline
-
-
-class Crash(BaseException):
-    """The execution environment is gone."""
-
-
-class Inline:
-    """Stands in for a ThreadPoolExecutor, so that a handler is one thread that can be stopped."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def submit(self, call: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-        future: Future[Any] = Future()
-        try:
-            future.set_result(call(*arguments))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-class Handler:
-    """A handler in a thread that stands still before each of its DynamoDB calls."""
-
-    def __init__(self, client: Any, run: Callable[[Any], object]) -> None:
-        self.result: object = None
-        self.error: BaseException | None = None
-        self.done = False
-        self._client = client
-        self._dying = False
-        self._go = threading.Semaphore(0)
-        self._stopped = threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._main, args=(run,))
-        self._thread.start()
-        self._stopped.acquire()
-
-    def __getattr__(self, operation: str) -> Any:
-        call = getattr(self._client, operation)
-
-        def stopped(*arguments: Any, **parameters: Any) -> Any:
-            self._stopped.release()
-            self._go.acquire()
-            if self._dying:
-                raise Crash
-            return call(*arguments, **parameters)
-
-        return stopped
-
-    def step(self) -> None:
-        """Let it make one call, and run until it wants to make another."""
-        self._go.release()
-        self._stopped.acquire()
-        if self.done:
-            self._thread.join()
-
-    def crash(self) -> None:
-        """It never gets to its next call."""
-        self._dying = True
-        self.step()
-
-    def _main(self, run: Callable[[Any], object]) -> None:
-        try:
-            self.result = run(self)
-        except BaseException as error:
-            self.error = error
-        self.done = True
-        self._stopped.release()
-
-
-@dataclass
-class Socket:
-    """A client's socket. `state`: handshake → accepted → open → closed, or refused."""
-
-    connection_id: str
-    user: str
-    connected_at: int
-    state: str = "handshake"
-
-    def event(self, body: str = "") -> WebSocketEvent:
-        principal = Principal(self.user, 10**12, scopes=SCOPES, groups=("team", "room-*"))
-        context = {
-            "connectionId": self.connection_id,
-            "connectedAt": self.connected_at,
-            "domainName": "example.com",
-            "stage": "prod",
-            "identity": {"sourceIp": "127.0.0.1"},
-            "authorizer": principal.to_context(),
-        }
-        return WebSocketEvent({"requestContext": context, "headers": {}, "body": body})
-
-
-class World:
-    """API Gateway and its clients. Stands in for `Delivery`, since only it knows the sockets."""
-
-    def __init__(self) -> None:
-        self.now = int(time.time() * 1000)
-        self.sockets: dict[str, Socket] = {}
-        self.disconnects: list[Socket] = []
-        self.trouble = False
-
-    def connect(self, user: str) -> Socket:
-        socket = Socket(f"{len(self.sockets):015}=", user, self.now)
-        self.sockets[socket.connection_id] = socket
-        return socket
-
-    def end(self, socket: Socket, state: str = "closed") -> None:
-        if socket.state in ("accepted", "open"):
-            self.disconnects.append(socket)
-        socket.state = state
-
-    def finish_handshakes(self, _: float = 0.0) -> None:
-        """What happens while a handler sleeps for it: sockets open that have been accepted."""
-        for socket in self.sockets.values():
-            if socket.state == "accepted":
-                socket.state = "open"
-
-    def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: float) -> Iterator[Outcome]:
-        for page in pages:
-            for recipient, frames in page:
-                for frame in frames:
-                    result = self._answer(recipient, frame.method)
-                    yield Outcome(recipient, frame, result, str(result), 1)
-                    if result is not Result.DELIVERED:
-                        break
-
-    def post(self, connection_id: str, endpoint: str, body: bytes, deadline: float) -> None:
-        list(self.deliver([[Parcel(self._recipient(connection_id), (frame_of(body),))]], deadline))
-
-    def _recipient(self, connection_id: str) -> Recipient:
-        return Recipient(connection_id, "", None, "")
-
-    def _answer(self, recipient: Recipient, method: str) -> Result:
-        socket = self.sockets[recipient.connection_id]
-        if socket.state != "open":
-            return Result.GONE
-        if method == "DELETE":
-            self.end(socket)
-        elif self.trouble:
-            return Result.STALE
-        return Result.DELIVERED
-
-
-class Herald:
-    """The product over one handler's client, as an execution environment wires it."""
-
-    def __init__(self, client: Any, world: World, *, evicts: bool) -> None:
-        def now() -> int:
-            return world.now
-
-        delivery: Any = world
-        config = Settings.from_environ({"HERALD_JWT_SECRET": "x" * 32})
-        verifier = TokenVerifier(config)
-        messages = meter("messageDue")
-        self.connections = Connections(client, LIFE, LIMIT, meter("connectDue"), messages)
-        audiences = Audiences(client, LIFE)
-        consequences = Consequences(
-            self.connections, delivery, Notifier(audiences, delivery, None), now
-        )
-        terminator = Terminator(self.connections, delivery, now)
-        self.broadcaster = Broadcaster(audiences, delivery, consequences, terminator, 32768)
-        self.actions = Actions(
-            self.broadcaster,
-            delivery,
-            self.connections,
-            terminator,
-            verifier,
-            now,
-            self.parser,
-        )
-        self.doorkeeper = Doorkeeper(
-            verifier,
-            AccessRules(config),
-            self.connections,
-            consequences,
-            terminator if evicts else None,
-            None,
-            now,
-        )
-        self.sweeper = Sweeper(
-            client,
-            LIFE,
-            self.connections,
-            consequences,
-            terminator,
-            STALE_AFTER_SECONDS,
-            now,
-            lambda _: None,
-        )
-        self._world = world
-
-    def parser(self, sender: Principal) -> MessageParser:
-        return MessageParser(sender.user_id, self._world.now, lambda _: "id")
-
 
 SOON = st.sampled_from([0, 1, 2, 3, 50, 50, 50])
 """How many calls a handler makes before anything else happens; 50 is all."""
@@ -476,50 +272,15 @@ class Life(RuleBasedStateMachine):
             self._go_on(self.handlers[0], 1000)
 
 
-def scan(client: Any, table: str) -> Iterator[Any]:
-    for page in client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
-        yield from page["Items"]
-
-
-def empty(client: Any) -> None:
-    for table, names in (
-        (LIFE.connections, ("connectionId",)),
-        (LIFE.users, ("user",)),
-        (LIFE.groups, ("group", "connectionId")),
-    ):
-        for item in list(scan(client, table)):
-            client.delete_item(TableName=table, Key={name: item[name] for name in names})
-
-
-@pytest.fixture(scope="module")
-def tables(dynamodb: Any) -> Any:
-    """Tables of one's own: the sweep looks through all that there is."""
-    pairs = ((TABLES.connections, LIFE.connections), (TABLES.users, LIFE.users))
-    for like, name in (*pairs, (TABLES.groups, LIFE.groups)):
-        described = dynamodb.describe_table(TableName=like)["Table"]
-        attributes = {key["AttributeName"] for key in described["KeySchema"]}
-        dynamodb.create_table(
-            TableName=name,
-            BillingMode="PAY_PER_REQUEST",
-            KeySchema=described["KeySchema"],
-            AttributeDefinitions=[
-                one
-                for one in described["AttributeDefinitions"]
-                if one["AttributeName"] in attributes
-            ],
-        )
-    return dynamodb
-
-
 @pytest.mark.timeout(0 if EXPLORE else 300)
 @pytest.mark.parametrize("evicts", [False, True], ids=["reject", "evict-oldest"])
 def test_connections_are_never_wrong(
-    tables: Any, evicts: bool, monkeypatch: pytest.MonkeyPatch
+    life: Any, evicts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consequences_module, "ThreadPoolExecutor", Inline)
     monkeypatch.setattr(terminate_module, "ThreadPoolExecutor", Inline)
     monkeypatch.setattr(time, "sleep", time.sleep)  # each example sets its own
-    machine = type("Machine", (Life,), {"client": tables, "evicts": evicts})
+    machine = type("Machine", (Life,), {"client": life, "evicts": evicts})
     run_machine(
         machine,
         settings=settings(

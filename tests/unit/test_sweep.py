@@ -14,28 +14,17 @@ from chalicelib.frames import PROBE
 from chalicelib.messages import Result
 from chalicelib.observability import emit_metric
 from chalicelib.principal import user_key
-from chalicelib.records import Recipient, Tables
+from chalicelib.records import Recipient
 from chalicelib.sweep import CONNECTIONS, SHARDS, USERS_EVERY_MS, Sweeper
 from tests.tables import NOW, Counted, connection, meter
+from tests.world import LIFE
 
-SWEPT = Tables("swept-connections", "swept-users", "swept-groups")
 LONG = 1000.0
 
 
 @pytest.fixture
-def client(dynamodb: Any) -> Any:
-    """Tables of one's own: the sweep looks through all that there is."""
-    keys = {"connections": "connectionId", "users": "user"}
-    for kind, key in keys.items():
-        dynamodb.create_table(
-            TableName=getattr(SWEPT, kind),
-            BillingMode="PAY_PER_REQUEST",
-            KeySchema=[{"AttributeName": key, "KeyType": "HASH"}],
-            AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"}],
-        )
-    yield Counted(dynamodb)
-    for kind in keys:
-        dynamodb.delete_table(TableName=getattr(SWEPT, kind))
+def client(life: Any) -> Any:
+    return Counted(life)
 
 
 class Sweep:
@@ -47,10 +36,10 @@ class Sweep:
         self.expired: list[str] = []
         self.reported: list[int] = []
         this: Any = self  # stands in for Consequences and Terminator
-        self.connections = Connections(client, SWEPT, 10, meter("connectDue"), meter("messageDue"))
+        self.connections = Connections(client, LIFE, 10, meter("connectDue"), meter("messageDue"))
         self.sweeper = Sweeper(
             client,
-            SWEPT,
+            LIFE,
             self.connections,
             this,
             this,
@@ -128,7 +117,7 @@ def test_users_are_looked_through_each_hour_and_untied_from_what_is_no_more(clie
     swept = Sweep(client)
     swept.open("there", "lost")
     swept.sweep()
-    client.delete_item(TableName=SWEPT.connections, Key={"connectionId": {"S": "lost"}})
+    client.delete_item(TableName=LIFE.connections, Key={"connectionId": {"S": "lost"}})
     swept.now += USERS_EVERY_MS - 1
     swept.sweep()
     assert "connections" in user_item(client, "user-of-lost")
@@ -140,17 +129,17 @@ def test_users_are_looked_through_each_hour_and_untied_from_what_is_no_more(clie
 
 def user_item(client: Any, user: str) -> Any:
     key = {"user": {"S": user_key(None, user)}}
-    return client.get_item(TableName=SWEPT.users, Key=key, ConsistentRead=True)["Item"]
+    return client.get_item(TableName=LIFE.users, Key=key, ConsistentRead=True)["Item"]
 
 
 def test_what_is_not_heralds_stops_nothing(client: Any) -> None:
     swept = Sweep(client)
     swept.open("silent", at=NOW - 600_001)
-    client.put_item(TableName=SWEPT.connections, Item={"connectionId": {"S": "foreign"}})
+    client.put_item(TableName=LIFE.connections, Item={"connectionId": {"S": "foreign"}})
     swept.sweep()
     assert swept.probed == ["silent"]
     assert "Item" in client.get_item(
-        TableName=SWEPT.connections, Key={"connectionId": {"S": "foreign"}}
+        TableName=LIFE.connections, Key={"connectionId": {"S": "foreign"}}
     )
 
 

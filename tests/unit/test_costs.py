@@ -1,0 +1,99 @@
+"""What each thing costs in DynamoDB calls, from the event or the request on: they are the bill."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from chalicelib.principal import Principal
+from tests.tables import Counted
+from tests.world import LIMIT, SCOPES, Herald, Socket, World
+
+JSON = {"content-type": "application/json"}
+DEADLINE = 1000.0
+
+
+@pytest.fixture
+def client(life: Any) -> Any:
+    return Counted(life)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def herald(client: Any, world: World) -> Herald:
+    return Herald(client, world, evicts=False)
+
+
+def connected(herald: Herald, world: World, user: str) -> Socket:
+    socket = world.connect(user)
+    herald.doorkeeper.admit(socket.event())
+    socket.state = "open"
+    return socket
+
+
+def say(herald: Herald, socket: Socket, **frame: object) -> None:
+    herald.actions.receive(socket.event(json.dumps(frame)), time.monotonic() + DEADLINE)
+
+
+def test_connect_message_disconnect(client: Any, herald: Herald, world: World, user: str) -> None:
+    socket = connected(herald, world, user)
+    assert len(client.calls) == 1
+
+    for _ in range(3):
+        client.calls.clear()
+        say(herald, socket, action="ping")
+        assert len(client.calls) == 1
+
+    client.calls.clear()
+    say(herald, socket, action="send", to={"users": ["x", "y"]}, data=1)
+    assert client.calls == ["transact_write_items", "batch_get_item"]
+
+    client.calls.clear()
+    herald.doorkeeper.see_off(socket.event())
+    assert len(client.calls) == 1
+
+
+def test_disconnecting_costs_two_calls_at_most(
+    client: Any, herald: Herald, world: World, user: str
+) -> None:
+    socket = connected(herald, world, user)
+    say(herald, socket, action="join", group="room-1")
+    for _ in range(2):  # from a group that the token does not name; and once more, when it is gone
+        client.calls.clear()
+        herald.doorkeeper.see_off(socket.event())
+        assert len(client.calls) == 2
+
+
+@pytest.mark.parametrize(("users", "reads"), [(1, 1), (100, 1), (101, 2), (250, 3)])
+@pytest.mark.parametrize("connections", [0, LIMIT])
+def test_a_post_to_named_users(
+    client: Any, herald: Herald, world: World, user: str, users: int, reads: int, connections: int
+) -> None:
+    names = [f"{user}-{number}" for number in range(users)]
+    for name in names[:20]:
+        for _ in range(connections):
+            connected(herald, world, name)
+    client.calls.clear()
+
+    sender = Principal(user, 10**12, scopes=SCOPES)
+    batch = [
+        {"to": {"users": names[start : start + 100]}, "data": 1} for start in range(0, users, 100)
+    ]
+    messages = herald.intake.messages(sender, JSON, json.dumps({"messages": batch}))
+    reports = herald.broadcaster.send(messages, sender, time.monotonic() + DEADLINE)
+
+    reached = sum(int(str(report.to_dict()["delivered"])) for report in reports)
+    assert reached == connections * min(users, 20)
+    assert client.calls == ["update_item"] + ["batch_get_item"] * reads
+
+
+def test_a_refused_post_costs_its_sender_one_call(client: Any, herald: Herald, user: str) -> None:
+    sender = Principal(user, 10**12, scopes=SCOPES)
+    with pytest.raises(Exception, match="to is missing"):
+        herald.intake.messages(sender, JSON, "{}")
+    assert client.calls == ["update_item"]

@@ -83,13 +83,7 @@ class Actions:
         ref, ending = None, None
         try:
             principal = event.principal or self._stored_principal(event)
-            recipient = Recipient(
-                event.connection_id,
-                principal.user_id,
-                principal.tenant,
-                event.endpoint,
-                event.connected_at,
-            )
+            recipient = event.recipient(principal)
             request = self._read(event, principal, deadline)
             ref = request.ref
             frame = self._answer(request)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chalicelib.principal import Principal
+from chalicelib.records import Recipient
 
 
 class WebSocketEvent:
@@ -40,6 +41,16 @@ class WebSocketEvent:
         """Whom the `$connect` authorizer let in, repeated in each event; None without one."""
         context = self._context.get("authorizer") or {}
         return Principal.from_context(context) if "userId" in context else None
+
+    def recipient(self, principal: Principal) -> Recipient:
+        """The connection, as the one of `principal`."""
+        return Recipient(
+            self.connection_id,
+            principal.user_id,
+            principal.tenant,
+            self.endpoint,
+            self.connected_at,
+        )
 
     @property
     def headers(self) -> dict[str, str]:

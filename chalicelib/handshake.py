@@ -11,7 +11,7 @@ from chalicelib.errors import BadRequest, Unavailable
 from chalicelib.events import WebSocketEvent
 from chalicelib.messages import Result
 from chalicelib.principal import Principal, Scope
-from chalicelib.records import Connection, Recipient
+from chalicelib.records import Connection
 from chalicelib.terminate import Terminator
 
 EVICTIONS = 30  # of one handshake, while others take the room that it makes
@@ -81,14 +81,7 @@ class Doorkeeper:
             if found is None:
                 return
             principal = found.principal
-        recipient = Recipient(
-            event.connection_id,
-            principal.user_id,
-            principal.tenant,
-            event.endpoint,
-            event.connected_at,
-        )
-        self._connections.close(recipient, self._now(), principal.own_groups)
+        self._connections.close(event.recipient(principal), self._now(), principal.own_groups)
 
     def _open(self, connection: Connection) -> None:
         """Open a connection, in the room that others leave if there is none."""

@@ -1,5 +1,6 @@
 """What the tests of the storage share: Herald's tables, and a client that counts its calls."""
 
+import re
 from typing import Any
 
 from chalicelib.connections import Connections
@@ -14,7 +15,8 @@ UNLIMITED = Rate.per_second(1_000_000, 1_000_000)
 
 
 class Counted:
-    """A DynamoDB client that counts the calls of each operation."""
+    """A DynamoDB client that counts the calls of each operation, and refuses what DynamoDB does
+    and the emulator doesn't: a placeholder that no expression uses."""
 
     def __init__(self, client: Any) -> None:
         self.calls: list[str] = []
@@ -23,9 +25,26 @@ class Counted:
     def __getattr__(self, operation: str) -> Any:
         def call(*arguments: Any, **parameters: Any) -> Any:
             self.calls.append(operation)
+            for action in parameters.get("TransactItems", [{"": parameters}]):
+                for written in action.values():
+                    assert_placeholders_are_used(written)
             return getattr(self._client, operation)(*arguments, **parameters)
 
         return call
+
+
+def assert_placeholders_are_used(parameters: dict[str, Any]) -> None:
+    """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.html"""
+    expressions = " ".join(
+        value for name, value in parameters.items() if name.endswith("Expression")
+    )
+    used = set(re.findall(r"[#:]\w+", expressions))
+    given = {
+        placeholder
+        for kind in ("Names", "Values")
+        for placeholder in parameters.get(f"ExpressionAttribute{kind}", {})
+    }
+    assert used == given
 
 
 def meter(attribute: str, rate: Rate = UNLIMITED, quota: int = 0) -> Meter:

@@ -14,7 +14,7 @@ from chalice.app import WebsocketEvent as ChaliceEvent
 from chalicelib import authorizers, rest
 from chalicelib.access import AccessRules
 from chalicelib.auth import TokenVerifier, bearer_token
-from chalicelib.errors import ANSWERS, Forbidden, HeraldError, Unauthorized
+from chalicelib.errors import ANSWERS, Forbidden, HeraldError, Unauthorized, Unavailable
 from chalicelib.events import WebSocketEvent
 from chalicelib.handshake import authenticate
 from chalicelib.messages import encode
@@ -100,7 +100,10 @@ def on_ws_message(event: ChaliceEvent) -> None:
 
 @app.on_ws_disconnect()
 def on_ws_disconnect(event: ChaliceEvent) -> None:
-    service().doorkeeper.see_off(WebSocketEvent(event.to_dict()))
+    try:
+        service().doorkeeper.see_off(WebSocketEvent(event.to_dict()))
+    except Unavailable as error:  # API Gateway tells it once: it is as if it had been lost
+        logger.error("a connection is left to the sweep: %s", error.detail)
 
 
 # --- Schedule
@@ -108,7 +111,10 @@ def on_ws_disconnect(event: ChaliceEvent) -> None:
 
 @app.schedule(Rate(1, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
-    service().sweeper.sweep(end(event.context))
+    try:
+        service().sweeper.sweep(end(event.context))
+    except Unavailable as error:
+        logger.error("the sweep is left to the next: %s", error.detail)
 
 
 # --- REST

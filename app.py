@@ -13,10 +13,9 @@ from chalice.app import WebsocketEvent as ChaliceEvent
 
 from chalicelib import authorizers, rest
 from chalicelib.access import AccessRules
-from chalicelib.auth import TokenVerifier, bearer_token
+from chalicelib.auth import TokenVerifier, authenticate, bearer_token
 from chalicelib.errors import ANSWERS, Forbidden, HeraldError, Unauthorized, Unavailable
 from chalicelib.events import WebSocketEvent
-from chalicelib.handshake import authenticate
 from chalicelib.messages import encode
 from chalicelib.observability import configure_logging
 from chalicelib.principal import Principal, Scope, user_key

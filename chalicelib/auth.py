@@ -11,7 +11,8 @@ from typing import Any
 import jwt
 
 from chalicelib.errors import Unauthorized
-from chalicelib.principal import Principal
+from chalicelib.events import WebSocketEvent
+from chalicelib.principal import Principal, Scope
 from chalicelib.settings import Settings
 
 MAX_TOKEN_BYTES = 8192  # API Gateway passes at most 10,240 bytes of headers in all
@@ -108,3 +109,11 @@ def handshake_token(
     if query.get("token"):
         return query["token"]
     raise Unauthorized("no token")
+
+
+def authenticate(event: WebSocketEvent, verifier: TokenVerifier) -> Principal:
+    """Whom a handshake's token names. Raises Unauthorized, or Forbidden without `ws:connect`."""
+    token = handshake_token(event.headers, event.subprotocols, event.query)
+    principal = verifier.verify(token)
+    principal.require(Scope.WS_CONNECT)
+    return principal

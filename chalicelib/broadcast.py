@@ -10,7 +10,7 @@ from chalicelib.delivery import Delivery
 from chalicelib.errors import Unavailable
 from chalicelib.frames import Framer
 from chalicelib.lanes import Parcel
-from chalicelib.messages import AudienceKind, Message, Report, Result
+from chalicelib.messages import AudienceKind, Interrupted, Message, Report, Result
 from chalicelib.principal import Principal, Scope
 from chalicelib.records import Recipient
 from chalicelib.terminate import Terminator
@@ -105,14 +105,6 @@ class Broadcaster:
                     "durationMs": round(seconds * 1000),
                 },
             )
-
-
-class Interrupted(Unavailable):
-    """Storage failed while messages were being sent; `reports` say how far they came."""
-
-    def __init__(self, error: Unavailable, reports: list[Report]) -> None:
-        super().__init__(error.detail, retry_after=error.retry_after)
-        self.reports = reports
 
 
 def _scope_for(message: Message) -> Scope:

@@ -4,26 +4,17 @@ import time
 from collections.abc import Callable
 
 from chalicelib.access import AccessRules, choose_subprotocol
-from chalicelib.auth import TokenVerifier, handshake_token
+from chalicelib.auth import TokenVerifier, authenticate
 from chalicelib.connections import MAX_GROUPS, Connections, LimitReached
 from chalicelib.consequences import Consequences
 from chalicelib.errors import BadRequest, Unavailable
 from chalicelib.events import WebSocketEvent
 from chalicelib.messages import Result
-from chalicelib.principal import Principal, Scope
 from chalicelib.records import Connection
 from chalicelib.terminate import Terminator
 
 EVICTIONS = 30  # of one handshake, while others take the room that it makes
 MAKING_ROOM_SECONDS = 2.0
-
-
-def authenticate(event: WebSocketEvent, verifier: TokenVerifier) -> Principal:
-    """Whom a handshake's token names. Raises Unauthorized, or Forbidden without `ws:connect`."""
-    token = handshake_token(event.headers, event.subprotocols, event.query)
-    principal = verifier.verify(token)
-    principal.require(Scope.WS_CONNECT)
-    return principal
 
 
 class Doorkeeper:

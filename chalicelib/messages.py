@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from chalicelib.errors import BadRequest
+from chalicelib.errors import BadRequest, Unavailable
 
 MAX_MESSAGES = 100
 MAX_NAMES = 100  # in an audience, and in each kind of exception
@@ -91,6 +91,14 @@ class Report:
             **{str(result): count for result, count in self.counts.items()},
             "failed": self.failed,
         }
+
+
+class Interrupted(Unavailable):
+    """Storage failed while messages were being sent; `reports` say how far they came."""
+
+    def __init__(self, error: Unavailable, reports: list[Report]) -> None:
+        super().__init__(error.detail, retry_after=error.retry_after)
+        self.reports = reports
 
 
 def parse_json(text: str | bytes) -> object:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from math import ceil
+from typing import TYPE_CHECKING
 
-from chalicelib.broadcast import Interrupted
 from chalicelib.errors import ANSWERS, BadRequest, HeraldError, UnsupportedMediaType
-from chalicelib.messages import Message, MessageParser, parse_json
+from chalicelib.messages import Interrupted, Message, MessageParser, parse_json
 from chalicelib.principal import Principal
-from chalicelib.users import Users
+
+if TYPE_CHECKING:
+    from chalicelib.users import Users
 
 Headers = dict[str, str | list[str]]
 
@@ -18,7 +20,7 @@ class Intake:
     """Takes in what a POST brings."""
 
     def __init__(
-        self, users: Users, parser: Callable[[Principal], MessageParser], now: Callable[[], int]
+        self, users: "Users", parser: Callable[[Principal], MessageParser], now: Callable[[], int]
     ) -> None:
         """`parser` reads what a principal sends; `now` is the clock, in epoch milliseconds."""
         self._users = users

@@ -1,6 +1,8 @@
 """What the SDK supplies."""
 
 import datetime
+import subprocess
+import sys
 from typing import Any
 
 import boto3
@@ -10,6 +12,7 @@ from botocore.credentials import RefreshableCredentials
 from chalicelib.errors import Unavailable
 from chalicelib.service import sdk_credentials
 from chalicelib.signing import Credentials
+from gateway.configuration import PROJECT
 
 
 class Session:
@@ -51,3 +54,16 @@ def test_no_credentials_are_an_error_that_says_so() -> None:
     session: Any = Session(None)
     with pytest.raises(Unavailable, match="credentials are missing"):
         sdk_credentials(session)()
+
+
+def test_the_authorizers_need_no_sdk() -> None:
+    """Importing it takes longer than all that an authorizer does."""
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import app, sys; print(*sys.modules)"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert "chalicelib.auth" in loaded
+    assert not {"boto3", "botocore"} & set(loaded)

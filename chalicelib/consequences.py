@@ -121,15 +121,14 @@ class Settlement:
         """Wait until all is settled, and tell users what was removed. `deadline` is in
         `time.monotonic` seconds: what is not settled by then is left to the next delivery."""
         self._wait(deadline)
-        if self._early:
-            self._ask_the_early(deadline)
-            self._wait(deadline)
         if self._removed:
             removed, self._removed = self._removed, []
             for outcome in self._notifier.connections_removed(removed, deadline):
                 if outcome.result is not Result.DELIVERED:
                     self.add(outcome)
-            self._wait(deadline)
+        if self._early:
+            self._ask_the_early(deadline)
+        self._wait(deadline)
 
     def _ask_the_early(self, deadline: float) -> None:
         """`@connections` says 410 of a connection whose `$connect` has stored it and not yet
@@ -138,16 +137,19 @@ class Settlement:
         self._early = []
         for pause in HANDSHAKE_PAUSES:
             time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
-            for answer in self._ask([one.recipient for one in early.values()], deadline):
-                outcome = early.pop(answer.recipient.connection_id)
-                # Who can't be asked now is left to the sweep; but some emulators know no GET.
-                if answer.result is Result.STALE and answer.reason != "http_501":
-                    outcome = outcome._replace(result=Result.STALE, reason=answer.reason)
-                if answer.result is not Result.DELIVERED:
-                    early[answer.recipient.connection_id] = outcome
+            answers = self._ask([one.recipient for one in early.values()], deadline)
+            for answer in answers:
+                if answer.result is Result.DELIVERED:
+                    del early[answer.recipient.connection_id]
             if not early:
                 return
-        for outcome in early.values():
+        for answer in answers:
+            outcome = early.get(answer.recipient.connection_id)
+            if outcome is None:
+                continue
+            # Who can't be asked now is left to the sweep; but some emulators know no GET.
+            if answer.result is Result.STALE and answer.reason != "http_501":
+                outcome = outcome._replace(result=Result.STALE, reason=answer.reason)
             self._submit(outcome)
 
     def _submit(self, outcome: Outcome) -> None:

@@ -19,7 +19,14 @@ from chalicelib.errors import (
 )
 from chalicelib.events import WebSocketEvent
 from chalicelib.frames import frame_of
-from chalicelib.messages import MAX_NAME_CHARACTERS, Message, MessageParser, encode, parse_json
+from chalicelib.messages import (
+    Message,
+    MessageParser,
+    encode,
+    parse_json,
+    parse_name,
+    parse_text,
+)
 from chalicelib.principal import Principal, Scope
 from chalicelib.records import Connection, Recipient
 from chalicelib.terminate import Terminator
@@ -121,7 +128,7 @@ class Actions:
             ref = fields.pop("ref", None)
             if ref is not None and not isinstance(ref, str):
                 raise BadRequest("ref must be a string")
-            request.ref, request.fields = ref, fields
+            request.ref, request.fields = ref and parse_text("ref", ref), fields
             action = fields.pop("action", None)
             if not isinstance(action, str) or action not in self._actions:
                 raise BadRequest(f"action must be one of {', '.join(self._actions)}")
@@ -192,11 +199,7 @@ def _only(request: Request, *known: str) -> None:
 
 def _group(request: Request) -> str:
     _only(request, "group")
-    group = request.fields.get("group")
-    if not isinstance(group, str) or not 1 <= len(group) <= MAX_NAME_CHARACTERS:
-        raise BadRequest(f"group must be a string of 1 to {MAX_NAME_CHARACTERS} characters")
-    encode(group)  # names a lone surrogate
-    return group
+    return parse_name("group", request.fields.get("group"))
 
 
 def error_frame(error: HeraldError) -> AnswerFrame:

@@ -18,8 +18,9 @@ class HeraldError(Exception):
     code: ClassVar[str] = "internal"
 
     def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
-        super().__init__(detail)
-        self.detail = detail
+        # What a detail quotes may hold a lone surrogate, which no answer could carry.
+        self.detail = detail.encode(errors="replace").decode()
+        super().__init__(self.detail)
         self.retry_after = retry_after
 
 

@@ -174,7 +174,7 @@ class MessageParser:
             sender=self._sender,
             timestamp=self._now,
             audience=_audience(_join(path, "to"), fields["to"]),
-            type=kind,
+            type=parse_text(_join(path, "type"), kind),
             data=fields["data"],
         )
 
@@ -205,13 +205,20 @@ def _audience(path: str, value: object) -> Audience:
 def _names(path: str, value: object, at_least: int = 0) -> list[str]:
     if not isinstance(value, list) or not at_least <= len(value) <= MAX_NAMES:
         raise BadRequest(f"{path} must be a list of {at_least} to {MAX_NAMES} names")
-    for index, name in enumerate(value):
-        if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARACTERS:
-            raise BadRequest(
-                f"{path}[{index}] must be a string of 1 to {MAX_NAME_CHARACTERS} characters"
-            )
-        if any("\ud800" <= character <= "\udfff" for character in name):
-            raise BadRequest(f"{path}[{index}] holds a lone surrogate, which UTF-8 can't carry")
+    return [parse_name(f"{path}[{index}]", name) for index, name in enumerate(value)]
+
+
+def parse_name(path: str, value: object) -> str:
+    """A name: of a user, a group, a connection. Raises BadRequest, naming `path`."""
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME_CHARACTERS:
+        raise BadRequest(f"{path} must be a string of 1 to {MAX_NAME_CHARACTERS} characters")
+    return parse_text(path, value)
+
+
+def parse_text(path: str, value: str) -> str:
+    """Text that UTF-8 can carry. Raises BadRequest, naming `path`."""
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise BadRequest(f"{path} holds a lone surrogate, which UTF-8 can't carry")
     return value
 
 

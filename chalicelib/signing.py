@@ -117,6 +117,8 @@ def _encoded(connection_id: str) -> tuple[bytes, bytes]:
         plain = connection_id.encode()
         return plain.replace(b"=", b"%3D"), plain.replace(b"=", b"%253D")
     sent = quote(connection_id, safe="")
+    if sent in (".", ".."):  # dot segments, which a signature's path has no more of
+        sent = sent.replace(".", "%2E")
     return sent.encode(), quote(sent).encode()
 
 

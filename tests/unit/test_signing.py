@@ -55,7 +55,7 @@ def authorization(
     credentials=st.builds(Credentials, visible, visible, st.none() | visible),
     second=st.integers(0, 4_000_000_000),
     method=st.sampled_from(["POST", "GET", "DELETE"]),
-    connection=real_ids | st.text(min_size=1, max_size=40),
+    connection=real_ids | st.sampled_from([".", ".."]) | st.text(min_size=1, max_size=40),
     body=st.binary(max_size=300),
 )
 def test_signatures_equal_botocores(

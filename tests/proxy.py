@@ -16,6 +16,7 @@ class Proxy:
         self.url = f"http://127.0.0.1:{port}"
         self.state = "up"
         self.target: tuple[str, int] | None = None
+        self.accepted = 0  # connections, since the state changed
         self._pairs: set[socket.socket] = set()
 
     def lead_to(self, url: str) -> None:
@@ -27,6 +28,7 @@ class Proxy:
     def become(self, state: str) -> None:
         """`up`, `slow` or `down`; who is connected is cut off."""
         self.state = state
+        self.accepted = 0
         for sock in self._pairs.copy():
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -69,6 +71,7 @@ def proxy() -> Iterator[Proxy]:
             with contextlib.suppress(OSError):
                 while True:
                     client, _ = listener.accept()
+                    proxied.accepted += 1
                     threading.Thread(target=proxied.serve, args=(client,), daemon=True).start()
 
         thread = threading.Thread(target=accept, daemon=True)

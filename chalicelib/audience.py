@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from chalicelib.messages import Audience, AudienceKind
 from chalicelib.principal import group_key, user_key
-from chalicelib.records import Recipient, Tables, groups_of, recipients_of, stored_recipient
+from chalicelib.records import Item, Recipient, Tables, groups_of, recipients_of, stored_recipient
 from chalicelib.storage import batch_get, reaching_storage
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Audiences:
         yield list(members.values())
         table = self._tables.connections
         for items in batch_get(self._client, table, "connectionId", list(by_id)):
-            yield [(stored_recipient(item), 0) for item in items if "endpoint" in item]
+            yield [(stored_recipient(item), 0) for item in items if "reach" in item]
 
     def _members(self, group: str, tenant: str | None) -> Iterator[list[Recipient]]:
         pages = self._client.get_paginator("query").paginate(
@@ -141,6 +141,9 @@ class Audiences:
                 yield [stored_recipient(item) for item in page["Items"]]
 
     def _everyone(self, selector: Selector, tenant: str | None) -> Iterator[list[Found]]:
+        def by_groups(item: Item) -> int:
+            return selector.of_groups(groups_of(item)) if selector.for_groups else 0
+
         condition = "attribute_not_exists(tenant)"
         values: dict[str, Any] = {}
         if tenant is not None:
@@ -148,10 +151,8 @@ class Audiences:
             values = {"ExpressionAttributeValues": {":tenant": {"S": tenant}}}
         pages = self._client.get_paginator("scan").paginate(
             TableName=self._tables.connections,
-            ProjectionExpression="connectionId, userId, tenant, endpoint, connectedAt, tokenUntil,"
-            " #groups",
-            # What has no endpoint isn't ours; one such item must not fail the rest.
-            FilterExpression=f"attribute_exists(endpoint) AND {condition}",
+            ProjectionExpression="connectionId, userId, tenant, reach, #groups",
+            FilterExpression=condition,
             ExpressionAttributeNames={"#groups": "groups"},
             ConsistentRead=True,  # who connected just before the message is part of the audience
             PaginationConfig={"PageSize": PAGE_ITEMS},
@@ -160,8 +161,9 @@ class Audiences:
         with reaching_storage():
             for page in pages:
                 yield [
-                    (stored_recipient(item), selector.of_groups(groups_of(item)))
+                    (stored_recipient(item), by_groups(item))
                     for item in page["Items"]
+                    if "reach" in item  # or it isn't ours, and must not fail the rest
                 ]
 
 

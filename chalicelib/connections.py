@@ -377,7 +377,7 @@ def _tie(connection: Connection) -> Part:
         names={"#connections": "connections", "#reach": REACH_PREFIX + connection.connection_id},
         values={
             ":ids": {"SS": [connection.connection_id]},
-            ":reach": {"M": connection.recipient.reach()},
+            ":reach": connection.recipient.reach(),
             **seen.values,
         },
     )
@@ -411,8 +411,12 @@ def _renewal(groups: frozenset[str], renewed: Connection) -> Part:
     """A connection's new principal and groups, as long as its groups are still `groups`."""
     item = renewed.to_item()
     names = {"#groups": "groups"}
-    values = {":principal": item["principal"], ":until": item["tokenUntil"]}
-    assignments = ["principal = :principal", "tokenUntil = :until"]
+    values = {
+        ":principal": item["principal"],
+        ":until": item["tokenUntil"],
+        ":reach": item["reach"],
+    }
+    assignments = ["principal = :principal", "tokenUntil = :until", "reach = :reach"]
     when = "attribute_not_exists(#groups)"
     if groups:
         values[":old"] = {"SS": sorted(groups)}

@@ -170,7 +170,7 @@ def _ghost(herald: Client, user: str) -> str:
         ExpressionAttributeNames={"#reach": f"@{item['connectionId']['S']}"},
         ExpressionAttributeValues={
             ":ids": {"SS": [item["connectionId"]["S"]]},
-            ":reach": {"M": {"endpoint": item["endpoint"]}},
+            ":reach": item["reach"],
         },
     )
     return str(item["connectionId"]["S"])

@@ -65,8 +65,9 @@ def test_who_left_without_a_disconnect_locks_nobody_out(herald_with: Start, user
     # As it would be had `$disconnect` been lost, a minute ago.
     for name in ("connectedAt", "timestamp"):
         item[name] = {"N": str(int(time.time() * 1000) - 60_000)}
-    reach = found["Item"][f"@{item['connectionId']['S']}"]["M"]
-    reach["connectedAt"] = item["connectedAt"]
+    rest = item["reach"]["S"].partition(" ")[2]
+    item["reach"] = {"S": f"{item['connectedAt']['N']} {rest}"}
+    found["Item"][f"@{item['connectionId']['S']}"] = item["reach"]
     herald.tables.put_item(TableName="herald-connections", Item=item)
     herald.tables.put_item(TableName="herald-users", Item=found["Item"])
 

@@ -364,7 +364,8 @@ def test_refresh_gives_a_new_principal_and_leaves_what_it_does_not_allow(
     assert found.principal == renewed
     assert found.groups == {f"{user}-a", f"{user}-c"}
     assert members(dynamodb, f"{user}-b") == []
-    assert user_item(dynamodb, user)[f"@{user}"]["M"]["tokenUntil"]["N"] == str(LATER + 3600)
+    assert stored(dynamodb, user)["tokenUntil"] == {"N": str(LATER + 3600)}
+    assert user_item(dynamodb, user)[f"@{user}"] == stored(dynamodb, user)["reach"]
     connections.refresh(found, refreshed(opened, groups=()))
     assert "groups" not in stored(dynamodb, user)
     assert members(dynamodb, f"{user}-a") == []

@@ -16,7 +16,7 @@ from chalicelib.access import AccessRules
 from chalicelib.auth import TokenVerifier, authenticate, bearer_token
 from chalicelib.errors import ANSWERS, Forbidden, HeraldError, Unauthorized, Unavailable
 from chalicelib.events import WebSocketEvent
-from chalicelib.messages import encode
+from chalicelib.json_text import encode
 from chalicelib.observability import configure_logging
 from chalicelib.principal import Principal, Scope, user_key
 from chalicelib.records import Connection
@@ -25,7 +25,7 @@ from chalicelib.settings import WITHOUT_EFFECT_YET, Settings
 if TYPE_CHECKING:
     from chalicelib.service import Service
 
-JSON_HEADERS: rest.Headers = {"Content-Type": "application/json"}
+JSON_HEADERS: rest.Headers = {**rest.SAFE_HEADERS, "Content-Type": "application/json"}
 ANY_CONTENT_TYPE = ["*/*"]  # ours to refuse: Chalice's 415 is no problem+json
 INTEGRATION_SECONDS = 29.0  # API Gateway waits no longer for a handler
 ANSWERING_SECONDS = 2.0  # kept back from delivery, for the answer
@@ -57,13 +57,14 @@ def service() -> "Service":
 def rest_authorizer(request: AuthRequest) -> AuthResponse:
     """Who is calling. What they may do depends on the request, so the routes check it.
 
-    API Gateway reuses the policy for the token's other requests: it names no single route.
+    API Gateway reuses the policy for the token's other requests, so it names every route that a
+    token is needed for; and none that there isn't. Keys that can't be had are 500, by raising.
     """
     try:
         principal = verifier.verify(bearer_token(request.token))
     except Unauthorized:
         raise authorizers.unauthorized() from None
-    return AuthResponse(["*"], principal.user_id, principal.to_context())
+    return AuthResponse(authorizers.routes(app), principal.user_id, principal.to_context())
 
 
 @app.lambda_function()
@@ -127,7 +128,7 @@ def answering(view: Callable[..., Any]) -> Callable[..., Response]:
         try:
             value = view(*args, **kwargs)
             if value is None:
-                return Response("", status_code=204)
+                return Response("", rest.SAFE_HEADERS, 204)
             return Response(encode(value).decode(), JSON_HEADERS)
         except HeraldError as error:
             status, headers, body = rest.problem(error)

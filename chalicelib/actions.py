@@ -19,14 +19,8 @@ from chalicelib.errors import (
 )
 from chalicelib.events import WebSocketEvent
 from chalicelib.frames import frame_of
-from chalicelib.messages import (
-    Message,
-    MessageParser,
-    encode,
-    parse_json,
-    parse_name,
-    parse_text,
-)
+from chalicelib.json_text import encode, parse_json
+from chalicelib.messages import Message, MessageParser, parse_name, parse_text
 from chalicelib.principal import Principal, Scope
 from chalicelib.records import Connection, Recipient
 from chalicelib.terminate import Terminator

@@ -4,9 +4,23 @@ https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-lambda-
 """
 
 import os
+import re
 from typing import Any, Literal
 
+from chalice.app import AuthRoute, Chalice
+
 from chalicelib.principal import Principal
+
+PARAMETER = re.compile(r"\{[^}]*\}")
+
+
+def routes(app: Chalice) -> list[str | AuthRoute]:
+    """The routes of `app` that an authorizer guards."""
+    guarded = {
+        path: [method for method, entry in entries.items() if entry.authorizer is not None]
+        for path, entries in app.routes.items()
+    }
+    return [AuthRoute(PARAMETER.sub("*", path), methods) for path, methods in guarded.items()]
 
 
 def allow(method_arn: str, principal: Principal) -> dict[str, Any]:

@@ -7,6 +7,8 @@ the only place that maps a code to an HTTP status and to a WebSocket error code.
 from dataclasses import dataclass
 from typing import ClassVar
 
+MAX_DETAIL_CHARACTERS = 500  # a sentence and the name that it quotes, which may be a megabyte
+
 
 class HeraldError(Exception):
     """An error that a client is told about.
@@ -20,6 +22,8 @@ class HeraldError(Exception):
     def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
         # What a detail quotes may hold a lone surrogate, which no answer could carry.
         self.detail = detail.encode(errors="replace").decode()
+        if len(self.detail) > MAX_DETAIL_CHARACTERS:
+            self.detail = self.detail[:MAX_DETAIL_CHARACTERS] + "…"
         super().__init__(self.detail)
         self.retry_after = retry_after
 
@@ -38,6 +42,14 @@ class TokenExpired(HeraldError):
 
 class Forbidden(HeraldError):
     code = "forbidden"
+
+
+class InsufficientScope(Forbidden):
+    """The token lacks a scope (RFC 6750 section 3.1)."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"the token lacks the scope {scope}")
+        self.scope = scope
 
 
 class PayloadTooLarge(HeraldError):
@@ -66,6 +78,10 @@ class QuotaExceeded(HeraldError):
 
 class Unavailable(HeraldError):
     code = "unavailable"
+
+
+class Contended(Unavailable):
+    """What is asked for at once gets in its own way: storage is well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from chalicelib.errors import PayloadTooLarge
-from chalicelib.messages import Message, encode
+from chalicelib.json_text import encode
+from chalicelib.messages import Message
 
 MAX_FRAME_BYTES = 128 * 1024  # API Gateway's largest WebSocket message
 SELECTIONS_KEPT = 256  # a request may ask for as many selections as it has recipients

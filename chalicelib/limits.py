@@ -7,12 +7,13 @@ day's count, are attributes of the user's item; charging is a part of whatever e
 the item in the same call.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chalicelib.errors import QuotaExceeded, RateLimited, Unavailable
+from chalicelib.errors import Contended, QuotaExceeded, RateLimited, Unavailable
 from chalicelib.expressions import Part, number
 
 QUOTA_ATTRIBUTE = "quota"
@@ -20,6 +21,8 @@ COUNTS = 10**9  # a quota's state is one number: the day times this, plus the da
 DAY_MS = 24 * 60 * 60 * 1000
 TRIES = 6
 USERS_REMEMBERED = 10_000
+
+logger = logging.getLogger("herald.limits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,26 +141,37 @@ Write = Callable[[Sequence[Part]], Mapping[str, Any] | None]
 class Meter:
     """Charges users, most often in one call: it remembers what it saw of each of late."""
 
-    def __init__(self, limiter: Limiter) -> None:
+    def __init__(self, limiter: Limiter, *, fails_open: bool = False) -> None:
+        """When storage can't be asked, requests are refused; or they pass if it `fails_open`."""
         self._limiter = limiter
+        self._fails_open = fails_open
         self._known: OrderedDict[str, Usage] = OrderedDict()
 
     def charge(self, user_key: str, now: int, write: Write, messages: int = 0) -> None:
         """Charge one request with so many messages, by `write`. `now` is in epoch milliseconds.
 
-        Raises RateLimited and QuotaExceeded, with the seconds after which it will do, and what
-        `write` raises.
+        Raises RateLimited and QuotaExceeded, with the seconds after which it will do; Contended;
+        and what `write` raises, but for Unavailable if it fails open.
         """
         usage = self._known.get(user_key, Usage())
         for _ in range(TRIES):
             parts, charged = self._limiter.charge(usage, now, messages)
-            user = write(parts)
+            try:
+                user = write(parts)
+            except Contended:
+                raise
+            except Unavailable as error:
+                if not self._fails_open:
+                    logger.error("refused, since the limiter fails closed: %s", error.detail)
+                    raise
+                logger.warning("not counted, since the limiter fails open: %s", error.detail)
+                return
             if user is None:
                 self._remember(user_key, charged)
                 return
             usage = self._limiter.usage(user)
             self._remember(user_key, usage)
-        raise Unavailable("the user asks for too much at once", retry_after=1.0)
+        raise Contended("the user asks for too much at once", retry_after=1.0)
 
     def _remember(self, user_key: str, usage: Usage) -> None:
         self._known[user_key] = usage

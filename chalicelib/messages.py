@@ -3,7 +3,6 @@
 No I/O here. Every error names the field that was wrong, by its path in the request.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -99,35 +98,6 @@ class Interrupted(Unavailable):
     def __init__(self, error: Unavailable, reports: list[Report]) -> None:
         super().__init__(error.detail, retry_after=error.retry_after)
         self.reports = reports
-
-
-def parse_json(text: str | bytes) -> object:
-    """Parse JSON as RFC 8259 has it: no NaN, no number beyond a double. Raises BadRequest."""
-    try:
-        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
-    except RecursionError:
-        raise BadRequest("the JSON is nested too deeply") from None
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError among them
-        raise BadRequest(f"not JSON: {error}") from None
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if number in (float("inf"), float("-inf")):
-        raise ValueError(f"the number {digits} is out of range")
-    return number
-
-
-def encode(value: object) -> bytes:
-    """Compact JSON in UTF-8. Raises BadRequest for text that UTF-8 can't carry."""
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:
-        raise BadRequest("data holds a lone surrogate, which UTF-8 can't carry") from None
 
 
 class MessageParser:

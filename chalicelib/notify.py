@@ -11,8 +11,8 @@ from chalicelib.audience import Audiences
 from chalicelib.delivery import Delivery, Outcome
 from chalicelib.errors import Unavailable
 from chalicelib.frames import frame_of
+from chalicelib.json_text import encode
 from chalicelib.lanes import Parcel
-from chalicelib.messages import encode
 from chalicelib.records import Recipient
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import quote, unquote
 
-from chalicelib.errors import Forbidden, TokenExpired
+from chalicelib.errors import InsufficientScope, TokenExpired
 
 
 class Scope(StrEnum):
@@ -47,9 +47,9 @@ class Principal:
         return self.expires_at + self.leeway
 
     def require(self, scope: Scope) -> None:
-        """Raise Forbidden unless the token's scopes hold `scope`."""
+        """Raise InsufficientScope unless the token's scopes hold `scope`."""
         if scope not in self.scopes:
-            raise Forbidden(f"the token lacks the scope {scope}")
+            raise InsufficientScope(scope)
 
     def require_unexpired(self, now: float) -> None:
         """Raise TokenExpired at `now` (epoch seconds): API Gateway may have cached a verdict."""
@@ -75,7 +75,7 @@ class Principal:
             "expiresAt": str(self.expires_at),
             "leeway": str(self.leeway),
             "scope": " ".join(sorted(self.scopes)),
-            "groups": json.dumps(self.groups),
+            "groups": json.dumps(self.groups, ensure_ascii=False, separators=(",", ":")),
         }
         if self.tenant is not None:
             context["tenant"] = self.tenant
@@ -89,9 +89,14 @@ class Principal:
             expires_at=int(context["expiresAt"]),
             leeway=int(context["leeway"]),
             tenant=context.get("tenant"),
-            scopes=frozenset(context["scope"].split()),
+            scopes=parse_scopes(context["scope"]),
             groups=tuple(json.loads(context["groups"])),
         )
+
+
+def parse_scopes(scope: str) -> frozenset[str]:
+    """The scopes of a space-separated list (RFC 6749 section 3.3), by U+0020 alone."""
+    return frozenset(scope.split(" ")) - {""}
 
 
 def group_key(tenant: str | None, group: str) -> str:

@@ -4,14 +4,29 @@ from collections.abc import Callable, Mapping
 from math import ceil
 from typing import TYPE_CHECKING
 
-from chalicelib.errors import ANSWERS, BadRequest, HeraldError, UnsupportedMediaType
-from chalicelib.messages import Interrupted, Message, MessageParser, parse_json
+from chalicelib.errors import (
+    ANSWERS,
+    BadRequest,
+    HeraldError,
+    InsufficientScope,
+    UnsupportedMediaType,
+)
+from chalicelib.json_text import parse_json
+from chalicelib.messages import Interrupted, Message, MessageParser
 from chalicelib.principal import Principal
 
 if TYPE_CHECKING:
     from chalicelib.users import Users
 
 Headers = dict[str, str | list[str]]
+
+SAFE_HEADERS: Headers = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+"""For browsers: an answer is kept nowhere, shown as no page, and taken for nothing but its type.
+https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers"""
 
 PROBLEM_TYPE_PREFIX = "urn:herald:problem:"
 
@@ -52,19 +67,22 @@ def json_body(headers: Mapping[str, str], body: str | bytes) -> object:
     if media_type != "application/json":
         raise UnsupportedMediaType("the Content-Type must be application/json")
     try:
-        return parse_json(body if isinstance(body, str) else body.decode())
+        text = body if isinstance(body, str) else body.decode()
     except UnicodeDecodeError:
         raise BadRequest("not JSON: the body is not UTF-8") from None
+    return parse_json(text)
 
 
 def problem(error: HeraldError) -> tuple[int, Headers, dict[str, object]]:
     """Status, headers and body (RFC 9457) that tell a client of `error`."""
     answer = ANSWERS[error.code]
-    headers: Headers = {"Content-Type": "application/problem+json"}
+    headers = {**SAFE_HEADERS, "Content-Type": "application/problem+json"}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, ceil(error.retry_after)))
-    if answer.status == 401:
-        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'  # RFC 6750 section 3
+    if answer.status == 401:  # RFC 6750 section 3
+        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
+    elif isinstance(error, InsufficientScope):
+        headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
     body: dict[str, object] = {
         "type": PROBLEM_TYPE_PREFIX + error.code,
         "title": answer.title,

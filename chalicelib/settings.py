@@ -5,6 +5,7 @@ not be held raises `SettingsError` with one line for each wrong variable; a secr
 never shown.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -12,7 +13,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 EVICT_OLDEST = "evict-oldest"
+FAILS_OPEN = "open"
 MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key of at least the hash's size for HS256
+MAPPED_PREFIX = 96
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 Network = IPv4Network | IPv6Network
 
@@ -22,8 +26,6 @@ WITHOUT_EFFECT_YET = frozenset(
         "HERALD_FANOUT_QUEUE_URL",
         "HERALD_HISTORY_SECONDS",
         "HERALD_INLINE_RECIPIENTS",
-        "HERALD_JWKS_URL",
-        "HERALD_JWT_SECRET_ARN",
         "HERALD_MESSAGES_TABLE",
     }
 )
@@ -79,7 +81,16 @@ def _list(value: str) -> list[str]:
 
 
 def _networks(value: str) -> tuple[Network, ...]:
-    return tuple(ip_network(part) for part in _list(value))
+    return tuple(_network(part) for part in _list(value))
+
+
+def _network(value: str) -> Network:
+    """A network; of IPv4 addresses written as IPv6, theirs (RFC 4291 section 2.5.5.2)."""
+    network = ip_network(value)
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if mapped is None or network.prefixlen < MAPPED_PREFIX:
+        return network
+    return IPv4Network((mapped, network.prefixlen - MAPPED_PREFIX))
 
 
 def _origins(value: str) -> tuple[str, ...]:
@@ -96,8 +107,23 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _key_set_url(value: str) -> str:
+    """Keys that anybody on the way could replace would verify anybody's tokens."""
+    parts = urlsplit(value)
+    over_tls = parts.scheme == "https" or parts.hostname in LOOPBACK_HOSTS
+    if not over_tls or "@" in parts.netloc or parts.fragment:
+        raise ValueError
+    return _http_url(value)
+
+
+def _secret_arn(value: str) -> str:
+    if not re.fullmatch(r"arn:[^:]+:secretsmanager:[^:]+:\d*:secret:.+", value):
+        raise ValueError
+    return value
+
+
 def _secret(value: str) -> str:
-    if len(value.encode()) < MIN_SECRET_BYTES:
+    if len(value.encode()) < MIN_SECRET_BYTES or "-----BEGIN " in value:
         raise ValueError
     return value
 
@@ -120,10 +146,17 @@ class Settings:
 
     stage: str = _variable("HERALD_STAGE", _text, "text", "local")
     jwt_secret: str | None = _variable(
-        "HERALD_JWT_SECRET", _secret, f"at least {MIN_SECRET_BYTES} bytes", secret=True
+        "HERALD_JWT_SECRET",
+        _secret,
+        f"at least {MIN_SECRET_BYTES} bytes that are no public key",
+        secret=True,
     )
-    jwt_secret_arn: str | None = _variable("HERALD_JWT_SECRET_ARN", _text, "a secret's ARN")
-    jwks_url: str | None = _variable("HERALD_JWKS_URL", _http_url, "an http(s) URL")
+    jwt_secret_arn: str | None = _variable(
+        "HERALD_JWT_SECRET_ARN", _secret_arn, "the ARN of a Secrets Manager secret"
+    )
+    jwks_url: str | None = _variable(
+        "HERALD_JWKS_URL", _key_set_url, "an https URL; http for a loopback address alone"
+    )
     jwt_issuer: str | None = _variable("HERALD_JWT_ISSUER", _text, "text")
     jwt_audience: str | None = _variable("HERALD_JWT_AUDIENCE", _text, "text")
     jwt_leeway_seconds: int = _variable(
@@ -172,6 +205,9 @@ class Settings:
     )
     daily_message_quota: int = _variable(
         "HERALD_DAILY_MESSAGE_QUOTA", _whole_number(0), "a whole number from 0", 0
+    )
+    limiter_failure: str = _variable(
+        "HERALD_LIMITER_FAILURE", _one_of("closed", FAILS_OPEN), "closed or open", "closed"
     )
     inline_recipients: int = _variable(
         "HERALD_INLINE_RECIPIENTS", _whole_number(0), "a whole number from 0", 1000

@@ -16,7 +16,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from chalicelib.errors import Unavailable
+from chalicelib.errors import Contended, Unavailable
 from chalicelib.expressions import Action
 from chalicelib.records import Item, Tables
 
@@ -77,6 +77,8 @@ def reaching_storage() -> Iterator[None]:
     except ClientError as error:
         if error_code(error) == "ValidationException":
             raise  # our own mistake, which waiting doesn't mend
+        if _is_conflict(error):
+            raise Contended("too much at once", retry_after=RETRY_AFTER_SECONDS) from error
         logger.error("storage refused: %s", error)
         raise Unavailable("storage is unavailable", retry_after=RETRY_AFTER_SECONDS) from error
 
@@ -164,6 +166,12 @@ def _cancellation_codes(error: ClientError) -> list[str]:
     return [reason.get("Code", "None") for reason in reasons]
 
 
+def _is_conflict(error: ClientError) -> bool:
+    codes = {error_code(error), *_cancellation_codes(error)}
+    conflict = codes & {"TransactionConflict", "TransactionConflictException"}
+    return bool(conflict) and "ConditionalCheckFailed" not in codes
+
+
 def _retrying_conflicts(call: Callable[[], object]) -> None:
     """Run `call` again while it loses against another transaction on the same item.
 
@@ -175,8 +183,6 @@ def _retrying_conflicts(call: Callable[[], object]) -> None:
             call()
             return
         except ClientError as error:
-            codes = {error_code(error), *_cancellation_codes(error)}
-            conflict = codes & {"TransactionConflict", "TransactionConflictException"}
-            if not conflict or "ConditionalCheckFailed" in codes or attempt + 1 == CONFLICT_TRIES:
+            if not _is_conflict(error) or attempt + 1 == CONFLICT_TRIES:
                 raise
             time.sleep(random.uniform(0, CONFLICT_BACKOFF_SECONDS * 2**attempt))

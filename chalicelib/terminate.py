@@ -10,8 +10,9 @@ from chalicelib.consequences import HANDSHAKE_PAUSES
 from chalicelib.delivery import Delivery
 from chalicelib.errors import Unavailable
 from chalicelib.frames import CLOSE, Frame, frame_of
+from chalicelib.json_text import encode
 from chalicelib.lanes import Parcel
-from chalicelib.messages import Result, encode
+from chalicelib.messages import Result
 from chalicelib.notify import Removed
 from chalicelib.records import Recipient
 

@@ -31,9 +31,10 @@ async def run(configured: Configuration) -> None:
 
 
 def _welcome(running: Running, configured: Configuration) -> str:
-    alice = token(configured.environment, "alice")
-    bob = token(configured.environment, "bob")
-    body = json.dumps({"to": {"users": ["bob"]}, "data": {"text": "Hello, Bob"}})
+    try:
+        first_steps = _first_steps(running, configured)
+    except ConfigurationError:
+        first_steps = "Tokens come from your identity provider: HERALD_JWT_SECRET is empty."
     return f"""
 Herald is running. It reloads when code changes; Ctrl-C stops it.
 
@@ -41,7 +42,14 @@ Herald is running. It reloads when code changes; Ctrl-C stops it.
   WebSocket     {running.websocket}
   @connections  {running.management}/@connections/{{connectionId}}
 
-Tokens, for a day (make token USER=carol SCOPE="ws:connect" makes another):
+{first_steps}"""
+
+
+def _first_steps(running: Running, configured: Configuration) -> str:
+    alice = token(configured.environment, "alice")
+    bob = token(configured.environment, "bob")
+    body = json.dumps({"to": {"users": ["bob"]}, "data": {"text": "Hello, Bob"}})
+    return f"""Tokens, for a day (make token USER=carol SCOPE="ws:connect" makes another):
 
   alice  {alice}
 

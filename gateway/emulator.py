@@ -135,7 +135,7 @@ def _main(descriptor: int, port: int) -> None:
         BIND_HOST="127.0.0.1",
         MINISTACK_HOST="127.0.0.1",
         MINISTACK_ACCOUNT_ID=ACCOUNT,
-        SERVICES="dynamodb,sns,sqs",
+        SERVICES="dynamodb,secretsmanager,sns,sqs",
         LOG_LEVEL="ERROR",
         IOT_MTLS_ENABLED="0",
         SFTP_ENABLED="0",

@@ -19,8 +19,13 @@ def log_to_terminal() -> None:
 
 def log_event(kind: str, context: WebSocketContext, what: str) -> None:
     """Such as `12:00:01  CONNECT     BFaT_fALIAMCKug=  alice  101`."""
-    principal = (context.authorizer or {}).get("principalId", "-")
+    principal = printable((context.authorizer or {}).get("principalId", "-"))
     log_line(kind, f"{context.connection_id}  {principal}  {what}")
+
+
+def printable(text: str) -> str:
+    """Text of a client's on one line, without what a terminal would obey."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def log_line(kind: str, what: str) -> None:

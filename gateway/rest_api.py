@@ -10,7 +10,7 @@ from starlette.responses import Response
 from gateway.authorization import Refused, authorize
 from gateway.environments import Environments, FunctionError
 from gateway.events import RestRequest, canonical_headers, new_id
-from gateway.log import log_line
+from gateway.log import log_line, printable
 from gateway.runtime import REST_FUNCTION
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
@@ -28,7 +28,8 @@ class RestApi:
     async def endpoint(self, request: Request) -> Response:
         """Answer one request, whatever becomes of it."""
         response = await self._respond(request)
-        log_line("REST", f"{request.method} {request.url.path}  {response.status_code}")
+        path = printable(request.url.path)
+        log_line("REST", f"{request.method} {path}  {response.status_code}")
         return response
 
     async def _respond(self, request: Request) -> Response:

@@ -3,14 +3,23 @@
 import time
 from collections.abc import Mapping
 
-import jwt
+from joserfc import jwt
+from joserfc.jwk import OctKey
+
+from gateway.configuration import ConfigurationError
 
 DEFAULT_SCOPE = "ws:connect messages:send messages:broadcast"
 DEFAULT_LIFETIME_SECONDS = 24 * 60 * 60
 
 
 def token(environment: Mapping[str, str], user: str, scope: str = DEFAULT_SCOPE) -> str:
-    """A token for `user` with `scope` (space-separated), valid for a day."""
+    """A token for `user` with `scope` (space-separated), valid for a day.
+
+    Raises ConfigurationError where there is no secret to sign it with.
+    """
+    secret = environment.get("HERALD_JWT_SECRET", "").strip()
+    if not secret:
+        raise ConfigurationError("HERALD_JWT_SECRET is empty: only its owner can make a token")
     now = int(time.time())
     claims: dict[str, object] = {
         "sub": user,
@@ -22,4 +31,4 @@ def token(environment: Mapping[str, str], user: str, scope: str = DEFAULT_SCOPE)
         claims["iss"] = environment["HERALD_JWT_ISSUER"]
     if environment.get("HERALD_JWT_AUDIENCE"):
         claims["aud"] = environment["HERALD_JWT_AUDIENCE"]
-    return jwt.encode(claims, environment["HERALD_JWT_SECRET"], algorithm="HS256")
+    return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(secret))

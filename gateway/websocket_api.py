@@ -15,7 +15,7 @@ from gateway.authorization import Refused, authorize
 from gateway.configuration import Configuration
 from gateway.environments import Environments, FunctionError
 from gateway.events import WebSocketContext, canonical_headers, new_id
-from gateway.log import log_event, log_line
+from gateway.log import log_event, log_line, printable
 from gateway.sockets import CLOSED_BY_API, GOING_AWAY, MAX_MESSAGE_BYTES, BufferFull, Socket
 
 STAGE = "ws"
@@ -76,7 +76,7 @@ class WebSocketApi:
             self._sockets.pop(context.connection_id, None)
             socket.release()
             writer.cancel()
-            log_event("DISCONNECT", context, f"{code} {reason}")
+            log_event("DISCONNECT", context, f"{code} {printable(reason)}")
             await self._tell("$disconnect", context.disconnect(code, reason))
 
     async def _handshake(self, context: WebSocketContext) -> str | None:

@@ -230,10 +230,9 @@ class Herald:
             lambda _: None,
         )
         self._world = world
-        self._ulids = UlidFactory()
 
     def parser(self, sender: Principal) -> MessageParser:
-        return MessageParser(sender.user_id, self._world.now, self._ulids.new)
+        return MessageParser(sender.user_id, self._world.now, UlidFactory().new)
 
 
 def scan(client: Any, table: str) -> Iterator[Any]:

@@ -14,6 +14,37 @@ def test_health_needs_no_token(herald: Client) -> None:
     assert answer.headers["content-type"] == "application/json"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/health", 200),
+        ("GET", "/users/alice", 200),
+        ("DELETE", "/users/nobody/connections", 204),
+        ("POST", "/messages", 415),
+    ],
+)
+def test_answers_are_safe_for_browsers(herald: Client, method: str, path: str, status: int) -> None:
+    headers = {"Authorization": f"Bearer {token()}"}
+    answer = herald.http.request(method, path, headers=headers)
+    assert answer.status_code == status
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+def test_the_app_says_how_to_authenticate(herald_with: Callable[..., Client]) -> None:
+    """RFC 6750 section 3, in the answers that are not the authorizer's."""
+    herald = herald_with(HERALD_IP_DENY="10.0.0.0/8")
+    lacking = herald.post({"to": {"all": True}, "data": 1}, scope="messages:send")
+    assert lacking.status_code == 403
+    challenge = 'Bearer error="insufficient_scope", scope="messages:broadcast"'
+    assert lacking.headers["www-authenticate"] == challenge
+    headers = {"Authorization": f"Bearer {token(scope='')}"}
+    other = herald.http.get("/users/other", headers=headers)
+    assert other.headers["www-authenticate"].endswith('scope="users:read"')
+    assert "www-authenticate" not in herald.post({}).headers
+
+
 TO = {"users": ["nobody"]}
 
 
@@ -58,13 +89,47 @@ def test_400_names_the_field(herald: Client, body: Any, detail: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b'{"data": NaN}', b'{"data": 1e999}', b"\xff", b'{"data": "\xff"}']
+    ("body", "detail"),
+    [
+        (b"", "not JSON: "),
+        (b"{", "not JSON: "),
+        (b'{"data": NaN}', "not JSON: NaN"),
+        (b"\xff", "not JSON: the body is not UTF-8"),
+        (b'{"data": "\xff"}', "not JSON: the body is not UTF-8"),
+        (b'{"data": "\xed\xa0\x80"}', "not JSON: the body is not UTF-8"),
+        (b'{"data": 1e999}', "a number is out of range"),
+        (b'{"data": -' + b"9" * 400_000 + b"}", "a number is out of range"),
+        (b'{"data": 1, "data": 2}', "data is repeated in an object"),
+        (b'{"to": {"users": ["a"], "users": ["b"]}}', "users is repeated in an object"),
+        (b'{"data": ' + b"[" * 100_000 + b" " * 900_000, "the JSON is nested deeper than 500"),
+        (b'{"data":' * 100_000 + b" " * 200_000, "the JSON is nested deeper than 500"),
+        (b'{"' + b"x" * 1_000_000 + b'": 1, "to": {}, "data": 1}', "xxx"),
+    ],
+    ids=range(13),
 )
-def test_what_is_no_json_is_400(herald: Client, body: bytes) -> None:
-    headers = {"Authorization": f"Bearer {token()}", "Content-Type": "application/json"}
+def test_what_can_not_be_read_is_400_and_said_briefly(
+    herald: Client, body: bytes, detail: str, user: str
+) -> None:
+    headers = {"Authorization": f"Bearer {token(user)}", "Content-Type": "application/json"}
     answer = herald.http.post("/messages", content=body, headers=headers)
     assert answer.status_code == 400
-    assert answer.json()["detail"].startswith("not JSON")
+    assert answer.json()["detail"].startswith(detail)
+    assert len(answer.content) < 1000
+
+
+def test_the_same_over_a_websocket(herald: Client, user: str) -> None:
+    socket = herald.connect(user)
+    for frame, detail in (
+        ("[" * 32_000, "the JSON is nested deeper than 500"),
+        ('{"action": "ping", "action": "send"}', "action is repeated"),
+        ('{"action": "ping", "data": 1e999}', "a number is out of range"),
+        ('{"' + "x" * 30_000 + '": 1, "action": "ping"}', "xxx"),
+        ('{"action": "' + "x" * 30_000 + '"}', "action must be one of"),
+    ):
+        answer = socket.ask(frame)
+        assert (answer["type"], answer["code"]) == ("error", "bad_request")
+        assert answer["message"].startswith(detail)
+        assert len(answer["message"]) < 600
 
 
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/jsonx"])

@@ -12,8 +12,6 @@ from chalicelib.messages import (
     MessageParser,
     Report,
     Result,
-    encode,
-    parse_json,
 )
 from chalicelib.ulid import ALPHABET, UlidFactory
 
@@ -67,19 +65,6 @@ def test_any_json_is_a_message_or_a_bad_request(body: Any) -> None:
         parser().batch(body)
     except BadRequest as refused:
         assert refused.detail
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "NaN", "[Infinity]", "-Infinity", "1e999", "[" * 5000, "9" * 5000, b"\xff"]
-)
-def test_what_is_no_json(text: str | bytes) -> None:
-    with pytest.raises(BadRequest, match="JSON"):
-        parse_json(text)
-
-
-def test_a_lone_surrogate_is_named() -> None:
-    with pytest.raises(BadRequest, match="surrogate"):
-        encode({"data": "\ud800"})
 
 
 @given(st.lists(st.sampled_from(list(Result)), max_size=300))

@@ -1,0 +1,98 @@
+"""An identity provider: key pairs, a JWK Set of their public halves, and a server that has it."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ssl import SSLContext
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+ALGORITHMS = ("RS256", "ES256", "EdDSA")
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """A private key, and the JWK that publishes its public half."""
+
+    algorithm: str
+    kid: str
+    private: Any = field(repr=False)
+
+    @classmethod
+    def new(cls, algorithm: str, kid: str) -> "KeyPair":
+        match algorithm:
+            case "RS256":
+                return cls(algorithm, kid, rsa.generate_private_key(65537, 2048))
+            case "ES256":
+                return cls(algorithm, kid, ec.generate_private_key(ec.SECP256R1()))
+            case _:
+                return cls(algorithm, kid, ed25519.Ed25519PrivateKey.generate())
+
+    def jwk(self, **more: Any) -> dict[str, Any]:
+        algorithm = jwt.get_algorithm_by_name(self.algorithm)
+        published = json.loads(algorithm.to_jwk(self.private.public_key()))
+        published.pop("key_ops", None)
+        return {**published, "kid": self.kid, "use": "sig", "alg": self.algorithm, **more}
+
+    def token(self, headers: dict[str, Any] | None = None, **claims: Any) -> str:
+        payload = {"sub": "alice", "exp": 9_999_999_999, **claims}
+        headers = {"kid": self.kid} if headers is None else headers
+        return jwt.encode(payload, self.private, algorithm=self.algorithm, headers=headers)
+
+
+class KeyServer(ThreadingHTTPServer):
+    """Serves `body` with `status`, and counts how often."""
+
+    daemon_threads = True
+
+    def __init__(self, scheme: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"{scheme}://localhost:{self.server_port}/.well-known/jwks.json?v=1"
+        self.status = 200
+        self.headers: dict[str, str] = {}
+        self.body: bytes = b""
+        self.requests = 0
+        self.hold = threading.Event()  # set, but while answers are held back
+        self.hold.set()
+
+    def publish(self, *pairs: KeyPair, also: tuple[Any, ...] = ()) -> None:
+        self.body = json.dumps({"keys": [*also, *(pair.jwk() for pair in pairs)]}).encode()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: KeyServer
+
+    def do_GET(self) -> None:
+        self.server.requests += 1
+        self.server.hold.wait(10)
+        self.send_response(self.server.status)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(self.server.body)))
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def key_server(tls: SSLContext | None = None) -> Iterator[KeyServer]:
+    """A server in a thread of its own, on a free port of the loopback address."""
+    server = KeyServer("http" if tls is None else "https")
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.hold.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -35,7 +35,7 @@ types: $(READY)
 tests: $(READY)
 	$(BIN)/pytest
 
-e2e: $(READY) tests/e2e/node_modules ## Drive Herald with other programs: Node's ws (needs Node 18+ and npm)
+e2e: $(READY) tests/e2e/node_modules ## Drive Herald with other programs: Node's ws and jose (needs Node 20+ and npm)
 	$(BIN)/pytest tests/e2e
 
 tests/e2e/node_modules: tests/e2e/package-lock.json

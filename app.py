@@ -188,6 +188,12 @@ def delete_connection(user_id: str, connection_id: str) -> None:
         close([connection])
 
 
+@app.route("/keys", methods=["GET"], authorizer=rest_authorizer)
+@answering
+def get_keys() -> dict[str, object]:
+    return {"keys": service().encryption.keys_of(caller().key)}
+
+
 @app.route("/health", methods=["GET"])
 @answering
 def get_health() -> dict[str, object]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from chalicelib.audience import Audiences
 from chalicelib.consequences import SETTLING_SECONDS, Consequences
 from chalicelib.delivery import Delivery
+from chalicelib.encryption import Encryption
 from chalicelib.errors import Unavailable
 from chalicelib.frames import Framer
 from chalicelib.lanes import Parcel
@@ -29,6 +30,7 @@ class Broadcaster:
         delivery: Delivery,
         consequences: Consequences,
         terminator: Terminator,
+        encryption: Encryption,
         frame_bytes: int,
     ) -> None:
         """`frame_bytes`: see `Framer`."""
@@ -36,6 +38,7 @@ class Broadcaster:
         self._delivery = delivery
         self._consequences = consequences
         self._terminator = terminator
+        self._encryption = encryption
         self._frame_bytes = frame_bytes
 
     def send(self, messages: Sequence[Message], sender: Principal, deadline: float) -> list[Report]:
@@ -48,7 +51,7 @@ class Broadcaster:
         """
         for message in messages:
             sender.require(_scope_for(message))
-        framer = Framer(messages, self._frame_bytes)
+        framer = Framer(messages, self._frame_bytes, sender.tenant, self._encryption)
         reports = {message.id: Report(message.id) for message in messages}
         started = time.monotonic()
         retries = 0
@@ -87,7 +90,7 @@ class Broadcaster:
             now = time.time()
             expired += [recipient for recipient, _ in page if recipient.token_until <= now]
             yield [
-                Parcel(recipient, framer.frames(selection))
+                Parcel(recipient, framer.frames(selection, recipient.user_id))
                 for recipient, selection in page
                 if recipient.token_until > now
             ]

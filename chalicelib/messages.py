@@ -47,9 +47,10 @@ class Message:
     audience: Audience
     type: str
     data: object
+    encrypted: bool = False
 
     def to_frame_entry(self) -> dict[str, object]:
-        """The message as its recipients see it."""
+        """The message as its recipients see it, before it is encrypted."""
         return {
             "id": self.id,
             "type": self.type,
@@ -103,13 +104,17 @@ class Interrupted(Unavailable):
 class MessageParser:
     """Turns request bodies of one sender into messages, all accepted at one time.
 
-    `now` is in epoch milliseconds; `new_id` makes rising ids from it.
+    `now` is in epoch milliseconds; `new_id` makes rising ids from it. `may_encrypt` says whether
+    there is a key for messages that ask for it.
     """
 
-    def __init__(self, sender: str, now: int, new_id: Callable[[int], str]) -> None:
+    def __init__(
+        self, sender: str, now: int, new_id: Callable[[int], str], *, may_encrypt: bool
+    ) -> None:
         self._sender = sender
         self._now = now
         self._new_id = new_id
+        self._may_encrypt = may_encrypt
 
     def batch(self, body: object) -> list[Message]:
         """One message, or `{"messages": [1..100]}`. Raises BadRequest, naming the field."""
@@ -132,7 +137,8 @@ class MessageParser:
         for flag in ("encrypt", "store"):
             if not isinstance(fields.get(flag, False), bool):
                 raise BadRequest(f"{_join(path, flag)} must be true or false")
-        if fields.get("encrypt"):
+        encrypted = fields.get("encrypt", False)
+        if encrypted and not self._may_encrypt:
             raise BadRequest(f"{_join(path, 'encrypt')}: encryption is not available")
         kind = fields.get("type", DEFAULT_TYPE)
         if not isinstance(kind, str) or not 1 <= len(kind) <= MAX_TYPE_CHARACTERS:
@@ -146,6 +152,7 @@ class MessageParser:
             audience=_audience(_join(path, "to"), fields["to"]),
             type=parse_text(_join(path, "type"), kind),
             data=fields["data"],
+            encrypted=encrypted,
         )
 
 

@@ -15,6 +15,7 @@ from chalicelib.broadcast import Broadcaster
 from chalicelib.connections import Connections
 from chalicelib.consequences import Consequences
 from chalicelib.delivery import Delivery
+from chalicelib.encryption import Encryption
 from chalicelib.errors import Unavailable
 from chalicelib.handshake import Doorkeeper
 from chalicelib.limits import Limiter, Meter, Rate
@@ -57,6 +58,7 @@ class Service:
         )
         connects = Meter(Limiter("connectDue", Rate.per_minute(settings.connect_rate)))
         self.now = now_ms
+        self.encryption = Encryption(settings.encryption_keys)
         self.connections = Connections(
             client, tables, settings.max_connections_per_user, connects, messages
         )
@@ -76,7 +78,12 @@ class Service:
         consequences = Consequences(self.connections, self.delivery, notifier, now_ms)
         self.terminator = Terminator(self.connections, self.delivery, now_ms)
         self.broadcaster = Broadcaster(
-            audiences, self.delivery, consequences, self.terminator, settings.frame_bytes
+            audiences,
+            self.delivery,
+            consequences,
+            self.terminator,
+            self.encryption,
+            settings.frame_bytes,
         )
         self.actions = Actions(
             self.broadcaster,
@@ -112,7 +119,9 @@ class Service:
     def parser(self, sender: Principal) -> MessageParser:
         """Parses messages that `sender` sends now."""
         # Ids of one factory would tell others, by being neighbours, that somebody sent just then.
-        return MessageParser(sender.user_id, now_ms(), UlidFactory().new)
+        return MessageParser(
+            sender.user_id, now_ms(), UlidFactory().new, may_encrypt=self.encryption.available
+        )
 
 
 def sdk_credentials(session: boto3.Session) -> Callable[[], Credentials]:

@@ -5,7 +5,9 @@ not be held raises `SettingsError` with one line for each wrong variable; a secr
 never shown.
 """
 
+import json
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -20,9 +22,17 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 Network = IPv4Network | IPv6Network
 
+
+@dataclass(frozen=True, slots=True)
+class MasterKey:
+    """A key from which users' keys are derived, and the name that these have for it."""
+
+    kid: str
+    secret: bytes = field(repr=False)
+
+
 WITHOUT_EFFECT_YET = frozenset(
     {
-        "HERALD_ENCRYPTION_KEYS",
         "HERALD_FANOUT_QUEUE_URL",
         "HERALD_HISTORY_SECONDS",
         "HERALD_INLINE_RECIPIENTS",
@@ -128,6 +138,28 @@ def _secret(value: str) -> str:
     return value
 
 
+def _master_keys(value: str) -> tuple[MasterKey, ...]:
+    try:
+        keys = tuple(_master_key(entry) for entry in json.loads(value)["keys"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError from error
+    if not keys or len({key.kid for key in keys}) < len(keys):
+        raise ValueError
+    return keys
+
+
+def _master_key(entry: Mapping[str, Any]) -> MasterKey:
+    kid, text = entry["kid"], entry["k"]
+    if entry["kty"] != "oct" or not isinstance(kid, str) or not kid:
+        raise ValueError
+    if not re.fullmatch(r"[A-Za-z0-9_-]*", text):
+        raise ValueError
+    secret = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if len(secret) < MIN_SECRET_BYTES:
+        raise ValueError
+    return MasterKey(kid, secret)
+
+
 def _variable(
     name: str,
     parse: Callable[[str], object],
@@ -214,8 +246,13 @@ class Settings:
     )
     fanout_queue_url: str | None = _variable("HERALD_FANOUT_QUEUE_URL", _http_url, "an http(s) URL")
     notify_topic_arn: str | None = _variable("HERALD_NOTIFY_TOPIC_ARN", _text, "a topic's ARN")
-    encryption_keys: str | None = _variable(
-        "HERALD_ENCRYPTION_KEYS", _text, "a JWK Set", secret=True
+    encryption_keys: tuple[MasterKey, ...] = _variable(
+        "HERALD_ENCRYPTION_KEYS",
+        _master_keys,
+        f"a JWK Set of keys with kty oct, a kid of their own, and k of {MIN_SECRET_BYTES} bytes"
+        " or more",
+        (),
+        secret=True,
     )
     history_seconds: int = _variable(
         "HERALD_HISTORY_SECONDS", _whole_number(0), "a whole number from 0", 300

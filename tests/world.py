@@ -19,6 +19,7 @@ from chalicelib.broadcast import Broadcaster
 from chalicelib.connections import Connections
 from chalicelib.consequences import Consequences
 from chalicelib.delivery import Outcome
+from chalicelib.encryption import Encryption
 from chalicelib.events import WebSocketEvent
 from chalicelib.frames import frame_of
 from chalicelib.handshake import Doorkeeper
@@ -200,7 +201,9 @@ class Herald:
             self.connections, delivery, Notifier(audiences, delivery, None), now
         )
         terminator = Terminator(self.connections, delivery, now)
-        self.broadcaster = Broadcaster(audiences, delivery, consequences, terminator, 32768)
+        self.broadcaster = Broadcaster(
+            audiences, delivery, consequences, terminator, Encryption(()), 32768
+        )
         self.actions = Actions(
             self.broadcaster,
             delivery,
@@ -232,7 +235,7 @@ class Herald:
         self._world = world
 
     def parser(self, sender: Principal) -> MessageParser:
-        return MessageParser(sender.user_id, self._world.now, UlidFactory().new)
+        return MessageParser(sender.user_id, self._world.now, UlidFactory().new, may_encrypt=False)
 
 
 def scan(client: Any, table: str) -> Iterator[Any]:

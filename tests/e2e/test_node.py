@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from tests.clients import Client, token
 
 LISTEN = Path(__file__).with_name("listen.mjs")
+DECRYPT = Path(__file__).with_name("decrypt.mjs")
 
 
 class Node:
@@ -64,3 +65,20 @@ def test_refusals_are_statuses(node: Node) -> None:
 def test_subprotocols_as_a_browser_needs_them(node: Node) -> None:
     subprotocols = ["herald.v1", f"bearer.{token()}"]
     assert node.open(subprotocols=subprotocols) == [0, "open", "herald.v1"]
+
+
+def test_encrypted_messages_are_read_by_jose_and_by_webcrypto(
+    herald_with: Callable[..., Client],
+) -> None:
+    master = {"keys": [{"kty": "oct", "kid": "new", "k": "bmV3" * 11}]}
+    herald = herald_with(HERALD_ENCRYPTION_KEYS=json.dumps(master))
+    socket = herald.connect("bob")
+    data = {"text": "für Bob 🗝"}
+    herald.post({"to": {"users": ["bob"]}, "data": data, "encrypt": True})
+    [entry] = socket.receive()["messages"]
+    keys = herald.http.get("/keys", headers={"Authorization": f"Bearer {token('bob')}"}).json()
+    line = json.dumps({"jwe": entry["data"], **keys})
+    printed = subprocess.run(
+        ["node", str(DECRYPT)], input=line, capture_output=True, text=True, check=True
+    ).stdout
+    assert [json.loads(plaintext) for plaintext in json.loads(printed)] == [data, data]

@@ -19,7 +19,7 @@ NOW = 1_795_477_071_772
 
 
 def parser() -> MessageParser:
-    return MessageParser("alice", NOW, UlidFactory().new)
+    return MessageParser("alice", NOW, UlidFactory().new, may_encrypt=False)
 
 
 def message(data: Any = 1, to: Any = None) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def test_the_type_has_a_default() -> None:
     assert parser().one(message()).type == "message"
 
 
-def test_what_is_not_there_yet_is_refused_not_ignored() -> None:
+def test_without_a_key_nothing_is_accepted_that_asks_for_encryption() -> None:
     with pytest.raises(BadRequest) as refused:
         parser().one({**message(), "encrypt": True})
     assert refused.value.detail == "encrypt: encryption is not available"

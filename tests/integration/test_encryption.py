@@ -1,0 +1,80 @@
+"""Encrypted messages, from POST to the reader who fetches their keys."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from jwcrypto import jwe, jwk
+
+from tests.clients import Client, token
+
+OLD = {"kty": "oct", "kid": "old", "k": "b2xk" * 11}
+NEW = {"kty": "oct", "kid": "new", "k": "bmV3" * 11}
+
+
+def encrypting(herald_with: Callable[..., Client], *keys: Any) -> Client:
+    return herald_with(HERALD_ENCRYPTION_KEYS=json.dumps({"keys": keys}))
+
+
+def keys_of(herald: Client, user: str, **claims: Any) -> dict[str, jwk.JWK]:
+    headers = {"Authorization": f"Bearer {token(user, scope='', **claims)}"}
+    answer = herald.http.get("/keys", headers=headers)
+    assert answer.headers["cache-control"] == "no-store"
+    return {key["kid"]: jwk.JWK(**key) for key in answer.json()["keys"]}
+
+
+def read(entry: Any, keys: dict[str, jwk.JWK]) -> Any:
+    assert entry["encrypted"] is True
+    sealed = jwe.JWE()
+    sealed.deserialize(entry["data"])
+    sealed.decrypt(keys[sealed.jose_header["kid"]])
+    return json.loads(sealed.payload)
+
+
+def test_each_reader_reads_theirs_and_nobody_elses(herald_with: Callable[..., Client]) -> None:
+    herald = encrypting(herald_with, NEW, OLD)
+    sockets = {user: [herald.connect(user), herald.connect(user)] for user in ("bob", "carol")}
+    secret = {"text": "für dich", "nested": [1, None]}
+    message = {"to": {"all": True}, "data": secret, "encrypt": True, "type": "chat"}
+    answer = herald.post({"messages": [message, {"to": {"users": ["bob"]}, "data": "open"}]})
+    assert [report["delivered"] for report in answer.json()["messages"]] == [4, 2]
+    received: dict[str, set[str]] = {}
+    for user, open_sockets in sockets.items():
+        for socket in open_sockets:
+            entry, *others = socket.receive()["messages"]
+            assert (entry["type"], entry["from"]) == ("chat", "alice")
+            assert read(entry, keys_of(herald, user)) == secret
+            assert [(one["data"], "encrypted" in one) for one in others] == [("open", False)] * (
+                user == "bob"
+            )
+            received.setdefault(user, set()).add(entry["data"])
+    # Encrypted once for each user; and who takes another's can't read it.
+    assert {user: len(texts) for user, texts in received.items()} == {"bob": 1, "carol": 1}
+    taken = {"encrypted": True, "data": received["bob"].pop()}
+    for stranger in (keys_of(herald, "carol"), keys_of(herald, "bob", tenant="other")):
+        with pytest.raises(jwe.InvalidJWEData):
+            read(taken, stranger)
+
+
+def test_over_the_websocket_and_through_a_rotation(herald_with: Callable[..., Client]) -> None:
+    before = encrypting(herald_with, OLD)
+    socket = before.connect("bob")
+    send = {"action": "send", "to": {"users": ["bob"]}, "data": 1, "encrypt": True}
+    frames = [socket.ask(send), socket.receive()]
+    [entry] = next(frame["messages"] for frame in frames if frame["type"] == "messages")
+    after = encrypting(herald_with, NEW, OLD)
+    assert list(keys_of(after, "bob")) == ["new", "old"]
+    assert read(entry, keys_of(after, "bob")) == 1
+
+
+def test_without_keys_there_is_no_encryption(herald: Client) -> None:
+    assert keys_of(herald, "bob") == {}
+    answer = herald.post({"to": {"users": ["bob"]}, "data": 1, "encrypt": True})
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == "encrypt: encryption is not available"
+
+
+def test_keys_need_a_token(herald_with: Callable[..., Client]) -> None:
+    herald = encrypting(herald_with, NEW)
+    assert herald.http.get("/keys").status_code == 401

@@ -1,0 +1,330 @@
+"""The border between tenants: every route and every action, driven across it.
+
+Two tenants have the same users and groups, and one user more beyond the border. Whoever tries to
+see or reach the other side with every scope there is learns what they would learn of nobody, and
+nothing over there changes.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from tests.clients import Client, Socket, configured, eventually, served, token
+from tests.stub import stub
+from tests.tables import TABLES
+from tests.unit.test_authorizers import invoke
+from tests.world import scan
+
+KEYS = {"keys": [{"kty": "oct", "kid": "k", "k": "bmV3" * 11}]}
+BORDERS = [("north", "south"), (None, "north"), ("north", None), ("a", "a/b"), ("a/b", "a")]
+USERS = ["alice", "bob"]
+BEYOND = "dora"  # a user of the other side alone
+NOBODY = "nobody"  # a user of neither
+TEAM, THEIRS, NO_GROUP = "team", "theirs", "no-group"
+
+
+class Side(NamedTuple):
+    """One tenant's clients."""
+
+    tenant: str | None
+    sockets: dict[str, Socket]
+    ids: dict[str, str]
+
+    def request(self, herald: Client, method: str, path: str, body: Any = None) -> httpx.Response:
+        """A request of the tenant's alice, who may do whatever a token can allow."""
+        headers = {"Authorization": f"Bearer {self.token('alice')}"}
+        return herald.http.request(method, path, json=body, headers=headers)
+
+    def token(self, user: str) -> str:
+        return token(user, tenant=self.tenant, groups=[TEAM, "*"])
+
+
+def side(herald: Client, tenant: str | None, users: list[str], *groups: str) -> Side:
+    sockets, ids = {}, {}
+    for user in users:
+        sockets[user] = herald.connect(user, tenant=tenant, groups=[TEAM, *groups, "*"])
+        ids[user] = herald.connection_id(user, tenant)
+    return Side(tenant, sockets, ids)
+
+
+@pytest.fixture(scope="module")
+def herald() -> Iterator[Client]:
+    environment = {"HERALD_ENCRYPTION_KEYS": json.dumps(KEYS), "HERALD_MESSAGE_RATE": "1000"}
+    with served(configured(HERALD_MESSAGE_BURST="1000", **environment)) as running:
+        client = Client(running)
+        yield client
+        client.close()
+
+
+@pytest.fixture(params=BORDERS, ids=str)
+def border(herald: Client, request: pytest.FixtureRequest) -> Iterator[tuple[Side, Side]]:
+    """Here, and there. Whatever is tried from here, there nothing has happened."""
+    here = side(herald, request.param[0], USERS)
+    there = side(herald, request.param[1], [*USERS, BEYOND], THEIRS)
+    before = stored(herald, there)
+    yield here, there
+    assert stored(herald, there) == before
+    # And they could have been reached: by their own, whose message is the first that they get.
+    report = there.request(herald, "POST", "/messages", {"to": {"all": True}, "data": "ours"})
+    assert report.json()["messages"][0]["delivered"] == len(there.sockets)
+    for socket in there.sockets.values():
+        assert socket.messages() == ["ours"]
+    forget(herald, here, there)
+
+
+def forget(herald: Client, *sides: Side) -> None:
+    """Leave nothing to the next test."""
+    for one in sides:
+        for socket in one.sockets.values():
+            socket.connection.close()
+    eventually(lambda: not list(scan(herald.tables, TABLES.connections)))
+    for item in scan(herald.tables, TABLES.users):
+        herald.tables.delete_item(TableName=TABLES.users, Key={"user": item["user"]})
+
+
+def stored(herald: Client, one: Side) -> list[str]:
+    """All that the tables have of a tenant's connections and groups."""
+    items = [
+        item for table in (TABLES.connections, TABLES.groups) for item in scan(herald.tables, table)
+    ]
+    owned = [item for item in items if item.get("tenant", {}).get("S") == one.tenant]
+    return sorted(json.dumps(item, sort_keys=True, default=sorted) for item in owned)
+
+
+def told(answer: Any, *own_words: str) -> Any:
+    """What an answer tells, but for what differs anyway: id, time, and the asker's own words."""
+    text = answer if isinstance(answer, str) else json.dumps(answer)
+    for word in own_words:
+        text = text.replace(word, "…")
+    value = json.loads(text)
+    for report in [value, *value.get("messages", [])]:
+        report.pop("id", None)
+        report.pop("durationMs", None)
+        report.pop("timestamp", None)
+    return value
+
+
+Attack = Callable[[Client, Side, Side], None]
+
+
+def audiences(there: Side) -> list[tuple[Any, Any]]:
+    """Audiences of the other side, each with the like that nobody is in."""
+    ids = list(there.ids.values())
+    return [
+        ({"users": [BEYOND]}, {"users": [NOBODY]}),
+        ({"groups": [THEIRS]}, {"groups": [NO_GROUP]}),
+        ({"connections": ids}, {"connections": ["AAAAAAAAAAAAAAA=" for _ in ids]}),
+        ({"connections": ids, "exceptConnections": ids[:1]}, {"connections": ["A"]}),
+        ({"users": [BEYOND], "exceptUsers": ["bob"]}, {"users": [NOBODY]}),
+    ]
+
+
+def reach_own(here: Side, send: Callable[[Any], Any]) -> None:
+    """Those whom both sides have are one's own."""
+    for to, names in (
+        ({"all": True}, USERS),
+        ({"groups": [TEAM]}, USERS),
+        ({"users": ["bob"]}, ["bob"]),
+        ({"users": ["bob", BEYOND]}, ["bob"]),
+        ({"groups": [TEAM, THEIRS]}, USERS),
+    ):
+        assert send(to)["recipients"] == len(names)
+        for name in names:
+            assert here.sockets[name].messages() == ["hello"]
+
+
+def post_messages(herald: Client, here: Side, there: Side) -> None:
+    def send(to: Any, *, encrypt: bool = False) -> Any:
+        body = {"to": to, "data": "hello", "encrypt": encrypt}
+        [report] = here.request(herald, "POST", "/messages", body).json()["messages"]
+        return report
+
+    for theirs, nobodys in audiences(there):
+        for encrypt in (False, True):
+            assert told(send(theirs, encrypt=encrypt)) == told(send(nobodys))
+        assert send(theirs)["recipients"] == 0
+    reach_own(here, send)
+
+
+def see_a_user(herald: Client, here: Side, there: Side) -> None:
+    theirs = here.request(herald, "GET", f"/users/{BEYOND}").text
+    assert told(theirs, BEYOND) == told(
+        here.request(herald, "GET", f"/users/{NOBODY}").text, NOBODY
+    )
+    assert here.request(herald, "GET", "/users/bob").json()["connections"] == 1
+
+
+def see_connections(herald: Client, here: Side, there: Side) -> None:
+    assert here.request(herald, "GET", f"/users/{BEYOND}/connections").json() == {"connections": []}
+    [own] = here.request(herald, "GET", "/users/bob/connections").json()["connections"]
+    assert own["connectionId"] == here.ids["bob"]
+
+
+def close_connections(herald: Client, here: Side, there: Side) -> None:
+    for user in (BEYOND, NOBODY):
+        answer = here.request(herald, "DELETE", f"/users/{user}/connections")
+        assert (answer.status_code, answer.content) == (204, b"")
+    here.request(herald, "DELETE", "/users/bob/connections")
+    assert here.sockets["bob"].closed_with()[0] == 1000
+
+
+def close_a_connection(herald: Client, here: Side, there: Side) -> None:
+    for owner in (BEYOND, "bob", "alice", NOBODY):
+        for connection_id in (*there.ids.values(), "AAAAAAAAAAAAAAA="):
+            path = f"/users/{owner}/connections/{connection_id.replace('=', '%3D')}"
+            answer = here.request(herald, "DELETE", path)
+            assert (answer.status_code, answer.content) == (204, b"")
+
+
+def fetch_keys(herald: Client, here: Side, there: Side) -> None:
+    [own] = here.request(herald, "GET", "/keys").json()["keys"]
+    [theirs] = there.request(herald, "GET", "/keys").json()["keys"]
+    assert own["k"] != theirs["k"]
+
+
+def ask_for_health(herald: Client, here: Side, there: Side) -> None:
+    assert herald.http.get("/health").json() == {"status": "ok"}
+
+
+ROUTES: dict[tuple[str, str], Attack] = {
+    ("POST", "/messages"): post_messages,
+    ("GET", "/users/{user_id}"): see_a_user,
+    ("GET", "/users/{user_id}/connections"): see_connections,
+    ("DELETE", "/users/{user_id}/connections"): close_connections,
+    ("DELETE", "/users/{user_id}/connections/{connection_id}"): close_a_connection,
+    ("GET", "/keys"): fetch_keys,
+    ("GET", "/health"): ask_for_health,
+}
+
+
+def ping(herald: Client, here: Side, there: Side) -> None:
+    assert told(here.sockets["alice"].ask({"action": "ping"})) == {"type": "pong"}
+
+
+def send_a_message(herald: Client, here: Side, there: Side) -> None:
+    socket = here.sockets["alice"]
+
+    def send(to: Any) -> Any:
+        socket.connection.send(json.dumps({"action": "send", "to": to, "data": "hello"}))
+        frames = [socket.receive()]
+        if frames[0]["type"] == "messages":  # what one sends oneself comes first
+            held.append(frames[0])
+            frames = [socket.receive()]
+        assert frames[0]["type"] == "ack"
+        return frames[0]
+
+    held: list[Any] = []
+    for theirs, nobodys in audiences(there):
+        assert told(send(theirs)) == told(send(nobodys))
+    for to, count in (({"all": True}, 2), ({"groups": [TEAM, THEIRS]}, 2), ({"users": ["bob"]}, 1)):
+        assert send(to)["recipients"] == count
+    assert len(held) == 2
+    assert sum(len(here.sockets["bob"].messages()) for _ in range(3)) == 3
+
+
+def join_a_group(herald: Client, here: Side, there: Side) -> None:
+    """A group of the same name is another: to join it is to be alone in it."""
+    socket = here.sockets["alice"]
+    assert socket.ask({"action": "join", "group": THEIRS})["type"] == "joined"
+    body = {"to": {"groups": [THEIRS]}, "data": "for them"}
+    assert there.request(herald, "POST", "/messages", body).json()["messages"][0]["delivered"] == 3
+    for theirs in there.sockets.values():
+        assert theirs.messages() == ["for them"]
+    for own in here.sockets.values():
+        own.assert_quiet()
+
+
+def leave_a_group(herald: Client, here: Side, there: Side) -> None:
+    socket = here.sockets["alice"]
+    answers = [socket.ask({"action": "leave", "group": group}) for group in (THEIRS, NO_GROUP)]
+    assert told(answers[0], THEIRS) == told(answers[1], NO_GROUP)
+    socket.ask({"action": "join", "group": THEIRS})
+    socket.ask({"action": "leave", "group": THEIRS})
+
+
+def refresh_the_token(herald: Client, here: Side, there: Side) -> None:
+    socket = here.sockets["alice"]
+    answers = [
+        socket.ask({"action": "refresh", "token": bearer})
+        for bearer in (
+            there.token("alice"),
+            there.token(BEYOND),
+            here.token("bob"),
+            token("alice", tenant="nowhere"),
+        )
+    ]
+    assert answers[0]["code"] == "forbidden"
+    assert all(answer == answers[0] for answer in answers)
+
+
+ACTIONS: dict[str, Attack] = {
+    "ping": ping,
+    "send": send_a_message,
+    "join": join_a_group,
+    "leave": leave_a_group,
+    "refresh": refresh_the_token,
+}
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=" ".join)
+def test_a_route_does_not_cross(
+    herald: Client, border: tuple[Side, Side], route: tuple[str, str]
+) -> None:
+    ROUTES[route](herald, *border)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_action_does_not_cross(herald: Client, border: tuple[Side, Side], action: str) -> None:
+    ACTIONS[action](herald, *border)
+
+
+def test_every_route_and_action_is_tried(herald: Client) -> None:
+    [declared] = invoke()
+    assert set(ROUTES) == {
+        (method, path) for path, of in declared["routes"].items() for method in of
+    }
+    here = side(herald, None, ["alice"])
+    answer = here.sockets["alice"].ask({"action": "?"})
+    assert answer["message"] == f"action must be one of {', '.join(ACTIONS)}"
+    forget(herald, here)
+
+
+def test_a_notice_does_not_cross(herald_with: Callable[..., Client]) -> None:
+    with stub() as stubbed:
+        herald = herald_with(HERALD_MANAGEMENT_ENDPOINT=stubbed.endpoint)
+        here = side(herald, "north", ["alice", "bob"])
+        second = herald.connect("bob", tenant="north")
+        there = side(herald, "south", ["bob"])
+        stubbed.behaviours[here.ids["bob"]] = ["403 ForbiddenException"]
+        body = {"to": {"users": ["bob"]}, "data": 1}
+        [report] = here.request(herald, "POST", "/messages", body).json()["messages"]
+        assert (report["recipients"], report["delivered"], report["rejected"]) == (2, 1, 1)
+        [other] = herald.connections("bob", "north")
+        frames = [
+            json.loads(frame)["type"] for frame in stubbed.received(other["connectionId"]["S"])
+        ]
+        assert frames == ["messages", "notice"]
+        assert stubbed.received(there.ids["bob"]) == []
+        assert herald.connections("bob", "south")
+        second.connection.close()
+
+
+def test_a_full_tenant_leaves_the_other_its_limits(herald_with: Callable[..., Client]) -> None:
+    """Connections, rate and quota are those of a user of a tenant."""
+    herald = herald_with(
+        HERALD_MAX_CONNECTIONS_PER_USER="1",
+        HERALD_CONNECTION_LIMIT_POLICY="evict-oldest",
+        HERALD_DAILY_MESSAGE_QUOTA="1",
+    )
+    theirs = herald.connect("bob", tenant="south")
+    first = herald.connect("bob", tenant="north")
+    herald.connect("bob", tenant="north")
+    assert first.receive()["reason"] == "connection_limit"
+    theirs.assert_quiet()
+    body = {"to": {"users": [NOBODY]}, "data": 1}
+    for tenant in ("north", "south", None):
+        assert herald.post(body, "bob", tenant=tenant).status_code == 200
+        assert herald.post(body, "bob", tenant=tenant).json()["code"] == "quota_exceeded"

@@ -90,9 +90,13 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
 
 def _listener(configuration: Configuration) -> socket.socket:
     family = socket.AF_INET6 if ":" in configuration.host else socket.AF_INET
-    return socket.create_server(
+    listener = socket.create_server(
         (configuration.host, configuration.port), family=family, backlog=4096
     )
+    # Its connections inherit it. asyncio would set it, but not for sockets that it didn't make:
+    # the second packet of an answer would wait 40 ms for the first one's acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _uvicorn(websocket_api: WebSocketApi, rest_api: RestApi) -> uvicorn.Config:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from gateway.configuration import PROJECT
+from gateway.server import _listener
 from tests.clients import Client, Socket, configured, eventually, served
 
 API_GATEWAY_ID = re.compile(r"[A-Za-z0-9_-]{15}=")
@@ -458,3 +460,10 @@ def test_code_reloads_and_sockets_stay(echo_with: Callable[..., Echo], tmp_path:
     eventually(lambda: echo.http.get("/open/a").text == "öffen")
 
     assert socket.ask("1/0")["message"] == "Internal server error"
+
+
+def test_no_answer_waits_for_an_acknowledgement() -> None:
+    """Nagle's algorithm (RFC 896) and delayed ones (RFC 1122) would make each REST answer wait."""
+    with _listener(configured()) as listener:
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

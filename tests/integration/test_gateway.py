@@ -438,8 +438,8 @@ def test_a_burst_is_served_by_a_bounded_number_of_processes(
     echo = echo_with(concurrency=3)
     with ThreadPoolExecutor(20) as threads:
         sockets = list(threads.map(lambda _: echo.open(), range(20)))
-    for socket in sockets:
-        echo.run(socket, f"open({str(echo.events_file)!r} + str(os.getpid()), 'w')")
+    for opened in sockets:
+        echo.run(opened, f"open({str(echo.events_file)!r} + str(os.getpid()), 'w')")
     eventually(lambda: len(echo.events("MESSAGE")) == 20)
     assert 1 <= len(list(echo.events_file.parent.glob("events?*"))) <= 3
 
@@ -464,6 +464,9 @@ def test_code_reloads_and_sockets_stay(echo_with: Callable[..., Echo], tmp_path:
 
 def test_no_answer_waits_for_an_acknowledgement() -> None:
     """Nagle's algorithm (RFC 896) and delayed ones (RFC 1122) would make each REST answer wait."""
-    with _listener(configured()) as listener:
-        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    with (
+        _listener(configured()) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -13,7 +13,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from watchfiles import PythonFilter, awatch
+from websockets import http11
 
 from gateway.configuration import Configuration
 from gateway.emulator import emulated_aws
@@ -26,6 +28,9 @@ from gateway.websocket_api import STAGE, WebSocketApi
 
 HTTP_METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 STOP_SECONDS = 3
+MAX_HEADER_BYTES = 10_240
+"""https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html; by default the library
+would refuse less than that, and a token that is too large is the authorizer's to refuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,17 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
         yield
+
+
+class _WebSocketProtocol(WebSocketsSansIOProtocol):
+    """Answers a handshake that can't be read, which would wait for ever for its answer."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self.handshake_complete = self.close_sent = True
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
 
 
 @contextlib.asynccontextmanager
@@ -121,10 +137,11 @@ def _uvicorn(websocket_api: WebSocketApi, rest_api: RestApi) -> uvicorn.Config:
         ]
     )
     logging.getLogger("uvicorn.error").addFilter(_no_refusal)
+    http11.MAX_LINE_LENGTH = MAX_HEADER_BYTES
     return uvicorn.Config(
         app,
         http="httptools",
-        ws="websockets-sansio",
+        ws=_WebSocketProtocol,
         # The library's pair is (message, frame): beyond either it closes with 1009 by itself.
         ws_max_size=(MAX_MESSAGE_BYTES, MAX_FRAME_BYTES),  # type: ignore[arg-type]
         ws_ping_interval=None,  # API Gateway doesn't ping

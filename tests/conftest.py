@@ -1,13 +1,16 @@
 """What the tests share: one emulator and one gateway, started when first asked for."""
 
 import asyncio
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.configuration import PROJECT
 from gateway.emulator import emulated_aws
 from gateway.server import Running
 from tests.clients import Client, configured, served
@@ -41,6 +44,17 @@ def herald_with() -> Iterator[Callable[..., Client]]:
             return client
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project, so that no command meets another one of the person who tests."""
+    copy = tmp_path_factory.mktemp("checkout") / "herald"
+    copy.mkdir()
+    shutil.copy(PROJECT / "app.py", copy)
+    for folder in (".chalice", "chalicelib", "gateway", "infra"):
+        shutil.copytree(PROJECT / folder, copy / folder)
+    return copy
 
 
 @pytest.fixture(scope="session")

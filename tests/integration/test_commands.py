@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +17,6 @@ import jwt
 import pytest
 from websockets.sync.client import connect
 
-from gateway.configuration import PROJECT
 from tests.clients import SECRET, eventually
 
 START_SECONDS = 30.0
@@ -53,17 +51,6 @@ class Command:
         output, _ = self.process.communicate(timeout=START_SECONDS)
         self.output += output
         return self.process.returncode
-
-
-@pytest.fixture(scope="session")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project, so that no command meets another one of the person who tests."""
-    copy = tmp_path_factory.mktemp("checkout") / "herald"
-    copy.mkdir()
-    shutil.copy(PROJECT / "app.py", copy)
-    for folder in (".chalice", "chalicelib", "gateway", "infra"):
-        shutil.copytree(PROJECT / folder, copy / folder)
-    return copy
 
 
 @pytest.fixture

@@ -38,6 +38,18 @@ def test_a_bad_token_is_401_at_the_handshake_and_at_post(
     assert (answer.status_code, answer.json()) == (401, {"message": "Unauthorized"})
 
 
+def test_an_oversized_token_is_refused_and_nothing_hangs(herald: Client) -> None:
+    for size, statuses in ((8_192, {401}), (9_000, {401}), (20_000, {414, 431})):
+        bearer = "x" * size
+        assert herald.refusal(f"?token={bearer}") in statuses
+        assert herald.refusal(headers={"Authorization": f"Bearer {bearer}"}) in statuses
+        assert herald.refusal(subprotocols=["herald.v1", f"bearer.{bearer}"]) in statuses
+        headers = {"Authorization": f"Bearer {bearer}"}
+        assert herald.http.post("/messages", json={}, headers=headers).status_code == 401
+    many = {f"X-{number}": "x" for number in range(200)}
+    assert herald.refusal(f"?token={token()}", headers=many) == 431
+
+
 def test_no_token_is_401(herald: Client) -> None:
     assert herald.refusal() == 401
     assert herald.refusal(headers={"Authorization": "Basic YTpi"}) == 401

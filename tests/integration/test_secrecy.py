@@ -1,0 +1,261 @@
+"""No token, secret or message body is in a log, a table or an error.
+
+A gateway runs as a person runs it, and sees everything that can go well or badly with things that
+nobody else may know. Then all that it printed, stored and answered is searched for them.
+"""
+
+import base64
+import configparser
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from chalicelib.encryption import Encryption
+from chalicelib.principal import user_key
+from chalicelib.settings import MasterKey
+from gateway.server import Running
+from tests.clients import Client, token
+from tests.stub import Stub, stub
+from tests.tables import TABLES
+from tests.world import scan
+
+SECRET = "the-secret-that-signs-tokens-is-SIGNINGCANARY"
+MASTER = base64.urlsafe_b64encode(b"MASTERCANARY" * 3).decode()
+BODY = "BODYCANARY"
+START_SECONDS = 30.0
+
+
+class Evidence:
+    """What the gateway let out, and what nobody may find in it."""
+
+    def __init__(self) -> None:
+        derived = Encryption([MasterKey("k", b"MASTERCANARY" * 3)]).keys_of(user_key("t", "alice"))
+        self.secrets = {"CANARY", MASTER[:32], derived[0]["k"]}
+        self.errors: list[str] = []
+
+    def token(self, user: str = "alice", **claims: Any) -> str:
+        """A token, whole or in part a secret from now on."""
+        return self.keep(token(user, key=SECRET, tenant="t", **claims))
+
+    def keep(self, bearer: str) -> str:
+        self.secrets |= {part for part in bearer.split(".")[1:] if len(part) > 20}
+        return bearer
+
+    def refused(self, answer: httpx.Response) -> None:
+        assert answer.status_code >= 400
+        self.errors.append(f"{answer.status_code} {answer.headers} {answer.text}")
+
+    def assert_nowhere_in(self, *places: str) -> None:
+        for place in places:
+            for secret in self.secrets:
+                found = place.find(secret)
+                assert found < 0, f"…{place[max(0, found - 300) : found + len(secret)]}"
+
+
+@pytest.fixture
+def trouble() -> Iterator[Stub]:
+    with stub() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def printed(tmp_path: Path) -> Path:
+    return tmp_path / "printed"
+
+
+@pytest.fixture
+def herald(checkout: Path, printed: Path, trouble: Stub) -> Iterator[Client]:
+    """A client of `make run`, whose deliveries go to a stub. What it prints is in a file."""
+    environment = {
+        **os.environ,
+        "PORT": "0",
+        "HERALD_JWT_SECRET": SECRET,
+        "HERALD_ENCRYPTION_KEYS": json.dumps({"keys": [{"kty": "oct", "kid": "k", "k": MASTER}]}),
+        "HERALD_MANAGEMENT_ENDPOINT": trouble.endpoint,
+        "HERALD_NOTIFY_TOPIC_ARN": "arn:aws:sns:us-east-1:000000000000:there-is-none",
+        "HERALD_MESSAGE_BURST": "60",
+    }
+    with printed.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "run"],
+            cwd=checkout,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    client = None
+    try:
+        client = Client(running(process, printed, checkout))
+        yield client
+    finally:
+        if client is not None:
+            client.close()
+        process.kill()
+        process.wait()
+
+
+def running(process: "subprocess.Popen[bytes]", printed: Path, checkout: Path) -> Running:
+    end = time.monotonic() + START_SECONDS
+    while (ready := re.search(r"REST\s+http://(\S+)[\s\S]*curl", printed.read_text())) is None:
+        assert process.poll() is None, printed.read_text()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    aws = configparser.ConfigParser()
+    aws.read(checkout / ".herald" / "aws.config")
+    address = ready[1]
+    return Running(
+        http=f"http://{address}",
+        websocket=f"ws://{address}/ws",
+        management=f"http://{address}/ws",
+        aws={
+            "AWS_ENDPOINT_URL": aws["default"]["endpoint_url"],
+            "AWS_REGION": aws["default"]["region"],
+        },
+    )
+
+
+def send_well_and_badly(herald: Client, evidence: Evidence) -> None:
+    """Requests of every kind; those that fail give evidence."""
+
+    def post(body: Any, bearer: str | None = None, content_type: str = "application/json") -> Any:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {
+            "Authorization": f"Bearer {bearer or evidence.token()}",
+            "Content-Type": content_type,
+        }
+        return herald.http.post("/messages", content=content, headers=headers)
+
+    to = {"users": ["alice", "nobody"]}
+    for message in (
+        {"to": to, "data": BODY},
+        {"to": to, "data": {BODY: [BODY]}, "type": BODY, "encrypt": True},
+        {"messages": [{"to": {"all": True}, "data": BODY}, {"to": {"groups": ["g"]}, "data": 1}]},
+    ):
+        assert post(message).status_code == 200
+    for wrong in (
+        f'{{"to": {{"users": ["a"]}}, "data": "{BODY}"'.encode(),
+        BODY.encode(),
+        b"\xff" + BODY.encode(),
+        f'{{"data": 1e999, "to": "{BODY}"}}'.encode(),
+        {"to": to, "data": BODY, "encrypt": BODY},
+        {"to": to, "data": BODY, "type": BODY * 100},
+        {"to": {"users": [BODY * 100]}, "data": BODY},
+        {"to": BODY, "data": BODY},
+        {"to": to, "data": BODY + "x" * 140_000},
+        {"to": to, "data": BODY + "\ud800"},
+        [BODY],
+    ):
+        evidence.refused(post(wrong))
+    evidence.refused(post({"to": to, "data": BODY}, content_type=f"text/{BODY}"))
+    evidence.refused(post({"to": {"all": True}, "data": BODY}, evidence.token(scope="")))
+    for bad in bad_tokens(evidence):
+        evidence.refused(post({"to": to, "data": BODY}, bad))
+
+
+def bad_tokens(evidence: Evidence) -> list[str]:
+    good = evidence.token()
+    return [
+        evidence.token(exp=1),
+        evidence.token(sub=7),
+        evidence.token(nbf=9_999_999_999),
+        evidence.keep(good[:-3] + "AAA"),
+        evidence.keep(token(key="another-key-with-32-bytes-and-a-CANARY")),
+        "CANARY",
+        "CANARY.CANARY.CANARY",
+        evidence.keep(good + "x" * 8192),
+    ]
+
+
+def connect_well_and_badly(herald: Client, evidence: Evidence) -> None:
+    for bad in bad_tokens(evidence):
+        for options in (
+            {"query": f"?token={bad}"},
+            {"headers": {"Authorization": f"Bearer {bad}"}},
+            {"subprotocols": ["herald.v1", f"bearer.{bad}"]},
+            {"query": f"?token={evidence.token()}", "subprotocols": [BODY]},
+        ):
+            with pytest.raises(InvalidStatus) as refused:
+                herald.open(**options)  # type: ignore[arg-type]
+            answer = refused.value.response
+            evidence.errors.append(f"{answer.status_code} {answer.headers} {answer.body!r}")
+    herald.open(f"?token={evidence.token('carol')}")
+    herald.open(subprotocols=["herald.v1", f"bearer.{evidence.token('carol')}"])
+
+
+def speak_well_and_badly(herald: Client, trouble: Stub, evidence: Evidence) -> None:
+    """Frames of every kind. Their answers go to the stub."""
+    socket = herald.open(headers={"Authorization": f"Bearer {evidence.token('bob')}"})
+    connection_id = herald.connection_id("bob", "t")
+    frames: list[str] = [
+        json.dumps(frame)
+        for frame in (
+            {"action": "send", "to": {"users": ["alice"]}, "data": BODY},
+            {"action": "send", "to": {"users": ["alice"]}, "data": BODY, "type": 7},
+            {"action": "send", "to": {"users": [7]}, "data": BODY},
+            {"action": BODY, "data": BODY},
+            {"action": "ping", "data": BODY},
+            {"action": "refresh", "token": evidence.token("bob")},
+            {"action": "refresh", "token": evidence.token("mallory")},
+            *({"action": "refresh", "token": bad} for bad in bad_tokens(evidence)),
+            {"action": "refresh", "token": [BODY]},
+        )
+    ]
+    frames += [BODY, f'"{BODY}"', f'{{"action": "send", "data": "{BODY}"', "[" * 1000 + BODY]
+    for frame in frames:
+        socket.connection.send(frame)
+    wait_for(lambda: len(trouble.received(connection_id)) >= len(frames))
+    for answer in trouble.received(connection_id):
+        evidence.errors.append(answer.decode())
+    assert sum('"type":"error"' in error for error in evidence.errors) >= len(frames) - 3
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + START_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_nobody_finds_what_nobody_may_know(herald: Client, trouble: Stub, printed: Path) -> None:
+    evidence = Evidence()
+    alices = [herald.open(f"?token={evidence.token(groups=['g'])}") for _ in range(4)]
+    ids = [item["connectionId"]["S"] for item in herald.connections("alice", "t")]
+    for connection_id, behaviour in zip(ids, ["403", "reset", "500", 200], strict=True):
+        trouble.behaviours[connection_id] = [behaviour]
+    send_well_and_badly(herald, evidence)
+    connect_well_and_badly(herald, evidence)
+    speak_well_and_badly(herald, trouble, evidence)
+    alices[3].connection.send(b"BINARY" + BODY.encode())
+    alices[2].connection.close(4000)
+    stored = [item for table in astuple(TABLES) for item in scan(herald.tables, table)]
+    assert len(stored) >= 4
+    for table in astuple(TABLES):
+        herald.tables.delete_table(TableName=table)
+    send = {"to": {"users": ["alice"]}, "data": BODY}
+    headers = {"Authorization": f"Bearer {evidence.token()}"}
+    evidence.refused(herald.http.post("/messages", json=send, headers=headers))
+    with pytest.raises(InvalidStatus):
+        herald.open(f"?token={evidence.token('dora')}")
+    wait_for(lambda: "storage refused" in printed.read_text())
+    time.sleep(0.5)  # for what is still being printed
+
+    text = printed.read_text()
+    evidence.assert_nowhere_in(text, json.dumps(stored, default=sorted), *evidence.errors)
+    for said in (
+        "token refused", "handshake refused", "not delivered", "broadcast", "could not publish",
+        "storage refused", "DISCONNECT",
+    ):  # fmt: skip
+        assert said in text
+    assert len(evidence.errors) > 50
+    assert len(evidence.secrets) > 30

@@ -45,3 +45,40 @@ def test_who_connects_too_often_is_429(herald_with: Start, user: str) -> None:
         herald.connect(user).connection.close()
     assert herald.refusal(f"?token={token(user)}") == 429
     herald.connect(f"{user}-2")
+
+
+def test_a_limiter_that_can_not_count_refuses(herald_with: Start, user: str) -> None:
+    herald = herald_with()
+    socket = herald.connect(user)
+    herald.tables.delete_table(TableName="herald-users")
+    answer = herald.post({"to": {"all": True}, "data": 1}, user)
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert socket.ask({"action": "ping"})["code"] == "unavailable"
+
+
+def test_or_lets_pass_where_it_shall(herald_with: Start, user: str) -> None:
+    herald = herald_with(HERALD_LIMITER_FAILURE="open", HERALD_MESSAGE_BURST="1")
+    socket = herald.connect(user)
+    herald.tables.delete_table(TableName="herald-users")
+    for _ in range(3):
+        assert herald.report({"all": True}, user=user)["delivered"] == 1
+        assert socket.messages() == ["hello"]
+        assert socket.ask({"action": "ping"})["type"] == "pong"
+    assert herald.refusal(f"?token={token(user)}") == 503  # nothing can be stored
+
+
+def test_a_flood_is_its_senders_own(herald_with: Start, user: str) -> None:
+    """What is refused is answered at once, and costs no other's burst."""
+    herald = herald_with(HERALD_MESSAGE_RATE="0.01", HERALD_MESSAGE_BURST="10")
+    flood, other = herald.connect(user), herald.connect(f"{user}-2")
+    for _ in range(300):
+        flood.connection.send('{"action": "ping"}')
+    pongs = 0
+    for number in range(10):
+        assert other.ask({"action": "ping", "ref": str(number)})["type"] == "pong"
+    for _ in range(300):
+        answer = flood.receive()
+        pongs += answer["type"] == "pong"
+        assert answer["type"] == "pong" or answer["code"] == "rate_limited"
+    assert pongs == 10

@@ -8,10 +8,11 @@ import pytest
 from botocore.exceptions import ClientError
 
 from chalicelib.connections import MAX_GROUPS, Connections, LimitReached
-from chalicelib.errors import BadRequest, ConnectionGone, RateLimited, TooManyConnections
+from chalicelib.errors import BadRequest, ConnectionGone, Contended, RateLimited, TooManyConnections
 from chalicelib.limits import Rate
 from chalicelib.principal import Principal, Scope, user_key
 from chalicelib.records import HANDSHAKE_SECONDS, MAX_CONNECTION_SECONDS, Connection, Status
+from chalicelib.storage import CONFLICT_TRIES
 from chalicelib.users import Users
 from tests.tables import (
     LATER,
@@ -391,22 +392,40 @@ def test_after_a_refresh_its_principal_is_the_one_in_one_call(
 # --- What the emulator never does
 
 
+class Conflicting(Counted):
+    """Loses against another transaction so many times."""
+
+    def __init__(self, client: Any, losses: int) -> None:
+        super().__init__(client)
+        self.losses = losses
+
+    def transact_write_items(self, **parameters: Any) -> Any:
+        self.calls.append("transact_write_items")
+        if len(self.calls) <= self.losses:
+            reasons = [{"Code": "None"}, {"Code": "TransactionConflict"}]
+            response: Any = {
+                "Error": {"Code": "TransactionCanceledException", "Message": ""},
+                "CancellationReasons": reasons,
+            }
+            raise ClientError(response, "TransactWriteItems")
+        return self._client.transact_write_items(**parameters)
+
+
 def test_a_conflict_is_tried_again(dynamodb: Any, users: Users, user: str) -> None:
     """DynamoDB cancels one of two transactions that meet; the emulator never does."""
 
-    class Conflicting(Counted):
-        def transact_write_items(self, **parameters: Any) -> Any:
-            self.calls.append("transact_write_items")
-            if len(self.calls) < 3:
-                reasons = [{"Code": "None"}, {"Code": "TransactionConflict"}]
-                response: Any = {
-                    "Error": {"Code": "TransactionCanceledException", "Message": ""},
-                    "CancellationReasons": reasons,
-                }
-                raise ClientError(response, "TransactWriteItems")
-            return dynamodb.transact_write_items(**parameters)
-
-    client: Any = Conflicting(dynamodb)
+    client: Any = Conflicting(dynamodb, 2)
     connections_of(client).open(connection(user, user))
     assert len(client.calls) == 3
     assert online(users, user) == 1
+
+
+def test_too_many_conflicts_are_the_users_own_doing(
+    dynamodb: Any, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chalicelib.storage.CONFLICT_BACKOFF_SECONDS", 0)
+    client: Any = Conflicting(dynamodb, 1000)
+    with pytest.raises(Contended) as contended:
+        connections_of(client).open(connection(user, user))
+    assert contended.value.retry_after
+    assert len(client.calls) == CONFLICT_TRIES

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chalicelib.errors import QuotaExceeded, RateLimited
+from chalicelib.errors import Contended, QuotaExceeded, RateLimited, Unavailable
 from chalicelib.expressions import Part
 from chalicelib.limits import DAY_MS, USERS_REMEMBERED, Limiter, Meter, Rate
 from chalicelib.principal import Principal
@@ -113,3 +113,40 @@ def test_only_so_many_users_are_remembered() -> None:
     for number in range(USERS_REMEMBERED + 5):
         counted.charge(f"user-{number}", NOW, written)
     assert len(counted._known) == USERS_REMEMBERED
+
+
+def failing(error: Exception) -> Any:
+    def write(_: Sequence[Part]) -> None:
+        raise error
+
+    return write
+
+
+def test_it_fails_closed_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    closed = Meter(Limiter("due", Rate.per_second(1, 1)))
+    with caplog.at_level("INFO", "herald"), pytest.raises(Unavailable):
+        closed.charge("u", NOW, failing(Unavailable("storage is unreachable")))
+    assert caplog.messages == ["refused, since the limiter fails closed: storage is unreachable"]
+
+
+def test_or_open_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    opened = Meter(Limiter("due", Rate.per_second(1, 1)), fails_open=True)
+    with caplog.at_level("INFO", "herald"):
+        for _ in range(3):
+            opened.charge("u", NOW, failing(Unavailable("storage is unreachable")))
+    assert set(caplog.messages) == {
+        "not counted, since the limiter fails open: storage is unreachable"
+    }
+    opened.charge("u", NOW, written)
+    with pytest.raises(RateLimited):
+        opened.charge("u", NOW, written)
+
+
+@pytest.mark.parametrize("fails_open", [True, False])
+def test_but_asking_for_too_much_at_once_opens_nothing(fails_open: bool) -> None:
+    """Or whoever floods would open the limiter that is to stop them."""
+    limiter = Meter(Limiter("due", Rate.per_second(1, 1)), fails_open=fails_open)
+    with pytest.raises(Contended):
+        limiter.charge("u", NOW, failing(Contended("too much at once")))
+    with pytest.raises(Contended):
+        limiter.charge("u", NOW, lambda _: {})

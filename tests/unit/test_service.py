@@ -3,16 +3,23 @@
 import datetime
 import subprocess
 import sys
+from itertools import pairwise
 from typing import Any
 
 import boto3
 import pytest
 from botocore.credentials import RefreshableCredentials
 
+from chalicelib.access import AccessRules
+from chalicelib.auth import TokenVerifier
 from chalicelib.errors import Unavailable
-from chalicelib.service import sdk_credentials
+from chalicelib.principal import Principal
+from chalicelib.service import Service, sdk_credentials
+from chalicelib.settings import Settings
 from chalicelib.signing import Credentials
+from chalicelib.ulid import ALPHABET
 from gateway.configuration import PROJECT
+from tests.tables import NOW
 
 
 class Session:
@@ -67,3 +74,25 @@ def test_the_authorizers_need_no_sdk() -> None:
     ).stdout.split()
     assert "chalicelib.auth" in loaded
     assert not {"boto3", "botocore"} & set(loaded)
+
+
+def test_ids_tell_nobody_that_others_sent_just_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a request they are neighbours, so that they rise; between requests chance decides."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setattr("chalicelib.service.now_ms", lambda: NOW)
+    settings = Settings(jwt_secret="s" * 32)
+    wired = Service(settings, TokenVerifier(settings), AccessRules(settings))
+    message = {"to": {"all": True}, "data": 1}
+    parsers = [wired.parser(Principal("a", 1, tenant=name)) for name in ("north", "south", "north")]
+    requests = [parser.batch({"messages": [message, message]}) for parser in parsers]
+    numbers = [[number_of(accepted.id) for accepted in messages] for messages in requests]
+    assert all(second == first + 1 for first, second in numbers)
+    firsts = sorted(first for first, _ in numbers)
+    assert all(later - earlier > 2**40 for earlier, later in pairwise(firsts))
+
+
+def number_of(ulid: str) -> int:
+    number = 0
+    for character in ulid:
+        number = number * 32 + ALPHABET.index(character)
+    return number

@@ -1,7 +1,7 @@
 # What a user types. Each command sets up what it needs, once; nothing is installed by hand.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token test lint types tests e2e bench
+.PHONY: help run demo token test lint types tests e2e bench audit
 
 # The newest Python that Herald supports; make PYTHON=... run takes another.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -9,6 +9,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
+PIP_AUDIT := 2.10.1
 SCOPE ?= ws:connect messages:send messages:broadcast
 
 help: ## Say what each command does
@@ -42,6 +43,11 @@ tests/e2e/node_modules: tests/e2e/package-lock.json
 	npm ci --no-audit --no-fund --prefix tests/e2e
 	@touch $@
 
+audit: $(READY) ## Look each installed package up among the known vulnerabilities (needs the internet)
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT) >&2
+	@$(BIN)/python -m pip freeze | $(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps -r /dev/stdin
+
 bench: $(READY) bench/.venv/.ready bench/peers/node/node_modules ## Measure Herald beside its peers (needs Node, npm, and nginx and wrk: it installs these)
 	@bench/install-tools.sh
 	@exec $(BIN)/python -m bench
@@ -57,7 +63,7 @@ bench/peers/node/node_modules: bench/peers/node/package-lock.json
 	@touch $@
 
 # Also what says that the virtual environment is complete: a broken-off installation is done again.
-$(READY): requirements.txt requirements-dev.txt
+$(READY): requirements.txt requirements-dev.txt constraints.txt
 	@test -n "$(PYTHON)" || { echo "Herald needs Python 3.11 or later, and found none." >&2; exit 1; }
 	@echo "Setting up $(VENV) with $(PYTHON), once." >&2
 	@rm -rf $(VENV)

@@ -97,11 +97,19 @@ def _create_tables(variables: Mapping[str, str], environment: Mapping[str, str])
         if resource["Type"] != "AWS::DynamoDB::Table":
             continue
         table: dict[str, Any] = dict(resource["Properties"])
-        expiry = table.pop("TimeToLiveSpecification", None)
         table["TableName"] = environment.get(TABLE_NAMES[logical_id]) or table["TableName"]
+        name = {"TableName": table["TableName"]}
+        encryption = table["SSESpecification"]
+        # The API has another word than CloudFormation, and calls of their own for these two:
+        table["SSESpecification"] = {
+            "Enabled": encryption["SSEEnabled"],
+            "SSEType": encryption["SSEType"],
+        }
+        expiry = table.pop("TimeToLiveSpecification")
+        recovery = table.pop("PointInTimeRecoverySpecification")
         client.create_table(**table)
-        if expiry is not None:
-            client.update_time_to_live(TableName=table["TableName"], TimeToLiveSpecification=expiry)
+        client.update_time_to_live(**name, TimeToLiveSpecification=expiry)
+        client.update_continuous_backups(**name, PointInTimeRecoverySpecification=recovery)
 
 
 @contextlib.contextmanager

@@ -38,6 +38,11 @@ logger = logging.getLogger("herald.app")
 settings = Settings.from_environ(os.environ)
 for variable in sorted(WITHOUT_EFFECT_YET & os.environ.keys()):
     logger.warning("%s is set, but has no effect yet", variable)
+if settings.jwks_url is not None and settings.jwt_audience is None:  # RFC 8725 section 3.9
+    logger.warning(
+        "HERALD_JWKS_URL is set without HERALD_JWT_AUDIENCE:"
+        " tokens that its provider makes for other applications are accepted"
+    )
 verifier = TokenVerifier(settings)
 rules = AccessRules(settings)
 

@@ -462,6 +462,19 @@ def test_code_reloads_and_sockets_stay(echo_with: Callable[..., Echo], tmp_path:
     assert socket.ask("1/0")["message"] == "Internal server error"
 
 
+def test_a_client_can_not_write_into_the_terminal(
+    herald: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    evil = "eve\r\n12:00:00  CONNECT  \x1b[2J\u202e"
+    with caplog.at_level("INFO", "gateway"):
+        socket = herald.connect(evil)
+        socket.connection.close(4000, "\x1b[2Jbye\n")
+        herald.http.get("/users/%0A%1B%5B2J")
+        eventually(lambda: "DISCONNECT" in caplog.text)
+    assert len([line for line in caplog.messages if "eve\\r\\n12:00:00" in line]) >= 2
+    assert all(line.isprintable() for line in caplog.messages)
+
+
 def test_no_answer_waits_for_an_acknowledgement() -> None:
     """Nagle's algorithm (RFC 896) and delayed ones (RFC 1122) would make each REST answer wait."""
     with (

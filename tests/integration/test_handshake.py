@@ -132,6 +132,10 @@ def test_a_denied_address_gets_nothing_but_health(herald_with: Callable[..., Cli
     herald = herald_with(HERALD_IP_ALLOW="10.0.0.0/8")
     assert herald.refusal(f"?token={token()}") == 403
     assert herald.post({"to": {"users": ["a"]}, "data": 1}).json()["code"] == "forbidden"
+    for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP", "True-Client-IP"):
+        headers = {"Authorization": f"Bearer {token()}", name: "10.1.2.3"}
+        assert herald.http.get("/users/alice", headers=headers).status_code == 403
+        assert herald.refusal(headers=headers) == 403
     assert herald.http.get("/health").status_code == 200
 
 

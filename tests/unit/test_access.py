@@ -30,6 +30,11 @@ def allowed(source_ip: str, origin: str | None = None, **environ: str) -> bool:
         ("2001:db9::1", {"ip_allow": "2001:db8::/32,10.0.0.0/8"}, False),
         ("::ffff:1.2.3.4", {"ip_deny": "1.2.3.4"}, False),
         ("1.2.3.4", {"ip_deny": "::/0"}, True),
+        ("1.2.3.4", {"ip_deny": "::ffff:1.2.3.4"}, False),
+        ("::ffff:1.2.3.4", {"ip_allow": "::ffff:1.2.3.0/120"}, True),
+        ("1.2.4.4", {"ip_allow": "::ffff:1.2.3.0/120"}, False),
+        ("2001:db8::1", {"ip_deny": "::/0", "ip_allow": "2001:db8::/32"}, False),
+        ("2001:db8::1", {"ip_deny": "0.0.0.0/0"}, True),
     ],
 )
 def test_addresses(source_ip: str, environ: dict[str, str], expected: bool) -> None:

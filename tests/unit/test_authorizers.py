@@ -32,8 +32,13 @@ print(json.dumps([describe(app.app), *answers]))
 
 def invoke(*requests: tuple[str, dict[str, Any]], **environment: str) -> list[Any]:
     """What the app declares, and the results of functions, in an environment of their own."""
+    declared, *answers = json.loads(printed(*requests, **environment).splitlines()[-1])
+    return [declared, *(answer.get("result", answer.get("error")) for answer in answers)]
+
+
+def printed(*requests: tuple[str, dict[str, Any]], **environment: str) -> str:
     variables = {"PATH": os.environ["PATH"], "HERALD_JWT_SECRET": SECRET, **environment}
-    printed = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", INVOKE, json.dumps(requests)],
         cwd=PROJECT,
         env=variables,
@@ -41,8 +46,6 @@ def invoke(*requests: tuple[str, dict[str, Any]], **environment: str) -> list[An
         text=True,
         check=True,
     ).stdout
-    declared, *answers = json.loads(printed.splitlines()[-1])
-    return [declared, *(answer.get("result", answer.get("error")) for answer in answers)]
 
 
 def rest_event(method: str, path: str, bearer: str) -> tuple[str, dict[str, Any]]:
@@ -148,3 +151,11 @@ def test_a_cached_verdict_does_not_outlive_its_token() -> None:
     assert answer["statusCode"] == 401
     assert json.loads(answer["body"])["code"] == "token_expired"
     assert answer["headers"]["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+
+
+def test_a_provider_without_an_audience_is_warned_of() -> None:
+    warning = "HERALD_JWKS_URL is set without HERALD_JWT_AUDIENCE"
+    provider = {"HERALD_JWKS_URL": "https://example.com/jwks.json"}
+    assert warning in printed(**provider)
+    assert warning not in printed(**provider, HERALD_JWT_AUDIENCE="herald")
+    assert warning not in printed()

@@ -38,6 +38,7 @@ USERS = [f"user-{number}" for number in range(100)]
 PER_USER = 10
 STRANGERS = 9000
 MAX_BATCH_WRITE = 25
+MASTER_KEY = {"kty": "oct", "kid": "bench", "k": "A" * 43}
 
 PARTS = (
     ("framing", Framer, "__init__"),
@@ -49,7 +50,8 @@ PARTS = (
 
 
 def main(stub: Stub) -> None:
-    """Measure 100 users with ten connections each, then everybody of 1,000 and of 10,000."""
+    """Measure 100 users with ten connections each, then everybody of 1,000 and of 10,000; and the
+    first and the last again, encrypted for each user."""
     pin(STUB_CORE)  # the emulator inherits it
     loop = asyncio.new_event_loop()
     emulator = emulated_aws({})
@@ -59,6 +61,7 @@ def main(stub: Stub) -> None:
         os.environ.update(variables)
         os.environ["AWS_CA_BUNDLE"] = str(stub.authority)
         os.environ["HERALD_JWT_SECRET"] = "x" * 32
+        os.environ["HERALD_ENCRYPTION_KEYS"] = json.dumps({"keys": [MASTER_KEY]})
         _measure(stub)
     finally:
         loop.run_until_complete(emulator.__aexit__(None, None, None))
@@ -73,9 +76,11 @@ def _measure(stub: Stub) -> None:
     print(f"\nThe whole path, {LATENCY_MS} ms away: from POST in the handler to the last recipient")
     print(f"{'audience':34} {'cold ms':>8} {'ms':>8} {'per s':>8}   shares of the processor time")
     _row(handler, {"users": USERS}, "100 users, 10 connections each")
+    _row(handler, {"users": USERS}, "the same, encrypted", encrypt=True)
     _row(handler, {"all": True}, "all of 1,000")
     _connect_more(handler.service().connections, endpoint)
     _row(handler, {"all": True}, "all of 10,000")
+    _row(handler, {"all": True}, "the same, encrypted", encrypt=True)
 
 
 def _connect_users(connections: Connections, endpoint: str) -> None:
@@ -104,8 +109,8 @@ def _connection(connection_id: str, user: str, endpoint: str) -> Connection:
     return Connection(connection_id, principal, endpoint, connected_at=now, timestamp=now)
 
 
-def _row(handler: Any, to: dict[str, Any], title: str) -> None:
-    body = json.dumps({"to": to, "data": "x" * 100})
+def _row(handler: Any, to: dict[str, Any], title: str, *, encrypt: bool = False) -> None:
+    body = json.dumps({"to": to, "data": "x" * 100, "encrypt": encrypt})
     cold, *warm = [_post(handler, body) for _ in range(1 + ROUNDS)]
     seconds = statistics.median(seconds for seconds, _ in warm)
     delivered = warm[0][1]

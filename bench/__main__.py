@@ -1,6 +1,6 @@
 """`make bench`: everything that is measured."""
 
-from bench import fanout, memory, whole_path
+from bench import fanout, flood, memory, whole_path
 from bench.stub import stub
 
 if __name__ == "__main__":
@@ -9,3 +9,5 @@ if __name__ == "__main__":
         print()
         memory.main(running)
         whole_path.main(running)
+    print()
+    flood.main()

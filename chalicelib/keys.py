@@ -29,7 +29,7 @@ PUBLISHED = RSA | ECDSA | EDDSA
 
 MIN_RSA_BITS = 2048  # RFC 7518 section 3.3
 MAX_KEY_SET_BYTES = 256 * 1024
-FETCH_SECONDS = 2.0  # for all of a key set, and for each of its packets
+FETCH_SECONDS = 2.0  # for each packet, and for the body
 
 
 class KeySource(Protocol):
@@ -133,19 +133,16 @@ def usable_keys(key_set: object) -> list[PublishedKey]:
 def _usable_key(entry: object) -> PublishedKey | None:
     if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
         return None
-    operations = entry.get("key_ops", ["verify"])
-    kid, algorithm = entry.get("kid"), entry.get("alg")
-    if not isinstance(operations, list) or "verify" not in operations:
-        return None
+    kid = entry.get("kid")
     try:
+        if not isinstance(kid, str | None) or "verify" not in entry.get("key_ops", ["verify"]):
+            return None
         key, algorithms = _public_key(entry)
+        if "alg" in entry:  # the key is for one alone (RFC 8725 section 3.1)
+            algorithms &= EDDSA if entry["alg"] in EDDSA else {entry["alg"]}
     except (JoseError, KeyError, TypeError, ValueError):
         return None
-    if algorithm is not None:  # the key is for one alone (RFC 8725 section 3.1)
-        algorithms &= EDDSA if algorithm in EDDSA else {algorithm}
-    if not algorithms or not isinstance(kid, str | None):
-        return None
-    return PublishedKey(key, algorithms, kid)
+    return PublishedKey(key, algorithms, kid) if algorithms else None
 
 
 def _public_key(entry: Mapping[str, Any]) -> tuple[Key, frozenset[str]]:

@@ -139,6 +139,11 @@ def test_what_a_header_brings_is_not_looked_at(
         PAIRS["RS256"].jwk(alg="RS512"),
         PAIRS["RS256"].jwk(alg="RSA-OAEP"),
         PAIRS["RS256"].jwk(alg="HS256"),
+        PAIRS["RS256"].jwk(alg=["RS256"]),
+        PAIRS["RS256"].jwk(alg=None),
+        PAIRS["RS256"].jwk(kty=["RSA"]),
+        PAIRS["RS256"].jwk(key_ops=[]),
+        PAIRS["RS256"].jwk(key_ops=1),
         PAIRS["RS256"].jwk(kid=7),
         PAIRS["RS256"].jwk(n=1),
         PAIRS["RS256"].jwk(n="!"),
@@ -152,7 +157,7 @@ def test_what_a_header_brings_is_not_looked_at(
         "no key",
         None,
     ],
-    ids=range(19),
+    ids=range(24),
 )
 def test_what_else_is_published_is_passed_over(unusable: Any) -> None:
     with pytest.raises(NotFetched, match="holds no key"):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from chalicelib.service import Service
 
 JSON_HEADERS: rest.Headers = {**rest.SAFE_HEADERS, "Content-Type": "application/json"}
+REPLAY_HEADERS: rest.Headers = {**JSON_HEADERS, "Idempotent-Replayed": "true"}
 ANY_CONTENT_TYPE = ["*/*"]  # ours to refuse: Chalice's 415 is no problem+json
 INTEGRATION_SECONDS = 29.0  # API Gateway waits no longer for a handler
 ANSWERING_SECONDS = 2.0  # kept back from delivery, for the answer
@@ -134,6 +135,8 @@ def answering(view: Callable[..., Any]) -> Callable[..., Response]:
             value = view(*args, **kwargs)
             if value is None:
                 return Response("", rest.SAFE_HEADERS, 204)
+            if isinstance(value, rest.Replay):
+                return Response(value.body.decode(), REPLAY_HEADERS)
             return Response(encode(value).decode(), JSON_HEADERS)
         except HeraldError as error:
             status, headers, body = rest.problem(error)
@@ -149,15 +152,10 @@ def answering(view: Callable[..., Any]) -> Callable[..., Response]:
     "/messages", methods=["POST"], authorizer=rest_authorizer, content_types=ANY_CONTENT_TYPE
 )
 @answering
-def post_messages() -> dict[str, object]:
-    started = time.monotonic()
-    sender = caller()
-    messages = service().intake.messages(sender, request().headers, request().raw_body)
-    reports = service().broadcaster.send(messages, sender, deadline(app.lambda_context))
-    return {
-        "messages": [report.to_dict() for report in reports],
-        "durationMs": round((time.monotonic() - started) * 1000),
-    }
+def post_messages() -> dict[str, object] | rest.Replay:
+    return service().submissions.submit(
+        caller(), request().headers, request().raw_body, deadline(app.lambda_context)
+    )
 
 
 @app.route("/users/{user_id}", methods=["GET"], authorizer=rest_authorizer)

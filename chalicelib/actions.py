@@ -24,6 +24,7 @@ from chalicelib.messages import Message, MessageParser, parse_name, parse_text
 from chalicelib.principal import Principal, Scope
 from chalicelib.records import Connection, Recipient
 from chalicelib.terminate import Terminator
+from chalicelib.ulid import Stamp
 
 AnswerFrame = dict[str, object]
 
@@ -57,9 +58,10 @@ class Actions:
         terminator: Terminator,
         verifier: TokenVerifier,
         now: Callable[[], int],
-        parser: Callable[[Principal], MessageParser],
+        parser: Callable[[Principal, Stamp], MessageParser],
     ) -> None:
-        """`now` is the clock, in epoch milliseconds; `parser` reads what a principal sends."""
+        """`now` is the clock, in epoch milliseconds; `parser` reads what a principal sends in
+        one request."""
         self._broadcaster = broadcaster
         self._delivery = delivery
         self._connections = connections
@@ -128,7 +130,7 @@ class Actions:
                 raise BadRequest(f"action must be one of {', '.join(self._actions)}")
             request.action = action
             if action == "send":
-                request.message = self._parser(principal).one(fields)
+                request.message = self._parser(principal, Stamp.fresh(self._now())).one(fields)
         except BadRequest as error:
             request.error = error
         return request

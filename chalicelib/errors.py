@@ -60,6 +60,14 @@ class UnsupportedMediaType(HeraldError):
     code = "unsupported_media_type"
 
 
+class RequestInProgress(HeraldError):
+    code = "request_in_progress"
+
+
+class IdempotencyKeyReused(HeraldError):
+    code = "idempotency_key_reused"
+
+
 class TooManyConnections(HeraldError):
     code = "too_many_connections"
 
@@ -100,6 +108,8 @@ ANSWERS: dict[str, Answer] = {
     "forbidden": Answer(403, "Forbidden", "forbidden"),
     "payload_too_large": Answer(413, "Payload too large", "payload_too_large"),
     "unsupported_media_type": Answer(415, "Unsupported media type", "bad_request"),
+    "request_in_progress": Answer(409, "Request in progress", "bad_request"),
+    "idempotency_key_reused": Answer(422, "Idempotency key reused", "bad_request"),
     "too_many_connections": Answer(429, "Too many connections", "rate_limited"),
     "connection_gone": Answer(410, "Connection gone", "unauthorized"),
     "rate_limited": Answer(429, "Too many requests", "rate_limited"),

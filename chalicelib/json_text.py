@@ -28,10 +28,12 @@ def parse_json(text: str) -> object:
         raise BadRequest(f"not JSON: {error}") from None
 
 
-def encode(value: object) -> bytes:
+def encode(value: object, *, sort_keys: bool = False) -> bytes:
     """Compact JSON in UTF-8. Raises BadRequest for text that UTF-8 can't carry."""
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(
+            value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys
+        ).encode()
     except UnicodeEncodeError:
         raise BadRequest("data holds a lone surrogate, which UTF-8 can't carry") from None
 

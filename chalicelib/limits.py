@@ -173,6 +173,10 @@ class Meter:
             self._remember(user_key, usage)
         raise Contended("the user asks for too much at once", retry_after=1.0)
 
+    def foresee(self, user_key: str, now: int) -> None:
+        """Raise RateLimited for a request whose charge will be refused, as far as is remembered."""
+        self._limiter.charge(self._known.get(user_key, Usage()), now, 0)
+
     def _remember(self, user_key: str, usage: Usage) -> None:
         self._known[user_key] = usage
         self._known.move_to_end(user_key)

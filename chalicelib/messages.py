@@ -3,12 +3,12 @@
 No I/O here. Every error names the field that was wrong, by its path in the request.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from chalicelib.errors import BadRequest, Unavailable
+from chalicelib.ulid import Stamp
 
 MAX_MESSAGES = 100
 MAX_NAMES = 100  # in an audience, and in each kind of exception
@@ -102,18 +102,15 @@ class Interrupted(Unavailable):
 
 
 class MessageParser:
-    """Turns request bodies of one sender into messages, all accepted at one time.
+    """Turns the body of one request into messages, all accepted at one time.
 
-    `now` is in epoch milliseconds; `new_id` makes rising ids from it. `may_encrypt` says whether
-    there is a key for messages that ask for it.
+    `may_encrypt` says whether there is a key for messages that ask for it.
     """
 
-    def __init__(
-        self, sender: str, now: int, new_id: Callable[[int], str], *, may_encrypt: bool
-    ) -> None:
+    def __init__(self, sender: str, stamp: Stamp, *, may_encrypt: bool) -> None:
         self._sender = sender
-        self._now = now
-        self._new_id = new_id
+        self._now = stamp.now
+        self._ids = stamp.ids()
         self._may_encrypt = may_encrypt
 
     def batch(self, body: object) -> list[Message]:
@@ -146,7 +143,7 @@ class MessageParser:
                 f"{_join(path, 'type')} must be a string of 1 to {MAX_TYPE_CHARACTERS} characters"
             )
         return Message(
-            id=self._new_id(self._now),
+            id=next(self._ids),
             sender=self._sender,
             timestamp=self._now,
             audience=_audience(_join(path, "to"), fields["to"]),

@@ -42,6 +42,7 @@ class Tables:
     connections: str
     users: str
     groups: str
+    messages: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """REST requests and answers, apart from the framework that carries them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING
 
 from chalicelib.errors import (
     ANSWERS,
@@ -12,11 +12,7 @@ from chalicelib.errors import (
     UnsupportedMediaType,
 )
 from chalicelib.json_text import parse_json
-from chalicelib.messages import Interrupted, Message, MessageParser
-from chalicelib.principal import Principal
-
-if TYPE_CHECKING:
-    from chalicelib.users import Users
+from chalicelib.messages import Interrupted
 
 Headers = dict[str, str | list[str]]
 
@@ -28,37 +24,15 @@ SAFE_HEADERS: Headers = {
 """For browsers: an answer is kept nowhere, shown as no page, and taken for nothing but its type.
 https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers"""
 
+MAX_KEY_CHARACTERS = 255
 PROBLEM_TYPE_PREFIX = "urn:herald:problem:"
 
 
-class Intake:
-    """Takes in what a POST brings."""
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The answer to a request that had been carried out before: its body then."""
 
-    def __init__(
-        self, users: "Users", parser: Callable[[Principal], MessageParser], now: Callable[[], int]
-    ) -> None:
-        """`parser` reads what a principal sends; `now` is the clock, in epoch milliseconds."""
-        self._users = users
-        self._parser = parser
-        self._now = now
-
-    def messages(
-        self, sender: Principal, headers: Mapping[str, str], body: str | bytes
-    ) -> list[Message]:
-        """The messages of a request. Whatever it holds, its sender pays for it.
-
-        Raises UnsupportedMediaType, BadRequest; before these RateLimited, QuotaExceeded.
-        """
-        messages: list[Message] = []
-        error = None
-        try:
-            messages = self._parser(sender).batch(json_body(headers, body))
-        except (BadRequest, UnsupportedMediaType) as wrong:
-            error = wrong
-        self._users.charge(sender, self._now(), len(messages))
-        if error is not None:
-            raise error
-        return messages
+    body: bytes
 
 
 def json_body(headers: Mapping[str, str], body: str | bytes) -> object:
@@ -71,6 +45,14 @@ def json_body(headers: Mapping[str, str], body: str | bytes) -> object:
     except UnicodeDecodeError:
         raise BadRequest("not JSON: the body is not UTF-8") from None
     return parse_json(text)
+
+
+def idempotency_key(headers: Mapping[str, str]) -> str | None:
+    """The `Idempotency-Key` of a request, if it has one. Raises BadRequest."""
+    key = headers.get("idempotency-key")
+    if key is not None and not 1 <= len(key) <= MAX_KEY_CHARACTERS:
+        raise BadRequest(f"Idempotency-Key must have 1 to {MAX_KEY_CHARACTERS} characters")
+    return key
 
 
 def problem(error: HeraldError) -> tuple[int, Headers, dict[str, object]]:

@@ -18,19 +18,20 @@ from chalicelib.delivery import Delivery
 from chalicelib.encryption import Encryption
 from chalicelib.errors import Unavailable
 from chalicelib.handshake import Doorkeeper
+from chalicelib.idempotency import Idempotency
 from chalicelib.limits import Limiter, Meter, Rate
 from chalicelib.messages import MessageParser
 from chalicelib.notify import Notifier, Topic
 from chalicelib.observability import emit_metric
 from chalicelib.principal import Principal
 from chalicelib.records import Tables
-from chalicelib.rest import Intake
 from chalicelib.settings import EVICT_OLDEST, FAILS_OPEN, Settings
 from chalicelib.signing import Credentials
 from chalicelib.storage import CLIENT_LIMITS, check, dynamodb_client
+from chalicelib.submissions import Submissions
 from chalicelib.sweep import Sweeper
 from chalicelib.terminate import Terminator
-from chalicelib.ulid import UlidFactory
+from chalicelib.ulid import Stamp
 from chalicelib.users import Users
 
 DEFAULT_REGION = "us-east-1"
@@ -47,7 +48,12 @@ class Service:
     def __init__(self, settings: Settings, verifier: TokenVerifier, rules: AccessRules) -> None:
         session = boto3.Session()
         client = dynamodb_client(session)
-        tables = Tables(settings.connections_table, settings.users_table, settings.groups_table)
+        tables = Tables(
+            settings.connections_table,
+            settings.users_table,
+            settings.groups_table,
+            settings.messages_table,
+        )
         messages = Meter(
             Limiter(
                 "messageDue",
@@ -63,7 +69,6 @@ class Service:
             client, tables, settings.max_connections_per_user, connects, messages
         )
         self.users = Users(client, tables, messages)
-        self.intake = Intake(self.users, self.parser, now_ms)
         self.delivery = Delivery(
             sdk_credentials(session),
             session.region_name or DEFAULT_REGION,
@@ -84,6 +89,13 @@ class Service:
             self.terminator,
             self.encryption,
             settings.frame_bytes,
+        )
+        self.submissions = Submissions(
+            self.parser,
+            self.users,
+            self.broadcaster,
+            Idempotency(client, tables.messages),
+            now_ms,
         )
         self.actions = Actions(
             self.broadcaster,
@@ -116,12 +128,9 @@ class Service:
         )
         self.check = partial(check, client, tables)
 
-    def parser(self, sender: Principal) -> MessageParser:
-        """Parses messages that `sender` sends now."""
-        # Ids of one factory would tell others, by being neighbours, that somebody sent just then.
-        return MessageParser(
-            sender.user_id, now_ms(), UlidFactory().new, may_encrypt=self.encryption.available
-        )
+    def parser(self, sender: Principal, stamp: Stamp) -> MessageParser:
+        """Parses what `sender` sends in one request."""
+        return MessageParser(sender.user_id, stamp, may_encrypt=self.encryption.available)
 
 
 def sdk_credentials(session: boto3.Session) -> Callable[[], Credentials]:

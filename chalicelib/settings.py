@@ -36,7 +36,6 @@ WITHOUT_EFFECT_YET = frozenset(
         "HERALD_FANOUT_QUEUE_URL",
         "HERALD_HISTORY_SECONDS",
         "HERALD_INLINE_RECIPIENTS",
-        "HERALD_MESSAGES_TABLE",
     }
 )
 """Checked, but read by nothing yet: `app.py` warns about each one that is set."""

@@ -62,6 +62,7 @@ def check(client: "DynamoDBClient", tables: Tables) -> None:
                 tables.connections: {"Keys": [{"connectionId": absent}]},
                 tables.users: {"Keys": [{"user": absent}]},
                 tables.groups: {"Keys": [{"group": absent, "connectionId": absent}]},
+                tables.messages: {"Keys": [{"id": absent}]},
             }
         )
 

@@ -64,6 +64,11 @@ class Users:
             connections=sorted(connections, key=lambda connection: connection.connected_at),
         )
 
+    def foresee(self, principal: Principal, now: int) -> None:
+        """Raise RateLimited where `charge` certainly will, before anything is done for a request.
+        `now` is in epoch milliseconds."""
+        self._messages.foresee(principal.key, now)
+
     def charge(self, principal: Principal, now: int, messages: int) -> None:
         """Charge a request that sends so many messages. `now` is in epoch milliseconds.
 

@@ -27,6 +27,7 @@ TABLE_NAMES = {
     "ConnectionsTable": "HERALD_CONNECTIONS_TABLE",
     "UsersTable": "HERALD_USERS_TABLE",
     "GroupsTable": "HERALD_GROUPS_TABLE",
+    "MessagesTable": "HERALD_MESSAGES_TABLE",
 }
 """Where the functions read the name of each table of `infra/resources.json`."""
 

@@ -8,7 +8,7 @@ from chalicelib.limits import Limiter, Meter, Rate
 from chalicelib.principal import Principal
 from chalicelib.records import Connection, Recipient, Tables
 
-TABLES = Tables("herald-connections", "herald-users", "herald-groups")
+TABLES = Tables("herald-connections", "herald-users", "herald-groups", "herald-messages")
 NOW = 1_795_477_071_772
 LATER = NOW // 1000 + 3600
 UNLIMITED = Rate.per_second(1_000_000, 1_000_000)

@@ -6,6 +6,7 @@ that die between any two of their DynamoDB calls.
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -23,23 +24,24 @@ from chalicelib.encryption import Encryption
 from chalicelib.events import WebSocketEvent
 from chalicelib.frames import frame_of
 from chalicelib.handshake import Doorkeeper
+from chalicelib.idempotency import Idempotency
 from chalicelib.lanes import Parcel
 from chalicelib.messages import MessageParser, Result
 from chalicelib.notify import Notifier
 from chalicelib.principal import Principal, Scope
 from chalicelib.records import Recipient, Tables
-from chalicelib.rest import Intake
 from chalicelib.settings import Settings
+from chalicelib.submissions import Submissions
 from chalicelib.sweep import Sweeper
 from chalicelib.terminate import Terminator
-from chalicelib.ulid import UlidFactory
+from chalicelib.ulid import Stamp
 from chalicelib.users import Users
 from tests.tables import meter
 
 LIMIT = 2
 STALE_AFTER_SECONDS = 600
 SCOPES = frozenset({Scope.WS_CONNECT, Scope.MESSAGES_SEND})
-LIFE = Tables("life-connections", "life-users", "life-groups")
+LIFE = Tables("life-connections", "life-users", "life-groups", "life-messages")
 NEVER = 10_000.0  # seconds: no deadline
 
 
@@ -81,6 +83,8 @@ class Handler:
         call = getattr(self._client, operation)
 
         def stopped(*arguments: Any, **parameters: Any) -> Any:
+            if self._dying:  # and the dead clean nothing up
+                raise Crash
             self._stopped.release()
             self._go.acquire()
             if self._dying:
@@ -140,6 +144,8 @@ class World:
         self.sockets: dict[str, Socket] = {}
         self.disconnects: list[Socket] = []
         self.trouble = False
+        self.received: defaultdict[str, list[str]] = defaultdict(list)
+        """The ids of the messages that each connection got, in order."""
 
     def connect(self, user: str) -> Socket:
         socket = Socket(f"{len(self.sockets):015}=", user, self.now)
@@ -162,6 +168,9 @@ class World:
             for recipient, frames in page:
                 for frame in frames:
                     result = self._answer(recipient, frame.method)
+                    if result is Result.DELIVERED:
+                        ids = [message.id for message in frame.messages]
+                        self.received[recipient.connection_id] += ids
                     yield Outcome(recipient, frame, result, str(result), 1)
                     if result is not Result.DELIVERED:
                         break
@@ -194,7 +203,6 @@ class Herald:
         config = Settings.from_environ({"HERALD_JWT_SECRET": "x" * 32})
         verifier = TokenVerifier(config)
         messages = meter("messageDue")
-        self.intake = Intake(Users(client, LIFE, messages), self.parser, now)
         self.connections = Connections(client, LIFE, LIMIT, meter("connectDue"), messages)
         audiences = Audiences(client, LIFE)
         consequences = Consequences(
@@ -203,6 +211,13 @@ class Herald:
         terminator = Terminator(self.connections, delivery, now)
         self.broadcaster = Broadcaster(
             audiences, delivery, consequences, terminator, Encryption(()), 32768
+        )
+        self.submissions = Submissions(
+            self.parser,
+            Users(client, LIFE, messages),
+            self.broadcaster,
+            Idempotency(client, LIFE.messages),
+            now,
         )
         self.actions = Actions(
             self.broadcaster,
@@ -234,8 +249,8 @@ class Herald:
         )
         self._world = world
 
-    def parser(self, sender: Principal) -> MessageParser:
-        return MessageParser(sender.user_id, self._world.now, UlidFactory().new, may_encrypt=False)
+    def parser(self, sender: Principal, stamp: Stamp) -> MessageParser:
+        return MessageParser(sender.user_id, stamp, may_encrypt=False)
 
 
 def scan(client: Any, table: str) -> Iterator[Any]:
@@ -250,6 +265,7 @@ def empty(client: Any) -> None:
         (LIFE.connections, ("connectionId",)),
         (LIFE.users, ("user",)),
         (LIFE.groups, ("group", "connectionId")),
+        (LIFE.messages, ("id",)),
     ):
         for item in list(scan(client, table)):
             client.delete_item(TableName=table, Key={name: item[name] for name in names})

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +128,14 @@ def running(process: "subprocess.Popen[bytes]", printed: Path, checkout: Path) -
 
 def send_well_and_badly(herald: Client, evidence: Evidence) -> None:
     """Requests of every kind; those that fail give evidence."""
+    keys = count()
 
     def post(body: Any, bearer: str | None = None, content_type: str = "application/json") -> Any:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {
             "Authorization": f"Bearer {bearer or evidence.token()}",
             "Content-Type": content_type,
+            "Idempotency-Key": str(next(keys)),
         }
         return herald.http.post("/messages", content=content, headers=headers)
 

@@ -84,10 +84,10 @@ def test_a_post_to_named_users(
     batch = [
         {"to": {"users": names[start : start + 100]}, "data": 1} for start in range(0, users, 100)
     ]
-    messages = herald.intake.messages(sender, JSON, json.dumps({"messages": batch}))
-    reports = herald.broadcaster.send(messages, sender, time.monotonic() + DEADLINE)
+    deadline = time.monotonic() + DEADLINE
+    answer: Any = herald.submissions.submit(sender, JSON, json.dumps({"messages": batch}), deadline)
 
-    reached = sum(int(str(report.to_dict()["delivered"])) for report in reports)
+    reached = sum(report["delivered"] for report in answer["messages"])
     assert reached == connections * min(users, 20)
     assert client.calls == ["update_item"] + ["batch_get_item"] * reads
 
@@ -95,5 +95,5 @@ def test_a_post_to_named_users(
 def test_a_refused_post_costs_its_sender_one_call(client: Any, herald: Herald, user: str) -> None:
     sender = Principal(user, 10**12, scopes=SCOPES)
     with pytest.raises(Exception, match="to is missing"):
-        herald.intake.messages(sender, JSON, "{}")
+        herald.submissions.submit(sender, JSON, "{}", time.monotonic() + DEADLINE)
     assert client.calls == ["update_item"]

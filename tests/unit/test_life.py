@@ -22,6 +22,7 @@ from chalicelib import terminate as terminate_module
 from chalicelib.errors import HeraldError
 from chalicelib.principal import Principal
 from chalicelib.records import REACH_PREFIX
+from chalicelib.ulid import Stamp
 from tests.world import (
     LIFE,
     LIMIT,
@@ -117,7 +118,8 @@ class Life(RuleBasedStateMachine):
         sender = Principal("server", 10**12, scopes=SCOPES)
 
         def post(herald: Herald) -> None:
-            message = herald.parser(sender).one({"to": {"users": list(USERS)}, "data": 1})
+            parser = herald.parser(sender, Stamp.fresh(self.world.now))
+            message = parser.one({"to": {"users": list(USERS)}, "data": 1})
             herald.broadcaster.send([message], sender, NEVER + time.monotonic())
 
         self._run(post, soon)

@@ -1,3 +1,4 @@
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -13,13 +14,13 @@ from chalicelib.messages import (
     Report,
     Result,
 )
-from chalicelib.ulid import ALPHABET, UlidFactory
+from chalicelib.ulid import ALPHABET, RANDOM_BITS, Stamp
 
 NOW = 1_795_477_071_772
 
 
 def parser() -> MessageParser:
-    return MessageParser("alice", NOW, UlidFactory().new, may_encrypt=False)
+    return MessageParser("alice", Stamp.fresh(NOW), may_encrypt=False)
 
 
 def message(data: Any = 1, to: Any = None) -> dict[str, Any]:
@@ -78,14 +79,19 @@ def test_a_report_adds_up(results: list[Result]) -> None:
     assert [entry["connectionId"] for entry in told["failed"]] == failures[:MAX_FAILED]
 
 
-def test_ulids_rise_whatever_the_clock_does() -> None:
-    ulids = UlidFactory()
-    times = [NOW, NOW, NOW + 1, NOW - 5000, NOW + 2]
-    made = [ulids.new(now) for now in times]
+def test_the_ids_of_a_request_rise() -> None:
+    made = list(islice(Stamp.fresh(NOW).ids(), 100))
     assert made == sorted(set(made))
     assert all(len(ulid) == 26 and set(ulid) <= set(ALPHABET) for ulid in made)
+    assert list(islice(Stamp(NOW, 2**RANDOM_BITS - 1).ids(), 2))[1].endswith("0" * 16)
+
+
+def test_the_same_stamp_gives_the_same_ids() -> None:
+    stamp = Stamp.fresh(NOW)
+    assert list(islice(stamp.ids(), 9)) == list(islice(stamp.ids(), 9))
+    assert next(stamp.ids()) != next(Stamp.fresh(NOW).ids())
 
 
 def test_a_ulid_begins_with_its_time() -> None:
     # The example of the specification.
-    assert UlidFactory().new(1469918176385).startswith("01ARYZ6S41")
+    assert next(Stamp.fresh(1469918176385).ids()).startswith("01ARYZ6S41")

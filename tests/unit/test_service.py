@@ -17,7 +17,7 @@ from chalicelib.principal import Principal
 from chalicelib.service import Service, sdk_credentials
 from chalicelib.settings import Settings
 from chalicelib.signing import Credentials
-from chalicelib.ulid import ALPHABET
+from chalicelib.ulid import ALPHABET, Stamp
 from gateway.configuration import PROJECT
 from tests.tables import NOW
 
@@ -79,11 +79,13 @@ def test_the_authorizers_need_no_sdk() -> None:
 def test_ids_tell_nobody_that_others_sent_just_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within a request they are neighbours, so that they rise; between requests chance decides."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setattr("chalicelib.service.now_ms", lambda: NOW)
     settings = Settings(jwt_secret="s" * 32)
     wired = Service(settings, TokenVerifier(settings), AccessRules(settings))
     message = {"to": {"all": True}, "data": 1}
-    parsers = [wired.parser(Principal("a", 1, tenant=name)) for name in ("north", "south", "north")]
+    parsers = [
+        wired.parser(Principal("a", 1, tenant=name), Stamp.fresh(NOW))
+        for name in ("north", "south", "north")
+    ]
     requests = [parser.batch({"messages": [message, message]}) for parser in parsers]
     numbers = [[number_of(accepted.id) for accepted in messages] for messages in requests]
     assert all(second == first + 1 for first, second in numbers)

@@ -1,0 +1,106 @@
+"""`POST /messages`, from what a client sends to what it is answered."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from chalicelib.broadcast import Broadcaster
+from chalicelib.errors import (
+    BadRequest,
+    HeraldError,
+    IdempotencyKeyReused,
+    RequestInProgress,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from chalicelib.idempotency import Answer, Claim, Idempotency
+from chalicelib.messages import Message, MessageParser
+from chalicelib.principal import Principal
+from chalicelib.rest import Replay, idempotency_key, json_body
+from chalicelib.ulid import Stamp
+from chalicelib.users import Users
+
+logger = logging.getLogger("herald.submissions")
+
+Parser = Callable[[Principal, Stamp], MessageParser]
+"""Parses what a principal sends in one request."""
+
+
+class Submissions:
+    """Takes in messages, sends them, and answers with what became of them."""
+
+    def __init__(
+        self,
+        parser: Parser,
+        users: Users,
+        broadcaster: Broadcaster,
+        idempotency: Idempotency,
+        now: Callable[[], int],
+    ) -> None:
+        """`now` is the clock, in epoch milliseconds."""
+        self._parser = parser
+        self._users = users
+        self._broadcaster = broadcaster
+        self._idempotency = idempotency
+        self._now = now
+
+    def submit(
+        self, sender: Principal, headers: Mapping[str, str], body: str | bytes, deadline: float
+    ) -> Answer | Replay:
+        """Carry a request out, or answer as when that was done. `deadline`: see `Broadcaster.send`.
+
+        Raises UnsupportedMediaType, BadRequest; before these RateLimited, QuotaExceeded, since
+        whatever a request holds, its sender pays for it; what `Broadcaster.send` raises; and with
+        an `Idempotency-Key`, what `Idempotency.claim` does.
+        """
+        started = time.monotonic()
+        stamp = Stamp.fresh(self._now())
+        self._users.foresee(sender, stamp.now)
+        try:
+            key = idempotency_key(headers)
+            request = json_body(headers, body)
+            messages = self._parser(sender, stamp).batch(request)
+            claim = key and self._idempotency.claim(sender, key, request, stamp)
+        except (BadRequest, UnsupportedMediaType, RequestInProgress, IdempotencyKeyReused):
+            self._users.charge(sender, stamp.now, 0)
+            raise
+        if isinstance(claim, Replay):
+            self._users.charge(sender, stamp.now, 0)
+            return claim
+        if not claim:
+            return self._carry_out(sender, messages, stamp.now, deadline, started)
+        messages = self._parser(sender, claim.stamp).batch(request)
+        try:
+            answer = self._carry_out(sender, messages, stamp.now, deadline, started)
+        except BaseException as error:
+            refused = isinstance(error, HeraldError) and not isinstance(error, Unavailable)
+            nothing_done = refused and claim.stamp == stamp  # by this try, which is the first
+            _note(self._idempotency.forget if nothing_done else self._idempotency.give_up, claim)
+            raise
+        _note(partial(self._idempotency.finish, answer=answer), claim)
+        return answer
+
+    def _carry_out(
+        self,
+        sender: Principal,
+        messages: Sequence[Message],
+        now: int,
+        deadline: float,
+        started: float,
+    ) -> Answer:
+        self._users.charge(sender, now, len(messages))
+        reports = self._broadcaster.send(messages, sender, deadline)
+        return {
+            "messages": [report.to_dict() for report in reports],
+            "durationMs": round((time.monotonic() - started) * 1000),
+        }
+
+
+def _note(write: Callable[[Claim], object], claim: Claim) -> None:
+    """Note how a claimed request ended. Where that fails the claim runs out by itself, and the next
+    try repeats messages under the ids by which their recipients know them."""
+    try:
+        write(claim)
+    except Unavailable as error:
+        logger.error("a claim is left to run out: %s", error.detail)

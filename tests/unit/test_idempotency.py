@@ -11,12 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chalicelib.errors import IdempotencyKeyReused, RequestInProgress
+from chalicelib.errors import IdempotencyKeyReused, RateLimited, RequestInProgress
 from chalicelib.idempotency import CLAIM_MS, KEPT_SECONDS, Claim, Idempotency
+from chalicelib.limits import Rate
 from chalicelib.principal import Principal
 from chalicelib.rest import Replay
+from chalicelib.submissions import Submissions
 from chalicelib.ulid import Stamp
-from tests.tables import Counted
+from chalicelib.users import Users
+from tests.tables import Counted, meter
 from tests.world import LIFE, NEVER, SCOPES, Handler, Herald, Socket, World, empty
 
 HEADERS = {"content-type": "application/json", "idempotency-key": "key"}
@@ -66,6 +69,27 @@ def test_what_it_costs(life: Any) -> None:
     client.calls.clear()
     assert isinstance(warm.submissions.submit(SENDER, HEADERS, BODY, deadline), Replay)
     assert client.calls == ["update_item", "update_item"]
+
+
+def test_a_flood_with_keys_costs_as_little_as_any(life: Any) -> None:
+    client: Any = Counted(life)
+    world = Scene(life).world
+    herald = Herald(client, world, evicts=False)
+    submissions = Submissions(
+        herald.parser,
+        Users(client, LIFE, meter("messageDue", Rate.per_second(1, 1))),
+        herald.broadcaster,
+        Idempotency(client, LIFE.messages),
+        lambda: world.now,
+    )
+    submissions.submit(SENDER, HEADERS, BODY, time.monotonic() + NEVER)
+    client.calls.clear()
+    for number in range(10):
+        with pytest.raises(RateLimited):
+            submissions.submit(
+                SENDER, {**HEADERS, "idempotency-key": str(number)}, BODY, time.monotonic() + NEVER
+            )
+    assert client.calls == []
 
 
 @pytest.mark.parametrize("calls", range(CALLS + 1))

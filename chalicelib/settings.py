@@ -120,9 +120,10 @@ def _key_set_url(value: str) -> str:
     """Keys that anybody on the way could replace would verify anybody's tokens."""
     parts = urlsplit(value)
     over_tls = parts.scheme == "https" or parts.hostname in LOOPBACK_HOSTS
-    if not over_tls or "@" in parts.netloc or parts.fragment:
+    if not over_tls or "@" in parts.netloc or parts.fragment or parts.port == 0:
         raise ValueError
-    return _http_url(value)
+    _http_url(value)
+    return value  # to the letter: with a slash at its end it may be another
 
 
 def _secret_arn(value: str) -> str:

@@ -26,6 +26,7 @@ def test_an_empty_value_is_no_value() -> None:
         ("HERALD_JWKS_URL", "ftp://example.com"),
         ("HERALD_JWKS_URL", "http://example.com/jwks.json"),
         ("HERALD_JWKS_URL", "https://"),
+        ("HERALD_JWKS_URL", "https://example.com:https/keys"),
         ("HERALD_JWKS_URL", "https://user:password@example.com"),
         ("HERALD_JWT_SECRET_ARN", "arn:aws:sns:us-east-1:000000000000:topic"),
         ("HERALD_JWT_LEEWAY_SECONDS", "-1"),
@@ -78,3 +79,8 @@ def test_what_has_no_effect_yet_is_a_setting() -> None:
     from dataclasses import fields
 
     assert {field.metadata["variable"] for field in fields(Settings)} >= WITHOUT_EFFECT_YET
+
+
+def test_the_url_of_a_key_set_is_taken_to_the_letter() -> None:
+    url = "https://example.com/keys/"
+    assert Settings.from_environ({"HERALD_JWKS_URL": url}).jwks_url == url

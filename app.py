@@ -8,7 +8,16 @@ from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from chalice.app import AuthRequest, AuthResponse, Chalice, CloudWatchEvent, Rate, Request, Response
+from chalice.app import (
+    AuthRequest,
+    AuthResponse,
+    Chalice,
+    CloudWatchEvent,
+    Rate,
+    Request,
+    Response,
+    SQSEvent,
+)
 from chalice.app import WebsocketEvent as ChaliceEvent
 
 from chalicelib import authorizers, rest
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
     from chalicelib.service import Service
 
 JSON_HEADERS: rest.Headers = {**rest.SAFE_HEADERS, "Content-Type": "application/json"}
+QUEUE_BATCH = 10  # jobs that wait for the same recipients are done together
 REPLAY_HEADERS: rest.Headers = {**JSON_HEADERS, "Idempotent-Replayed": "true"}
 ANY_CONTENT_TYPE = ["*/*"]  # ours to refuse: Chalice's 415 is no problem+json
 INTEGRATION_SECONDS = 29.0  # API Gateway waits no longer for a handler
@@ -123,6 +133,24 @@ def sweep(event: CloudWatchEvent) -> None:
         logger.error("the sweep is left to the next: %s", error.detail)
 
 
+# --- Queue
+
+
+def deliver_queued(event: SQSEvent) -> dict[str, Any]:
+    """Do a batch of jobs; SQS is told of those that failed, and brings them again.
+    https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html"""
+    failed = service().worker.work(event.to_dict()["Records"], end(event.context))
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
+
+
+if settings.fanout_queue_name is not None:
+    deliver_queued = app.on_sqs_message(
+        queue=settings.fanout_queue_name,
+        batch_size=QUEUE_BATCH,
+        maximum_batching_window_in_seconds=settings.fanout_batch_seconds,
+    )(deliver_queued)
+
+
 # --- REST
 
 
@@ -135,8 +163,9 @@ def answering(view: Callable[..., Any]) -> Callable[..., Response]:
             value = view(*args, **kwargs)
             if value is None:
                 return Response("", rest.SAFE_HEADERS, 204)
-            if isinstance(value, rest.Replay):
-                return Response(value.body.decode(), REPLAY_HEADERS)
+            if isinstance(value, rest.Reply):
+                headers = REPLAY_HEADERS if value.replayed else JSON_HEADERS
+                return Response(value.body.decode(), headers, value.status)
             return Response(encode(value).decode(), JSON_HEADERS)
         except HeraldError as error:
             status, headers, body = rest.problem(error)
@@ -152,10 +181,17 @@ def answering(view: Callable[..., Any]) -> Callable[..., Response]:
     "/messages", methods=["POST"], authorizer=rest_authorizer, content_types=ANY_CONTENT_TYPE
 )
 @answering
-def post_messages() -> dict[str, object] | rest.Replay:
+def post_messages() -> rest.Reply:
     return service().submissions.submit(
         caller(), request().headers, request().raw_body, deadline(app.lambda_context)
     )
+
+
+@app.route("/messages/{message_id}", methods=["GET"], authorizer=rest_authorizer)
+@answering
+def get_message(message_id: str) -> dict[str, object]:
+    """How far a queued message has come."""
+    return service().progress.of(unquote(message_id), caller(), service().now())
 
 
 @app.route("/users/{user_id}", methods=["GET"], authorizer=rest_authorizer)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chalicelib.auth import TokenVerifier
-from chalicelib.broadcast import Broadcaster
 from chalicelib.connections import Connections
 from chalicelib.delivery import Delivery
+from chalicelib.dispatch import Dispatcher
 from chalicelib.errors import (
     ANSWERS,
     BadRequest,
@@ -52,7 +52,7 @@ class Actions:
 
     def __init__(
         self,
-        broadcaster: Broadcaster,
+        dispatcher: Dispatcher,
         delivery: Delivery,
         connections: Connections,
         terminator: Terminator,
@@ -62,7 +62,7 @@ class Actions:
     ) -> None:
         """`now` is the clock, in epoch milliseconds; `parser` reads what a principal sends in
         one request."""
-        self._broadcaster = broadcaster
+        self._dispatcher = dispatcher
         self._delivery = delivery
         self._connections = connections
         self._terminator = terminator
@@ -153,8 +153,8 @@ class Actions:
 
     def _send(self, request: Request) -> AnswerFrame:
         assert request.message is not None  # noqa: S101 - it was read without an error
-        [report] = self._broadcaster.send([request.message], request.principal, request.deadline)
-        return {"type": "ack", **report.to_dict()}
+        [sent] = self._dispatcher.send([request.message], request.principal, request.deadline)
+        return {"type": "ack", **sent.to_dict()}
 
     def _join(self, request: Request) -> AnswerFrame:
         group = _group(request)

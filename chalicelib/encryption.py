@@ -5,18 +5,20 @@ about them is stored, and one user's key says nothing of another's. The first ma
 the others are there to read what was encrypted before a rotation.
 """
 
+import json
 from collections.abc import Sequence
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from joserfc.jwe import encrypt_compact
+from joserfc.jwe import decrypt_compact, encrypt_compact
 from joserfc.jwk import OctKey
-from joserfc.util import json_b64encode, urlsafe_b64encode
+from joserfc.util import json_b64encode, urlsafe_b64decode, urlsafe_b64encode
 
 from chalicelib.settings import MasterKey
 
 KEY_BYTES = 32  # of A256GCM
 CONTEXT = b"herald.v1 message key\0"  # no other use of a master key gives the same keys
+NOBODY = "queue"  # as a user's key, which always has a `/`
 IV_AND_TAG = 16 + 22  # of A256GCM, in base64url: 96 and 128 bits
 
 Jwk = dict[str, str]
@@ -40,6 +42,19 @@ class Encryption:
         master_key = self._master_keys[0]
         key = OctKey.import_key(_derived(master_key, user_key))
         return encrypt_compact(self._header(), plaintext, key)
+
+    def seal(self, plaintext: bytes) -> bytes:
+        """What only `unseal` can read: for encrypted messages that have to wait somewhere."""
+        return self.encrypt(plaintext, NOBODY).encode()
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """The inverse of `seal`. Raises KeyError when the master key is not there any more."""
+        kid = json.loads(urlsafe_b64decode(sealed.partition(b".")[0]))["kid"]
+        keys = {master_key.kid: master_key for master_key in self._master_keys}
+        key = OctKey.import_key(_derived(keys[kid], NOBODY))
+        plaintext = decrypt_compact(sealed, key).plaintext
+        assert plaintext is not None  # noqa: S101 - decrypting leaves one, or raises
+        return plaintext
 
     def size(self, plaintext_bytes: int) -> int:
         """How long the JWE of so many bytes is, whoever can decrypt it."""

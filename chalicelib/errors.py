@@ -52,6 +52,10 @@ class InsufficientScope(Forbidden):
         self.scope = scope
 
 
+class NotFound(HeraldError):
+    code = "not_found"
+
+
 class PayloadTooLarge(HeraldError):
     code = "payload_too_large"
 
@@ -106,6 +110,7 @@ ANSWERS: dict[str, Answer] = {
     "unauthorized": Answer(401, "Unauthorized", "unauthorized"),
     "token_expired": Answer(401, "Token expired", "token_expired"),
     "forbidden": Answer(403, "Forbidden", "forbidden"),
+    "not_found": Answer(404, "Not found", "bad_request"),
     "payload_too_large": Answer(413, "Payload too large", "payload_too_large"),
     "unsupported_media_type": Answer(415, "Unsupported media type", "bad_request"),
     "request_in_progress": Answer(409, "Request in progress", "bad_request"),

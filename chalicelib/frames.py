@@ -63,6 +63,7 @@ class Framer:
     ) -> None:
         """All recipients are of `tenant`. Raises PayloadTooLarge for a message whose frame would
         pass 128 KB."""
+        self.messages = tuple(messages)
         room = ENCRYPTED_BYTES // max(1, sum(message.encrypted for message in messages))
         self._entries = [_Entry(message, tenant, encryption, room) for message in messages]
         self._frame_bytes = frame_bytes

@@ -16,7 +16,7 @@ from chalicelib.errors import IdempotencyKeyReused, RequestInProgress
 from chalicelib.expressions import Part, number, update
 from chalicelib.json_text import encode
 from chalicelib.principal import Principal
-from chalicelib.rest import Replay
+from chalicelib.rest import Reply
 from chalicelib.storage import Cancelled, update_one
 from chalicelib.ulid import Stamp
 
@@ -46,7 +46,7 @@ class Idempotency:
         self._client = client
         self._table = table
 
-    def claim(self, sender: Principal, key: str, request: object, stamp: Stamp) -> Claim | Replay:
+    def claim(self, sender: Principal, key: str, request: object, stamp: Stamp) -> Claim | Reply:
         """Claim a key for a request, or the answer that it had.
 
         The claim's stamp is the first try's. Raises IdempotencyKeyReused when another request had
@@ -72,13 +72,13 @@ class Idempotency:
             return self._again(claim, digest, cancelled.items[0] or {})
         return claim
 
-    def finish(self, claim: Claim, answer: Answer) -> None:
-        """Keep the answer, for whoever asks again."""
+    def finish(self, claim: Claim, answer: Answer, status: int) -> None:
+        """Keep the answer and its status, for whoever asks again."""
         body = zlib.compress(encode(answer))
         if len(body) > MAX_ANSWER_BYTES:  # thousands of failures by name: their number must do
             messages = [{**message, "failed": []} for message in answer["messages"]]
             body = zlib.compress(encode({**answer, "messages": messages}))
-        self._write_held(claim, claim.until, _setting(answer={"B": body}))
+        self._write_held(claim, claim.until, _setting(answer={"B": body}, status=number(status)))
 
     def give_up(self, claim: Claim) -> None:
         """The request was not carried out to its end: the next try may begin at once."""
@@ -89,12 +89,14 @@ class Idempotency:
         now = claim.until - CLAIM_MS
         self._write_held(claim, claim.until, _setting(expiresAt=number(now // 1000)))
 
-    def _again(self, claim: Claim, digest: str, stored: Mapping[str, Any]) -> Claim | Replay:
+    def _again(self, claim: Claim, digest: str, stored: Mapping[str, Any]) -> Claim | Reply:
         """What there is for a request that is not the first with its key."""
         if stored["digest"]["S"] != digest:
             raise IdempotencyKeyReused("the Idempotency-Key came with another body before")
         if "answer" in stored:
-            return Replay(zlib.decompress(stored["answer"]["B"]))
+            return Reply(
+                zlib.decompress(stored["answer"]["B"]), int(stored["status"]["N"]), replayed=True
+            )
         until = int(stored["claimedUntil"]["N"])
         taken = _setting(claimedUntil=number(claim.until))
         if until > claim.stamp.now or not self._write_held(claim, until, taken):

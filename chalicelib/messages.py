@@ -59,6 +59,36 @@ class Message:
             "data": self.data,
         }
 
+    def to_dict(self) -> dict[str, object]:
+        """The message as the queue's workers read it."""
+        audience = self.audience
+        return {
+            **self.to_frame_entry(),
+            "kind": audience.kind,
+            "names": audience.names,
+            "exceptUsers": sorted(audience.except_users),
+            "exceptConnections": sorted(audience.except_connections),
+            "encrypted": self.encrypted,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Message":
+        """The inverse of `to_dict`."""
+        return cls(
+            id=fields["id"],
+            sender=fields["from"],
+            timestamp=fields["timestamp"],
+            audience=Audience(
+                AudienceKind(fields["kind"]),
+                tuple(fields["names"]),
+                frozenset(fields["exceptUsers"]),
+                frozenset(fields["exceptConnections"]),
+            ),
+            type=fields["type"],
+            data=fields["data"],
+            encrypted=fields["encrypted"],
+        )
+
 
 class Result(StrEnum):
     """What became of one delivery; the values are the counts of a report."""
@@ -91,6 +121,16 @@ class Report:
             **{str(result): count for result, count in self.counts.items()},
             "failed": self.failed,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A message that waits in the queue, and is delivered from there."""
+
+    id: str
+
+    def to_dict(self) -> dict[str, object]:
+        return {"id": self.id, "queued": True}
 
 
 class Interrupted(Unavailable):

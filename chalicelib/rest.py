@@ -29,10 +29,12 @@ PROBLEM_TYPE_PREFIX = "urn:herald:problem:"
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
-    """The answer to a request that had been carried out before: its body then."""
+class Reply:
+    """An answer whose status is its own, or that of a request which had been carried out before."""
 
     body: bytes
+    status: int
+    replayed: bool = False
 
 
 def json_body(headers: Mapping[str, str], body: str | bytes) -> object:

@@ -15,21 +15,26 @@ from chalicelib.broadcast import Broadcaster
 from chalicelib.connections import Connections
 from chalicelib.consequences import Consequences
 from chalicelib.delivery import Delivery
+from chalicelib.dispatch import Dispatcher
 from chalicelib.encryption import Encryption
 from chalicelib.errors import Unavailable
+from chalicelib.fanout import Fanout, Worker
 from chalicelib.handshake import Doorkeeper
 from chalicelib.idempotency import Idempotency
+from chalicelib.jobs import Queue
 from chalicelib.limits import Limiter, Meter, Rate
 from chalicelib.messages import MessageParser
 from chalicelib.notify import Notifier, Topic
 from chalicelib.observability import emit_metric
+from chalicelib.pace import Pacer
 from chalicelib.principal import Principal
+from chalicelib.progress import Progress
 from chalicelib.records import Tables
 from chalicelib.settings import EVICT_OLDEST, FAILS_OPEN, Settings
 from chalicelib.signing import Credentials
 from chalicelib.storage import CLIENT_LIMITS, check, dynamodb_client
 from chalicelib.submissions import Submissions
-from chalicelib.sweep import Sweeper
+from chalicelib.sweep import Sweeper, active_connections
 from chalicelib.terminate import Terminator
 from chalicelib.ulid import Stamp
 from chalicelib.users import Users
@@ -47,6 +52,7 @@ class Service:
 
     def __init__(self, settings: Settings, verifier: TokenVerifier, rules: AccessRules) -> None:
         session = boto3.Session()
+        region = session.region_name or DEFAULT_REGION
         client = dynamodb_client(session)
         tables = Tables(
             settings.connections_table,
@@ -71,7 +77,7 @@ class Service:
         self.users = Users(client, tables, messages)
         self.delivery = Delivery(
             sdk_credentials(session),
-            session.region_name or DEFAULT_REGION,
+            region,
             settings.management_endpoint,
         )
         audiences = Audiences(client, tables)
@@ -82,23 +88,39 @@ class Service:
         notifier = Notifier(audiences, self.delivery, topic)
         consequences = Consequences(self.connections, self.delivery, notifier, now_ms)
         self.terminator = Terminator(self.connections, self.delivery, now_ms)
-        self.broadcaster = Broadcaster(
+        broadcaster = Broadcaster(self.delivery, consequences, self.terminator)
+        self.progress = Progress(client, tables.messages, self.encryption)
+        sqs = cache(partial(session.client, "sqs", config=CLIENT_LIMITS))
+        queue = Queue(sqs, settings.fanout_queue_url or "")
+        fanout = Fanout(self.progress, queue, partial(active_connections, client, tables))
+        self.worker = Worker(
             audiences,
-            self.delivery,
-            consequences,
-            self.terminator,
+            broadcaster,
+            self.progress,
+            queue,
+            Pacer(client, tables.messages, region, settings.fanout_rate),
             self.encryption,
             settings.frame_bytes,
+            now_ms,
+        )
+        dispatcher = Dispatcher(
+            audiences,
+            broadcaster,
+            fanout if settings.fanout_queue_url else None,
+            self.encryption,
+            settings.frame_bytes,
+            settings.inline_recipients,
+            settings.max_connections_per_user,
         )
         self.submissions = Submissions(
             self.parser,
             self.users,
-            self.broadcaster,
+            dispatcher,
             Idempotency(client, tables.messages),
             now_ms,
         )
         self.actions = Actions(
-            self.broadcaster,
+            dispatcher,
             self.delivery,
             self.connections,
             self.terminator,

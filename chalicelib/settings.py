@@ -33,9 +33,7 @@ class MasterKey:
 
 WITHOUT_EFFECT_YET = frozenset(
     {
-        "HERALD_FANOUT_QUEUE_URL",
         "HERALD_HISTORY_SECONDS",
-        "HERALD_INLINE_RECIPIENTS",
     }
 )
 """Checked, but read by nothing yet: `app.py` warns about each one that is set."""
@@ -245,6 +243,12 @@ class Settings:
         "HERALD_INLINE_RECIPIENTS", _whole_number(0), "a whole number from 0", 1000
     )
     fanout_queue_url: str | None = _variable("HERALD_FANOUT_QUEUE_URL", _http_url, "an http(s) URL")
+    fanout_batch_seconds: int = _variable(
+        "HERALD_FANOUT_BATCH_SECONDS", _whole_number_between(0, 300), "0 to 300", 0
+    )
+    fanout_rate: int = _variable(
+        "HERALD_FANOUT_RATE", _whole_number(0), "a whole number from 0, per second", 8000
+    )
     notify_topic_arn: str | None = _variable("HERALD_NOTIFY_TOPIC_ARN", _text, "a topic's ARN")
     encryption_keys: tuple[MasterKey, ...] = _variable(
         "HERALD_ENCRYPTION_KEYS",
@@ -263,6 +267,11 @@ class Settings:
     management_endpoint: str | None = _variable(
         "HERALD_MANAGEMENT_ENDPOINT", _http_url, "an http(s) URL"
     )
+
+    @property
+    def fanout_queue_name(self) -> str | None:
+        """The queue's name, which its URL ends with."""
+        return self.fanout_queue_url and self.fanout_queue_url.rpartition("/")[2]
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from chalicelib.broadcast import Broadcaster
+from chalicelib.dispatch import Dispatcher
 from chalicelib.errors import (
     BadRequest,
     HeraldError,
@@ -15,9 +15,10 @@ from chalicelib.errors import (
     UnsupportedMediaType,
 )
 from chalicelib.idempotency import Answer, Claim, Idempotency
-from chalicelib.messages import Message, MessageParser
+from chalicelib.json_text import encode
+from chalicelib.messages import Message, MessageParser, Queued
 from chalicelib.principal import Principal
-from chalicelib.rest import Replay, idempotency_key, json_body
+from chalicelib.rest import Reply, idempotency_key, json_body
 from chalicelib.ulid import Stamp
 from chalicelib.users import Users
 
@@ -34,24 +35,24 @@ class Submissions:
         self,
         parser: Parser,
         users: Users,
-        broadcaster: Broadcaster,
+        dispatcher: Dispatcher,
         idempotency: Idempotency,
         now: Callable[[], int],
     ) -> None:
         """`now` is the clock, in epoch milliseconds."""
         self._parser = parser
         self._users = users
-        self._broadcaster = broadcaster
+        self._dispatcher = dispatcher
         self._idempotency = idempotency
         self._now = now
 
     def submit(
         self, sender: Principal, headers: Mapping[str, str], body: str | bytes, deadline: float
-    ) -> Answer | Replay:
-        """Carry a request out, or answer as when that was done. `deadline`: see `Broadcaster.send`.
+    ) -> Reply:
+        """Carry a request out, or answer as when that was done. `deadline`: see `Dispatcher.send`.
 
         Raises UnsupportedMediaType, BadRequest; before these RateLimited, QuotaExceeded, since
-        whatever a request holds, its sender pays for it; what `Broadcaster.send` raises; and with
+        whatever a request holds, its sender pays for it; what `Dispatcher.send` raises; and with
         an `Idempotency-Key`, what `Idempotency.claim` does.
         """
         started = time.monotonic()
@@ -65,21 +66,22 @@ class Submissions:
         except (BadRequest, UnsupportedMediaType, RequestInProgress, IdempotencyKeyReused):
             self._users.charge(sender, stamp.now, 0)
             raise
-        if isinstance(claim, Replay):
+        if isinstance(claim, Reply):
             self._users.charge(sender, stamp.now, 0)
             return claim
         if not claim:
-            return self._carry_out(sender, messages, stamp.now, deadline, started)
+            answer, status = self._carry_out(sender, messages, stamp.now, deadline, started)
+            return Reply(encode(answer), status)
         messages = self._parser(sender, claim.stamp).batch(request)
         try:
-            answer = self._carry_out(sender, messages, stamp.now, deadline, started)
+            answer, status = self._carry_out(sender, messages, stamp.now, deadline, started)
         except BaseException as error:
             refused = isinstance(error, HeraldError) and not isinstance(error, Unavailable)
             nothing_done = refused and claim.stamp == stamp  # by this try, which is the first
             _note(self._idempotency.forget if nothing_done else self._idempotency.give_up, claim)
             raise
-        _note(partial(self._idempotency.finish, answer=answer), claim)
-        return answer
+        _note(partial(self._idempotency.finish, answer=answer, status=status), claim)
+        return Reply(encode(answer), status)
 
     def _carry_out(
         self,
@@ -88,13 +90,14 @@ class Submissions:
         now: int,
         deadline: float,
         started: float,
-    ) -> Answer:
+    ) -> tuple[Answer, int]:
+        """The answer and its status."""
         self._users.charge(sender, now, len(messages))
-        reports = self._broadcaster.send(messages, sender, deadline)
-        return {
-            "messages": [report.to_dict() for report in reports],
-            "durationMs": round((time.monotonic() - started) * 1000),
-        }
+        sent = self._dispatcher.send(messages, sender, deadline)
+        answer: Answer = {"messages": [one.to_dict() for one in sent]}
+        if any(isinstance(one, Queued) for one in sent):
+            return answer, 202
+        return {**answer, "durationMs": round((time.monotonic() - started) * 1000)}, 200
 
 
 def _note(write: Callable[[Claim], object], claim: Claim) -> None:

@@ -226,12 +226,17 @@ class Sweeper:
         update_one(self._client, update(self._tables.users, shard.key, finished))
 
     def _report_active(self) -> None:
-        """The sum of the shards' last complete counts; nothing before there is one of each."""
-        keys = [str(shard.key["user"]["S"]) for shard in CONNECTIONS]
-        pages = batch_get(self._client, self._tables.users, "user", keys)
-        counts = [int(item["active"]["N"]) for page in pages for item in page if "active" in item]
-        if len(counts) == SHARDS:
-            self._report(sum(counts))
+        active = active_connections(self._client, self._tables)
+        if active is not None:
+            self._report(active)
+
+
+def active_connections(client: "DynamoDBClient", tables: Tables) -> int | None:
+    """How many there were when the table was last swept; None before that. Raises Unavailable."""
+    keys = [str(shard.key["user"]["S"]) for shard in CONNECTIONS]
+    pages = batch_get(client, tables.users, "user", keys)
+    counts = [int(item["active"]["N"]) for page in pages for item in page if "active" in item]
+    return sum(counts) if len(counts) == SHARDS else None
 
 
 def _is_short(deadline: float) -> bool:

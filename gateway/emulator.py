@@ -13,10 +13,11 @@ import socket
 import sys
 import threading
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import boto3
+from botocore.config import Config
 
 from gateway.configuration import PROJECT
 
@@ -30,6 +31,9 @@ TABLE_NAMES = {
     "MessagesTable": "HERALD_MESSAGES_TABLE",
 }
 """Where the functions read the name of each table of `infra/resources.json`."""
+Resources = Sequence[tuple[str, Mapping[str, Any]]]
+"""CloudFormation resources by logical id, in their order."""
+QUEUE_URL = "HERALD_FANOUT_QUEUE_URL"
 
 
 @contextlib.asynccontextmanager
@@ -50,7 +54,12 @@ async def emulated_aws(environment: Mapping[str, str]) -> AsyncIterator[dict[str
     try:
         variables = _variables(f"http://127.0.0.1:{port}", environment)
         await _answering(process, port)
-        await asyncio.to_thread(_create_tables, variables, environment)
+        template = json.loads((PROJECT / "infra" / "resources.json").read_text())
+        resources = list(template["Resources"].items())
+        await asyncio.to_thread(_create_tables, resources, variables, environment)
+        queue_urls = await asyncio.to_thread(_create_queues, resources, variables)
+        if environment.get(QUEUE_URL) != "":  # emptied, all is delivered at once
+            variables[QUEUE_URL] = queue_urls["FanoutQueue"]
         yield variables
     finally:
         if process.stdin is not None:
@@ -85,16 +94,46 @@ async def _answering(process: Process, port: int) -> None:
     raise RuntimeError("the AWS emulator ended at once")
 
 
-def _create_tables(variables: Mapping[str, str], environment: Mapping[str, str]) -> None:
-    client = boto3.client(
-        "dynamodb",
+def client(service: Literal["dynamodb", "sqs"], variables: Mapping[str, str]) -> Any:
+    """A client of a service of the emulator that `variables` lead to."""
+    return boto3.client(
+        service,
         endpoint_url=variables["AWS_ENDPOINT_URL"],
         region_name=variables["AWS_REGION"],
         aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+        config=Config(retries={"total_max_attempts": 1}),
     )
-    template = json.loads((PROJECT / "infra" / "resources.json").read_text())
-    for logical_id, resource in template["Resources"].items():
+
+
+def _create_queues(resources: Resources, variables: Mapping[str, str]) -> dict[str, str]:
+    """The queues' URLs, by logical id."""
+    sqs = client("sqs", variables)
+    urls: dict[str, str] = {}
+    for logical_id, resource in resources:
+        if resource["Type"] != "AWS::SQS::Queue":
+            continue
+        attributes: dict[str, Any] = dict(resource["Properties"])
+        name = attributes.pop("QueueName")
+        if "RedrivePolicy" in attributes:  # the queue that it names comes before this one
+            policy = attributes["RedrivePolicy"]
+            [dead_letters, _] = policy["deadLetterTargetArn"]["Fn::GetAtt"]
+            arn = sqs.get_queue_attributes(QueueUrl=urls[dead_letters], AttributeNames=["QueueArn"])
+            target = {"deadLetterTargetArn": arn["Attributes"]["QueueArn"]}
+            attributes["RedrivePolicy"] = {**policy, **target}
+        texts = {
+            attribute: value if isinstance(value, str) else json.dumps(value)
+            for attribute, value in attributes.items()
+        }
+        urls[logical_id] = sqs.create_queue(QueueName=name, Attributes=texts)["QueueUrl"]
+    return urls
+
+
+def _create_tables(
+    resources: Resources, variables: Mapping[str, str], environment: Mapping[str, str]
+) -> None:
+    dynamodb = client("dynamodb", variables)
+    for logical_id, resource in resources:
         if resource["Type"] != "AWS::DynamoDB::Table":
             continue
         table: dict[str, Any] = dict(resource["Properties"])
@@ -108,9 +147,9 @@ def _create_tables(variables: Mapping[str, str], environment: Mapping[str, str])
         }
         expiry = table.pop("TimeToLiveSpecification")
         recovery = table.pop("PointInTimeRecoverySpecification")
-        client.create_table(**table)
-        client.update_time_to_live(**name, TimeToLiveSpecification=expiry)
-        client.update_continuous_backups(**name, PointInTimeRecoverySpecification=recovery)
+        dynamodb.create_table(**table)
+        dynamodb.update_time_to_live(**name, TimeToLiveSpecification=expiry)
+        dynamodb.update_continuous_backups(**name, PointInTimeRecoverySpecification=recovery)
 
 
 @contextlib.contextmanager

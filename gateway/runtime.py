@@ -55,6 +55,7 @@ def describe(app: Any) -> dict[str, Any]:
         "routes": routes,
         "websocket": {key: _function(entry) for key, entry in app.websocket_handlers.items()},
         "schedules": _schedules(app),
+        "queues": _queues(app),
         "functions": [_function(entry) for entry in app.pure_lambda_functions],
         "binaryTypes": app.api.binary_types,
     }
@@ -70,6 +71,19 @@ def _schedules(app: Any) -> dict[str, str]:
     return {
         function: expression if isinstance(expression, str) else expression.to_string()
         for function, expression in expressions.items()
+    }
+
+
+def _queues(app: Any) -> dict[str, dict[str, Any]]:
+    """The functions that take from queues, each with how it does."""
+    return {
+        _function(source): {
+            "queue": source.queue,
+            "batchSize": source.batch_size,
+            "batchSeconds": source.maximum_batching_window_in_seconds,
+        }
+        for source in app.event_sources
+        if hasattr(source, "queue")
     }
 
 

@@ -21,6 +21,7 @@ from gateway.configuration import Configuration
 from gateway.emulator import emulated_aws
 from gateway.environments import Environments, FunctionError
 from gateway.log import log_line
+from gateway.queues import run_queues
 from gateway.rest_api import RestApi
 from gateway.schedules import run_schedules
 from gateway.sockets import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
@@ -94,6 +95,8 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
         stack.push_async_callback(_stop, server, serving, websocket_api)
         scheduling = asyncio.create_task(run_schedules(environments, configuration.schedule))
         stack.callback(scheduling.cancel)
+        feeding = asyncio.create_task(run_queues(environments, aws))
+        stack.callback(feeding.cancel)
         watching = asyncio.create_task(_reload_on_change(environments, configuration.project))
         stack.callback(watching.cancel)
         yield Running(

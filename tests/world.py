@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from chalicelib.access import AccessRules
 from chalicelib.actions import Actions
@@ -20,15 +21,20 @@ from chalicelib.broadcast import Broadcaster
 from chalicelib.connections import Connections
 from chalicelib.consequences import Consequences
 from chalicelib.delivery import Outcome
+from chalicelib.dispatch import Dispatcher
 from chalicelib.encryption import Encryption
 from chalicelib.events import WebSocketEvent
+from chalicelib.fanout import Fanout, Worker
 from chalicelib.frames import frame_of
 from chalicelib.handshake import Doorkeeper
 from chalicelib.idempotency import Idempotency
+from chalicelib.jobs import Queue
 from chalicelib.lanes import Parcel
 from chalicelib.messages import MessageParser, Result
 from chalicelib.notify import Notifier
+from chalicelib.pace import Pacer
 from chalicelib.principal import Principal, Scope
+from chalicelib.progress import Progress
 from chalicelib.records import Recipient, Tables
 from chalicelib.settings import Settings
 from chalicelib.submissions import Submissions
@@ -42,6 +48,7 @@ LIMIT = 2
 STALE_AFTER_SECONDS = 600
 SCOPES = frozenset({Scope.WS_CONNECT, Scope.MESSAGES_SEND})
 LIFE = Tables("life-connections", "life-users", "life-groups", "life-messages")
+FRAME_BYTES = 32768
 NEVER = 10_000.0  # seconds: no deadline
 
 
@@ -62,6 +69,27 @@ class Inline:
         except Exception as error:
             future.set_exception(error)
         return future
+
+
+class Aws:
+    """A DynamoDB client, and the queue of a world: SQS, as far as it takes jobs in."""
+
+    def __init__(self, client: Any, world: "World") -> None:
+        self._client = client
+        self._world = world
+
+    def __getattr__(self, operation: str) -> Any:
+        return getattr(self._client, operation)
+
+    def send_message_batch(self, QueueUrl: str, Entries: list[Any]) -> Any:  # noqa: N803
+        for entry in Entries:
+            record = {
+                "messageId": str(uuid4()),
+                "body": entry["MessageBody"],
+                "attributes": {"ApproximateReceiveCount": "0"},
+            }
+            self._world.queue.append(record)
+        return {}
 
 
 class Handler:
@@ -144,6 +172,11 @@ class World:
         self.sockets: dict[str, Socket] = {}
         self.disconnects: list[Socket] = []
         self.trouble = False
+        self.queue: list[dict[str, Any]] = []
+        self.estimate: int | None = None
+        """How many connections the fan-out believes that there are."""
+        self.calls = 0
+        """How many frames were sent to `@connections`."""
         self.received: defaultdict[str, list[str]] = defaultdict(list)
         """The ids of the messages that each connection got, in order."""
 
@@ -167,6 +200,7 @@ class World:
         for page in pages:
             for recipient, frames in page:
                 for frame in frames:
+                    self.calls += 1
                     result = self._answer(recipient, frame.method)
                     if result is Result.DELIVERED:
                         ids = [message.id for message in frame.messages]
@@ -195,7 +229,11 @@ class World:
 class Herald:
     """The product over one handler's client, as an execution environment wires it."""
 
-    def __init__(self, client: Any, world: World, *, evicts: bool) -> None:
+    def __init__(
+        self, client: Any, world: World, *, evicts: bool = False, inline: int | None = None
+    ) -> None:
+        """What has more recipients than `inline` goes through the world's queue."""
+
         def now() -> int:
             return world.now
 
@@ -209,18 +247,39 @@ class Herald:
             self.connections, delivery, Notifier(audiences, delivery, None), now
         )
         terminator = Terminator(self.connections, delivery, now)
-        self.broadcaster = Broadcaster(
-            audiences, delivery, consequences, terminator, Encryption(()), 32768
+        broadcaster = Broadcaster(delivery, consequences, terminator)
+        encryption = Encryption(())
+        self.progress = Progress(client, LIFE.messages, encryption)
+        queue = Queue(lambda: client, "queue")
+        self.worker = Worker(
+            audiences,
+            broadcaster,
+            self.progress,
+            queue,
+            Pacer(client, LIFE.messages, "region", 0),
+            encryption,
+            FRAME_BYTES,
+            now,
+        )
+        fanout = Fanout(self.progress, queue, lambda: world.estimate)
+        self.dispatcher = Dispatcher(
+            audiences,
+            broadcaster,
+            None if inline is None else fanout,
+            encryption,
+            FRAME_BYTES,
+            inline or 0,
+            LIMIT,
         )
         self.submissions = Submissions(
             self.parser,
             Users(client, LIFE, messages),
-            self.broadcaster,
+            self.dispatcher,
             Idempotency(client, LIFE.messages),
             now,
         )
         self.actions = Actions(
-            self.broadcaster,
+            self.dispatcher,
             delivery,
             self.connections,
             terminator,

@@ -6,12 +6,18 @@ nothing over there changes.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
 
+from chalicelib.encryption import Encryption
+from chalicelib.messages import MessageParser
+from chalicelib.principal import Principal
+from chalicelib.progress import Progress
+from chalicelib.ulid import Stamp
 from tests.clients import Client, Socket, configured, eventually, served, token
 from tests.stub import stub
 from tests.tables import TABLES
@@ -149,6 +155,25 @@ def post_messages(herald: Client, here: Side, there: Side) -> None:
     reach_own(here, send)
 
 
+def queued_message(herald: Client, one: Side) -> str:
+    """The id of a message that a tenant's alice has in the queue."""
+    sender = Principal("alice", 10**12, tenant=one.tenant)
+    stamp = Stamp.fresh(int(time.time() * 1000))
+    parser = MessageParser("alice", stamp, may_encrypt=False)
+    message = parser.one({"to": {"all": True}, "data": 1})
+    Progress(herald.tables, TABLES.messages, Encryption(())).begin([message], sender, 1)
+    return message.id
+
+
+def see_a_message(herald: Client, here: Side, there: Side) -> None:
+    """Messages of the other side's queue are as if they were not, whatever one may do."""
+    theirs, own = queued_message(herald, there), queued_message(herald, here)
+    absent = here.request(herald, "GET", "/messages/01ARZ3NDEKTSV4RRFFQ69G5FAV")
+    answer = here.request(herald, "GET", f"/messages/{theirs}")
+    assert (answer.status_code, answer.text) == (404, absent.text)
+    assert here.request(herald, "GET", f"/messages/{own}").json()["id"] == own
+
+
 def see_a_user(herald: Client, here: Side, there: Side) -> None:
     theirs = here.request(herald, "GET", f"/users/{BEYOND}").text
     assert told(theirs, BEYOND) == told(
@@ -191,6 +216,7 @@ def ask_for_health(herald: Client, here: Side, there: Side) -> None:
 
 ROUTES: dict[tuple[str, str], Attack] = {
     ("POST", "/messages"): post_messages,
+    ("GET", "/messages/{message_id}"): see_a_message,
     ("GET", "/users/{user_id}"): see_a_user,
     ("GET", "/users/{user_id}/connections"): see_connections,
     ("DELETE", "/users/{user_id}/connections"): close_connections,

@@ -12,7 +12,7 @@ from tests.tables import TABLES, Counted, connection, connections_of
 
 def selected(audiences: Audiences, *wanted: Audience, tenant: str | None = None) -> dict[str, int]:
     """The selection of each connection that is found, which must be once."""
-    found = [entry for page in audiences.pages(wanted, tenant) for entry in page]
+    found = [entry for page in audiences.pages(wanted, tenant) for entry in page.recipients]
     selections = {recipient.connection_id: selection for recipient, selection in found}
     assert len(selections) == len(found)
     return selections

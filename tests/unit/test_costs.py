@@ -85,7 +85,8 @@ def test_a_post_to_named_users(
         {"to": {"users": names[start : start + 100]}, "data": 1} for start in range(0, users, 100)
     ]
     deadline = time.monotonic() + DEADLINE
-    answer: Any = herald.submissions.submit(sender, JSON, json.dumps({"messages": batch}), deadline)
+    reply = herald.submissions.submit(sender, JSON, json.dumps({"messages": batch}), deadline)
+    answer = json.loads(reply.body)
 
     reached = sum(report["delivered"] for report in answer["messages"])
     assert reached == connections * min(users, 20)

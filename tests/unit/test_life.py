@@ -120,7 +120,7 @@ class Life(RuleBasedStateMachine):
         def post(herald: Herald) -> None:
             parser = herald.parser(sender, Stamp.fresh(self.world.now))
             message = parser.one({"to": {"users": list(USERS)}, "data": 1})
-            herald.broadcaster.send([message], sender, NEVER + time.monotonic())
+            herald.dispatcher.send([message], sender, NEVER + time.monotonic())
 
         self._run(post, soon)
 

@@ -1,0 +1,93 @@
+"""Which way messages go: delivered before the answer, or through the queue."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from chalicelib.audience import Audiences, Page
+from chalicelib.broadcast import Broadcaster
+from chalicelib.encryption import Encryption
+from chalicelib.fanout import Fanout
+from chalicelib.frames import Framer
+from chalicelib.messages import Audience, AudienceKind, Message, Queued, Report
+from chalicelib.principal import Principal, Scope
+
+READING_SECONDS = 10.0  # what is not read by then goes through the queue, be it ever so few
+
+
+class Dispatcher:
+    """Sends what a principal may send."""
+
+    def __init__(
+        self,
+        audiences: Audiences,
+        broadcaster: Broadcaster,
+        fanout: Fanout | None,
+        encryption: Encryption,
+        frame_bytes: int,
+        inline_recipients: int,
+        connections_per_user: int,
+    ) -> None:
+        """Without a `fanout` all is delivered at once; with it, up to `inline_recipients`.
+        `frame_bytes`: see `Framer`."""
+        self._audiences = audiences
+        self._broadcaster = broadcaster
+        self._fanout = fanout
+        self._encryption = encryption
+        self._frame_bytes = frame_bytes
+        self._inline_recipients = inline_recipients
+        self._connections_per_user = connections_per_user
+
+    def send(
+        self, messages: Sequence[Message], sender: Principal, deadline: float
+    ) -> Sequence[Report | Queued]:
+        """Deliver the messages of one request, or queue them all; how that went, for each.
+
+        `deadline` is in `time.monotonic` seconds. Raises Forbidden, PayloadTooLarge, and
+        Unavailable, all before anything is sent; and what `Broadcaster.send` does.
+        """
+        for message in messages:
+            sender.require(_scope_for(message))
+        framer = Framer(messages, self._frame_bytes, sender.tenant, self._encryption)
+        audiences = [message.audience for message in messages]
+        pages: Iterable[Page] = self._audiences.pages(audiences, sender.tenant)
+        if self._fanout is not None and self._may_be_many(audiences):
+            pages, all_read = self._read_ahead(iter(pages), deadline)
+            if not all_read:
+                return self._fanout.put(messages, sender)
+        return self._broadcaster.send(framer, pages, deadline)
+
+    def _may_be_many(self, audiences: Sequence[Audience]) -> bool:
+        """Whether it takes reading to know that the recipients are not too many. Where they can't
+        be, sending begins with the first page."""
+        most = 0
+        for audience in audiences:
+            match audience.kind:
+                case AudienceKind.USERS:
+                    most += len(audience.names) * self._connections_per_user
+                case AudienceKind.CONNECTIONS:
+                    most += len(audience.names)
+                case _:
+                    return True
+        return most > self._inline_recipients
+
+    def _read_ahead(self, pages: Iterator[Page], deadline: float) -> tuple[list[Page], bool]:
+        """The pages up to the end, or to one recipient too many; and whether these are all.
+
+        Nothing is counted first: the workers begin anew, since jobs that begin alike go together.
+        """
+        until = min(deadline, time.monotonic() + READING_SECONDS)
+        read: list[Page] = []
+        recipients = 0
+        for page in pages:
+            read.append(page)
+            recipients += len(page.recipients)
+            late = time.monotonic() > until and page.position is not None
+            if late or recipients > self._inline_recipients:
+                return read, False
+        return read, True
+
+
+def _scope_for(message: Message) -> Scope:
+    if message.audience.kind is AudienceKind.ALL:
+        return Scope.MESSAGES_BROADCAST
+    return Scope.MESSAGES_SEND

@@ -159,6 +159,39 @@ def test_a_worker_that_dies_before_any_call_is_run_again(scene: Scene, calls: in
     scene.assert_done(message_id)
 
 
+def test_a_double_of_a_job_that_is_done_just_now_is_dropped(scene: Scene) -> None:
+    [message_id] = scene.post()
+    records = scene.receive()
+    worker = Handler(
+        scene.aws, lambda client: scene.herald(client).worker.work(records, NEVER + 10**9)
+    )
+    worker.step()  # it has claimed its place
+    double = {**json.loads(records[0]["body"]), "id": "double"}
+    assert (
+        scene.herald().worker.work(
+            [{**records[0], "body": json.dumps(double)}], time.monotonic() + NEVER
+        )
+        == []
+    )
+    assert scene.world.calls == 0
+    while not worker.done:
+        worker.step()
+    scene.delete(records, [])
+    scene.work_off()
+    scene.assert_done(message_id)
+    assert scene.world.calls == PEOPLE
+
+
+def test_a_job_that_comes_twice_in_a_batch_is_done_once(scene: Scene) -> None:
+    [message_id] = scene.post()
+    records = scene.receive() * 2
+    assert scene.herald().worker.work(records, time.monotonic() + NEVER) == []
+    scene.delete(records, [])
+    scene.work_off()
+    scene.assert_done(message_id)
+    assert scene.world.calls == PEOPLE
+
+
 class Chaos:
     """Workers at once, which die; jobs that come to two of them."""
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from chalicelib.jobs import MAX_RECEIVES
+from chalicelib.progress import KEPT_SECONDS, LAST_TRY_MS
 from gateway.configuration import PROJECT
 
 TEMPLATE = json.loads((PROJECT / "infra" / "resources.json").read_text())
@@ -13,6 +15,18 @@ TABLES = {
     for name, resource in TEMPLATE["Resources"].items()
     if resource["Type"] == "AWS::DynamoDB::Table"
 }
+
+
+def test_the_queue_is_as_the_workers_believe() -> None:
+    queue = TEMPLATE["Resources"]["FanoutQueue"]["Properties"]
+    chalice = json.loads((PROJECT / ".chalice" / "config.json").read_text())
+    assert queue["RedrivePolicy"]["maxReceiveCount"] == MAX_RECEIVES
+    assert queue["VisibilityTimeout"] >= 2 * chalice["lambda_timeout"]
+    assert queue["VisibilityTimeout"] * 1000 <= LAST_TRY_MS
+    assert queue["MessageRetentionPeriod"] == KEPT_SECONDS  # longer there is nothing to deliver
+    dead_letters = TEMPLATE["Resources"]["FanoutDeadLetterQueue"]["Properties"]
+    assert dead_letters["MessageRetentionPeriod"] == 14 * 24 * 60 * 60  # SQS's longest
+    assert queue["SqsManagedSseEnabled"] is dead_letters["SqsManagedSseEnabled"] is True
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))

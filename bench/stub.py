@@ -25,7 +25,7 @@ daemon off; master_process off; worker_processes 1; worker_rlimit_nofile 65536;
 pid {folder}/nginx.pid; error_log {folder}/error.log warn;
 events {{ worker_connections 8192; use epoll; }}
 http {{
-  access_log off; server_tokens off; keepalive_requests 1000000000;
+  log_format calls "$msec $uri"; access_log {log}; server_tokens off; keepalive_requests 1000000000;
   client_body_buffer_size 256k; client_max_body_size 1m;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
@@ -42,18 +42,21 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Stub:
-    """A running stub: `host:port`, and the file with the authority that vouches for it."""
+    """A running stub: `host:port`, the file with the authority that vouches for it, and the one
+    with a line for each request: when (epoch seconds), and its path."""
 
     address: str
     authority: Path
+    log: Path
 
     def endpoint(self, latency_ms: int) -> str:
         return f"https://{self.address}/{latency_ms}ms"
 
 
 @contextmanager
-def stub() -> Iterator[Stub]:
-    """The stub, on a free port of 127.0.0.1, until the context ends."""
+def stub(*, log: bool = False) -> Iterator[Stub]:
+    """The stub, on a free port of 127.0.0.1, until the context ends; one core is its own, unless
+    it has to log."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # nginx gives up root's rights
@@ -65,14 +68,19 @@ def stub() -> Iterator[Stub]:
             certificate.write_to_path(str(folder / "chain.pem"), append=True)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        (folder / "nginx.conf").write_text(CONFIGURATION.format(folder=folder, port=port))
+        requests = folder / "requests.log"
+        access_log = f"{requests} calls buffer=256k flush=100ms" if log else "off"
+        (folder / "nginx.conf").write_text(
+            CONFIGURATION.format(folder=folder, port=port, log=access_log)
+        )
         process = subprocess.Popen(
             [NGINX, "-p", name, "-c", f"{folder}/nginx.conf", "-e", f"{folder}/error.log"]
         )
         try:
-            pin(STUB_CORE, process.pid)
+            if not log:
+                pin(STUB_CORE, process.pid)
             _await(port, process, folder / "error.log")
-            yield Stub(f"127.0.0.1:{port}", folder / "authority.pem")
+            yield Stub(f"127.0.0.1:{port}", folder / "authority.pem", requests)
         finally:
             process.terminate()
             process.wait()

@@ -1,6 +1,6 @@
 """`make bench`: everything that is measured."""
 
-from bench import fanout, flood, memory, whole_path
+from bench import fanout, flood, memory, queued, whole_path
 from bench.stub import stub
 
 if __name__ == "__main__":
@@ -11,3 +11,5 @@ if __name__ == "__main__":
         whole_path.main(running)
     print()
     flood.main()
+    print()
+    queued.main()

@@ -2,7 +2,8 @@
 
 From the request to the last recipient, in the local gateway with its workers, its queue and the
 stub, on all cores. The two take turns. Then the same with a worker killed in the middle. Nobody may
-be missed: the stub's log has every connection.
+be missed: the stub's log has every connection. Meanwhile another tenant sends to one connection,
+which POST delivers itself, and to eleven, which go through the same queue.
 """
 
 import asyncio
@@ -12,7 +13,6 @@ import os
 import signal
 import statistics
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,8 @@ import httpx
 from bench.stub import Stub, stub
 from bench.tables import Tables, serving
 from chalicelib.fanout import shards_for
+from chalicelib.principal import Principal
+from chalicelib.records import Connection
 from gateway.configuration import configuration
 from gateway.emulator import client
 from gateway.server import Running, gateway
@@ -31,10 +33,15 @@ COUNT = 100_000
 FEW = 10_000
 ROUNDS = 3
 LATENCY_MS = 10
+QUIET_SECONDS = 4.0
 KILL_AFTER = 30_000  # deliveries
 HIDDEN_SECONDS = 5  # from a dead worker to the next; a deployed queue has a minute
+OTHER = "other"
 RESULT = Path(__file__).parent / "results" / "queued.json"
 SECRET = {"HERALD_JWT_SECRET": "x" * 32}
+INLINE = 10
+FEW_USERS = [f"user-{number}" for number in range(INLINE + 1)]
+PAUSE_SECONDS = 0.1
 BODY = {"to": {"all": True}, "data": "x" * 100}
 
 
@@ -46,8 +53,14 @@ class Run(NamedTuple):
     answered: float
     per_second: float
     calls: int
-    reached: int
     megabytes: float
+
+
+class Small(NamedTuple):
+    """Seconds from a small request to its last recipient: to one, and to eleven."""
+
+    to_one: list[float]
+    to_eleven: list[float]
 
 
 class Place:
@@ -72,6 +85,39 @@ class Place:
             }
             dynamodb.put_item(TableName="herald-users", Item=item)
 
+    def let_in_a_few(self, endpoint: str) -> None:
+        """Users of another tenant, with a connection each."""
+        dynamodb = client("dynamodb", self.running.aws)
+        for user in FEW_USERS:
+            principal = Principal(user, int(time.time()) + 7200, tenant=OTHER)
+            now = int(time.time() * 1000)
+            connection = Connection(f"{OTHER}-{user}", principal, endpoint, now, now)
+            item = {
+                "user": {"S": principal.key},
+                "connections": {"SS": [connection.connection_id]},
+                f"@{connection.connection_id}": connection.recipient.reach(),
+            }
+            dynamodb.put_item(TableName="herald-users", Item=item)
+
+    async def send_small(self, until: "asyncio.Event", small: Small) -> None:
+        """Small messages, one after the other, until something has happened."""
+        headers = {**self._headers, "Authorization": f"Bearer {token(SECRET, 'b', tenant=OTHER)}"}
+        while not until.is_set():
+            for users, times in ((FEW_USERS[:1], small.to_one), (FEW_USERS, small.to_eleven)):
+                arrived = len(self._calls(OTHER))
+                began = time.time()
+                body = {"to": {"users": users}, "data": 1}
+                await self._http.post("/messages", json=body, headers=headers)
+                while len(self._calls(OTHER)) < arrived + len(users):
+                    await asyncio.sleep(PAUSE_SECONDS)
+                times.append(max(at for at, _ in self._calls(OTHER)) - began)
+
+    def _calls(self, prefix: str) -> list[tuple[float, str]]:
+        """When the stub was called for the connections that are so called."""
+        lines = [line.partition(" ") for line in self._log.read_text().splitlines()]
+        calls = [(float(at), path.rpartition("/")[2]) for at, _, path in lines]
+        return [(at, connection) for at, connection in calls if connection.startswith(prefix)]
+
     async def broadcast(self, count: int, *, kill: bool = False) -> Run:
         """To `count` connections, who must all get it."""
         os.truncate(self._log, 0)
@@ -86,20 +132,13 @@ class Place:
                 await self._kill_one()
             message = await self._final(message["id"])
         await asyncio.sleep(0.5)  # the stub writes its log
-        lines = self._log.read_text().splitlines()
-        calls = Counter(line.rpartition("/")[2] for line in lines)
-        if message["delivered"] != count or len(calls) != count:
-            raise SystemExit(f"{count - len(calls)} were missed: {message}")
-        times = [float(line.partition(" ")[0]) - began for line in lines]
-        return Run(
-            min(times),
-            max(times),
-            answered,
-            count / max(times),
-            len(lines),
-            len(calls),
-            max(map(peak, processes())),
-        )
+        calls = self._calls("c-")
+        reached = len({connection for _, connection in calls})
+        if message["delivered"] != count or reached != count:
+            raise SystemExit(f"{count - reached} were missed: {message}")
+        first, last = min(calls)[0] - began, max(calls)[0] - began
+        memory = max(map(peak, processes()))
+        return Run(first, last, answered, count / last, len(calls), memory)
 
     async def _final(self, message_id: str) -> Any:
         while True:
@@ -153,6 +192,7 @@ async def place(running_stub: Stub, tables: Tables, **environment: str) -> Async
                 "AWS_CA_BUNDLE": str(running_stub.authority),
                 "HERALD_MANAGEMENT_ENDPOINT": running_stub.endpoint(LATENCY_MS),
                 "HERALD_FANOUT_RATE": "0",
+                "HERALD_INLINE_RECIPIENTS": str(INLINE),
                 "HERALD_MESSAGE_RATE": "1000",
                 "GATEWAY_SCHEDULE_SECONDS": "86400",
                 **environment,
@@ -163,8 +203,8 @@ async def place(running_stub: Stub, tables: Tables, **environment: str) -> Async
             yield Place(running, running_stub.log)
 
 
-async def measure(running_stub: Stub) -> dict[str, list[Run]]:
-    """Runs by title."""
+async def measure(running_stub: Stub) -> tuple[dict[str, list[Run]], dict[str, Small]]:
+    """Runs by title, and small messages by what went on beside them."""
     endpoint = running_stub.endpoint(LATENCY_MS)
     tables = [Tables(endpoint), Tables(endpoint)]
     runs: dict[str, list[Run]] = {}
@@ -196,12 +236,24 @@ async def measure(running_stub: Stub) -> dict[str, list[Run]]:
         await asyncio.sleep(2)  # a call that waits for messages has the old time
         killed = f"queue, {COUNT:,}, a worker killed"
         runs[killed] = [await queued.broadcast(COUNT, kill=True) for _ in range(ROUNDS)]
-    return runs
+        queued.let_in_a_few(endpoint)
+        small = {"nothing": Small([], []), "a broadcast": Small([], [])}
+        for _ in range(ROUNDS):
+            for title, times in small.items():
+                ended = asyncio.Event()
+                sending = asyncio.create_task(queued.send_small(ended, times))
+                if title == "nothing":
+                    await asyncio.sleep(QUIET_SECONDS)
+                else:
+                    await queued.broadcast(COUNT)
+                ended.set()
+                await sending
+    return runs, small
 
 
 def main() -> None:
     with stub(log=True) as running_stub:
-        runs = asyncio.run(measure(running_stub))
+        runs, small = asyncio.run(measure(running_stub))
     print(f"{'broadcast':34} {'per s':>8} {'first s':>8} {'last s':>8} {'calls':>8} {'MB':>6}")
     for title, of in runs.items():
         run = Run(*(statistics.median(values) for values in zip(*of, strict=True)))
@@ -209,8 +261,17 @@ def main() -> None:
             f"{title:34} {run.per_second:>8,.0f} {run.first:>8.2f} {run.last:>8.2f}"
             f" {run.calls:>8,.0f} {run.megabytes:>6.1f}"
         )
-    results = {title: [run._asdict() for run in of] for title, of in runs.items()}
-    RESULT.write_text(json.dumps({"cpus": os.cpu_count(), "runs": results}, indent=1) + "\n")
+    titles = ("to one", "most", "to 11", "most")
+    print(f"\n{'seconds, another tenant, beside':34} " + " ".join(f"{it:>8}" for it in titles))
+    for title, times in small.items():
+        cells = [cell for one in times for cell in (statistics.median(one), max(one))]
+        print(f"{title:34} " + " ".join(f"{cell:>8.2f}" for cell in cells))
+    results = {
+        "cpus": os.cpu_count(),
+        "runs": {title: [run._asdict() for run in of] for title, of in runs.items()},
+        "small": {title: times._asdict() for title, times in small.items()},
+    }
+    RESULT.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from chalicelib.progress import Place, Progress, Taken
 
 SHARD_RECIPIENTS = 10_000  # about a second of one worker's time
 MAX_SHARDS = 64
-SLICE_SECONDS = 5.0  # of one invocation's reading: no job waits much longer for a worker
+SLICE_SECONDS = 1.0  # of an invocation's reading: so long a job waits where all workers work
 LEAST_SECONDS = 3.0  # less time is not enough to begin, and what the last recipients may take
 TOGETHER_BYTES = 16 * 1024 * 1024  # of messages: what a worker holds in memory
 TOGETHER_REQUESTS = 100

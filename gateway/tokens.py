@@ -12,8 +12,10 @@ DEFAULT_SCOPE = "ws:connect messages:send messages:broadcast"
 DEFAULT_LIFETIME_SECONDS = 24 * 60 * 60
 
 
-def token(environment: Mapping[str, str], user: str, scope: str = DEFAULT_SCOPE) -> str:
-    """A token for `user` with `scope` (space-separated), valid for a day.
+def token(
+    environment: Mapping[str, str], user: str, scope: str = DEFAULT_SCOPE, **claims: object
+) -> str:
+    """A token for `user` with `scope` (space-separated) and other claims, valid for a day.
 
     Raises ConfigurationError where there is no secret to sign it with.
     """
@@ -21,14 +23,15 @@ def token(environment: Mapping[str, str], user: str, scope: str = DEFAULT_SCOPE)
     if not secret:
         raise ConfigurationError("HERALD_JWT_SECRET is empty: only its owner can make a token")
     now = int(time.time())
-    claims: dict[str, object] = {
+    payload: dict[str, object] = {
         "sub": user,
         "scope": scope,
         "iat": now,
         "exp": now + DEFAULT_LIFETIME_SECONDS,
+        **claims,
     }
     if environment.get("HERALD_JWT_ISSUER"):
-        claims["iss"] = environment["HERALD_JWT_ISSUER"]
+        payload["iss"] = environment["HERALD_JWT_ISSUER"]
     if environment.get("HERALD_JWT_AUDIENCE"):
-        claims["aud"] = environment["HERALD_JWT_AUDIENCE"]
-    return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(secret))
+        payload["aud"] = environment["HERALD_JWT_AUDIENCE"]
+    return jwt.encode({"alg": "HS256"}, payload, OctKey.import_key(secret))

@@ -38,6 +38,7 @@ JSON_HEADERS: rest.Headers = {**rest.SAFE_HEADERS, "Content-Type": "application/
 QUEUE_BATCH = 10  # jobs that wait for the same recipients are done together
 REPLAY_HEADERS: rest.Headers = {**JSON_HEADERS, "Idempotent-Replayed": "true"}
 ANY_CONTENT_TYPE = ["*/*"]  # ours to refuse: Chalice's 415 is no problem+json
+REGION = os.environ.get("AWS_REGION")
 INTEGRATION_SECONDS = 29.0  # API Gateway waits no longer for a handler
 ANSWERING_SECONDS = 2.0  # kept back from delivery, for the answer
 
@@ -101,7 +102,7 @@ def connect_authorizer(event: dict[str, Any], context: object) -> dict[str, Any]
 @app.on_ws_connect()
 def on_ws_connect(event: ChaliceEvent) -> dict[str, Any]:
     try:
-        subprotocol = service().doorkeeper.admit(WebSocketEvent(event.to_dict()))
+        subprotocol = service().doorkeeper.admit(WebSocketEvent(event.to_dict(), REGION))
     except HeraldError as error:
         logger.info("handshake refused: %s", error.detail)
         return {"statusCode": ANSWERS[error.code].status}
@@ -111,13 +112,13 @@ def on_ws_connect(event: ChaliceEvent) -> dict[str, Any]:
 
 @app.on_ws_message()
 def on_ws_message(event: ChaliceEvent) -> None:
-    service().actions.receive(WebSocketEvent(event.to_dict()), deadline(event.context))
+    service().actions.receive(WebSocketEvent(event.to_dict(), REGION), deadline(event.context))
 
 
 @app.on_ws_disconnect()
 def on_ws_disconnect(event: ChaliceEvent) -> None:
     try:
-        service().doorkeeper.see_off(WebSocketEvent(event.to_dict()))
+        service().doorkeeper.see_off(WebSocketEvent(event.to_dict(), REGION))
     except Unavailable as error:  # API Gateway tells it once: it is as if it had been lost
         logger.error("a connection is left to the sweep: %s", error.detail)
 

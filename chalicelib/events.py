@@ -3,18 +3,23 @@
 https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-websocket-api-mapping-template-reference.html
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from chalicelib.principal import Principal
 from chalicelib.records import Recipient
 
+REGIONAL_HOST = re.compile(r"\.execute-api\.[a-z0-9-]+\.amazonaws\.com(\.cn)?$")
+
 
 class WebSocketEvent:
     """A CONNECT, MESSAGE, DISCONNECT or authorizer event, read by name."""
 
-    def __init__(self, raw: Mapping[str, Any]) -> None:
+    def __init__(self, raw: Mapping[str, Any], region: str | None = None) -> None:
+        """`region` is the API's, which is its functions', where that is known."""
         self._raw = raw
+        self._region = region
         self._context: Mapping[str, Any] = raw["requestContext"]
 
     @property
@@ -33,8 +38,17 @@ class WebSocketEvent:
 
     @property
     def endpoint(self) -> str:
-        """The URL before `/@connections/…` that reaches the connection."""
-        return f"https://{self._context['domainName']}/{self._context['stage']}"
+        """The URL before `/@connections/…` that reaches the connection, from any region.
+
+        Several regions may share a custom domain, and it may have a base path instead of the stage:
+        the API's own name is what a connection is called by. It must not be disabled.
+        https://docs.aws.amazon.com/apigateway/latest/developerguide/websocket-api-custom-domain-names.html
+        """
+        host = self._context["domainName"]
+        if self._region is not None and not REGIONAL_HOST.search(host):
+            suffix = "amazonaws.com.cn" if self._region.startswith("cn-") else "amazonaws.com"
+            host = f"{self._context['apiId']}.execute-api.{self._region}.{suffix}"
+        return f"https://{host}/{self._context['stage']}"
 
     @property
     def principal(self) -> Principal | None:

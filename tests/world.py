@@ -230,14 +230,21 @@ class Herald:
     """The product over one handler's client, as an execution environment wires it."""
 
     def __init__(
-        self, client: Any, world: World, *, evicts: bool = False, inline: int | None = None
+        self,
+        client: Any,
+        world: World,
+        *,
+        evicts: bool = False,
+        inline: int | None = None,
+        delivery: Any = None,
     ) -> None:
-        """What has more recipients than `inline` goes through the world's queue."""
+        """What has more recipients than `inline` goes through the world's queue. `delivery` is the
+        world's where none is given."""
 
         def now() -> int:
             return world.now
 
-        delivery: Any = world
+        delivery = delivery or world
         config = Settings.from_environ({"HERALD_JWT_SECRET": "x" * 32})
         verifier = TokenVerifier(config)
         messages = meter("messageDue")

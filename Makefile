@@ -1,7 +1,7 @@
 # What a user types. Each command sets up what it needs, once; nothing is installed by hand.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token test lint types tests e2e bench audit
+.PHONY: help run demo token test lint types tests e2e bench simulate audit
 
 # The newest Python that Herald supports; make PYTHON=... run takes another.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -52,7 +52,11 @@ bench: $(READY) bench/.venv/.ready bench/peers/node/node_modules ## Measure Hera
 	@bench/install-tools.sh
 	@exec $(BIN)/python -m bench
 
-bench/.venv/.ready: bench/requirements-peers.txt
+simulate: $(READY) bench/.venv/.ready ## Simulate a million connections, and draw docs/scale.md's plots (a minute)
+	@$(BIN)/python -m bench.simulate
+	@bench/.venv/bin/python -m bench.plots
+
+bench/.venv/.ready: bench/requirements.txt
 	@rm -rf bench/.venv
 	@$(PYTHON) -m venv bench/.venv
 	@bench/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $< >&2

@@ -155,7 +155,7 @@ class Worker:
         held: dict[str, _Held] = {}
         for record, job in group:
             last_try = self._now() if record.receives >= MAX_RECEIVES else None
-            for request in job.requests.keys() - held.keys():
+            for request in job.requests:
                 place = Place(request, job.route.part.number, job.route.part.after)
                 try:
                     messages = self._progress.claim(place, job.id, last_try)

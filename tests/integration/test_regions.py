@@ -1,7 +1,7 @@
 """Two regions over global tables: each connection is reached where it is, by who is anywhere.
 
 The regions' `@connections` are stubs under the names of API Gateway's, with certificates for these.
-What they got must be signed for their region, and for nobody's connections but their own. The global
+What they got must be signed for their region, and for no connections but their own. The global
 tables are one emulator's.
 """
 

@@ -328,6 +328,28 @@ def test_every_audience_can_be_read_in_slices(scene: Scene, to: Any) -> None:
     assert all(len(received) == 1 for received in scene.world.received.values())
 
 
+def test_who_is_named_beside_groups_is_met_once_in_slices(scene: Scene) -> None:
+    names = [f"user-{number}" for number in range(PEOPLE)]
+    named = {"to": {"users": names}, "data": 1}
+    ids = scene.post({"messages": [named, {"to": {"groups": ["team"]}, "data": 2}]})
+    scene.work_off()
+    for message_id in ids:
+        scene.assert_done(message_id)
+    assert scene.world.calls == PEOPLE
+
+
+def test_connections_named_beside_their_users_are_met_once_in_slices(scene: Scene) -> None:
+    messages = [
+        {"to": {"users": [f"user-{number}" for number in range(4)]}, "data": 1},
+        {"to": {"connections": [f"{number:015}=" for number in range(PEOPLE)]}, "data": 2},
+    ]
+    [first, second] = scene.post({"messages": messages})
+    scene.work_off()
+    scene.assert_done(second)
+    assert scene.progress(first)["delivered"] == 4
+    assert scene.world.calls == PEOPLE
+
+
 def test_who_is_not_reached_is_counted_and_some_are_named(life: Any) -> None:
     scene = Scene(life, people=4)
     sockets = list(scene.world.sockets.values())

@@ -1,0 +1,341 @@
+"""How far the design goes: quotas, workers and reconnects of a million connections, simulated.
+
+`python -m bench.simulate` writes `results/scale.json`; `bench.plots` draws it for `docs/scale.md`.
+What a delivery costs is taken from the results of `bench.queued` and `bench.fanout`; quotas and
+prices are AWS's, with the page that each is from. Nothing here has run on AWS.
+"""
+
+import json
+import random
+import statistics
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import simpy
+
+from chalicelib.audience import PAGE_ITEMS
+from chalicelib.fanout import SLICE_SECONDS, shards_for
+from chalicelib.lanes import MAX_WINDOW
+from chalicelib.pace import STEP_SECONDS
+
+RESULTS = Path(__file__).parent / "results"
+RESULT = RESULTS / "scale.json"
+
+# https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html
+QUOTA = 10_000  # requests a second, callbacks among them; 2,500 in some regions
+# https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-execution-service-websocket-limits-table.html
+CONNECTS = 500  # new connections a second
+LIFE_SECONDS = 2 * 60 * 60
+IDLE_SECONDS = 10 * 60
+# https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html
+FIRST_WORKERS, MORE_EACH_SECOND, MOST_WORKERS, BATCH = 5, 5, 1000, 10
+# https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html
+MEGABYTES_A_CPU = 1769
+
+# Guesses, each on the slow side of what is usual within a region:
+LATENCY = 0.010  # of `@connections`, as in the benchmarks
+RECEIVE = 0.030  # from SQS to the function
+COLD_START = 0.8
+JOB = 0.030  # claim, content, result, and the rest back into the queue: five calls
+PACED = 0.8  # of the quota, as `HERALD_FANOUT_RATE` is by default
+
+Event = Generator[simpy.Event, Any, None]
+
+
+# --- One broadcast
+
+
+@dataclass(slots=True)
+class Job:
+    """A shard's rest."""
+
+    left: int
+
+
+class Broadcast:
+    """One message to `recipients`, alone in the account."""
+
+    def __init__(self, recipients: int, quota: int, per_worker: float) -> None:
+        """`quota` and `per_worker` in deliveries a second."""
+        self._environment = simpy.Environment()
+        self._queue = simpy.Store(self._environment)
+        self._per_worker = min(per_worker, MAX_WINDOW / LATENCY)
+        self._pace = PACED * quota
+        self._due = 0.0
+        self._left = recipients
+        self._last = 0.0
+        self.workers = 0
+        shards = shards_for(recipients)
+        for shard in range(shards):
+            self._queue.put(Job((recipients + shard) // shards))
+        self._environment.process(self._scale())
+
+    def seconds(self) -> float:
+        """From the 202 to the last recipient."""
+        self._environment.run()
+        return self._last
+
+    def _scale(self) -> Event:
+        """Lambda's pollers: some at once, more while there is more to do than they do."""
+        for _ in range(FIRST_WORKERS):
+            self._environment.process(self._worker())
+        self.workers = FIRST_WORKERS
+        while self._left:
+            yield self._environment.timeout(1.0)
+            for _ in range(min(MORE_EACH_SECOND, len(self._queue.items))):
+                if self.workers < MOST_WORKERS:
+                    self.workers += 1
+                    self._environment.process(self._worker())
+
+    def _worker(self) -> Event:
+        cold = COLD_START
+        while self._left:
+            first = yield self._queue.get()
+            yield self._environment.timeout(RECEIVE + cold)
+            cold = 0.0
+            batch = [first]
+            while self._queue.items and len(batch) < BATCH:
+                batch.append((yield self._queue.get()))
+            for job in batch:
+                yield self._environment.timeout(JOB)
+                yield from self._slice(job, SLICE_SECONDS / len(batch))
+                if job.left:
+                    self._queue.put(job)
+
+    def _slice(self, job: Job, seconds: float) -> Event:
+        end = self._environment.now + seconds
+        while job.left and self._environment.now < end:
+            page = min(PAGE_ITEMS, job.left, max(1, int(self._pace * STEP_SECONDS)))
+            self._due = max(self._due, self._environment.now) + page / self._pace
+            waits = self._due - page / self._pace - self._environment.now
+            yield self._environment.timeout(max(page / self._per_worker, waits))
+            job.left -= page
+            self._left -= page
+            self._last = self._environment.now + LATENCY
+
+
+# --- A million connections
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How clients come back: after a pause of up to `first` seconds, twice that, … `most`, at
+    random or to the second; and `early` seconds before their two hours are over at most."""
+
+    name: str
+    first: float
+    most: float
+    jitter: bool
+    early: float
+
+
+POLICIES = (
+    Policy("every second", 1, 1, jitter=False, early=0),
+    Policy("backoff with jitter", 1, 60, jitter=True, early=0),
+    Policy("backoff with jitter, early renewal", 1, 60, jitter=True, early=LIFE_SECONDS / 2),
+)
+SCALE = 500  # one client here stands for so many
+STORM_AT = 600.0
+HOURS = 5
+STEP = 60.0
+
+
+class Crowd:
+    """Clients that stay connected for ever, as far as API Gateway lets them.
+
+    Every client is cut off at STORM_AT, as by a network that breaks or a stage that is deleted.
+    """
+
+    def __init__(self, connections: int, policy: Policy, connects: int, seed: int = 0) -> None:
+        self._environment = simpy.Environment()
+        self._random = random.Random(seed)
+        self._policy = policy
+        self._rate = connects / SCALE
+        self._tokens, self._at = self._rate, 0.0
+        self._storm = self._environment.timeout(STORM_AT)
+        self.online = 0
+        self.refused = 0
+        self._clients = connections // SCALE
+        for _ in range(self._clients):
+            self._environment.process(self._client())
+
+    def run(self) -> dict[str, Any]:
+        """The share of clients that is online and the refused handshakes a second, each minute."""
+        online: list[float] = []
+        refused: list[float] = []
+        before = 0
+        for step in range(int(HOURS * 3600 / STEP)):
+            self._environment.run((step + 1) * STEP)
+            online.append(round(self.online / self._clients, 4))
+            refused.append(round((self.refused - before) * SCALE / STEP))
+            before = self.refused
+        storm = int(STORM_AT / STEP)
+        back = next(step for step in range(storm, len(online)) if online[step] > 0.99)
+        return {
+            "online": online,
+            "refused": refused,
+            "backAfter": (back + 1 - storm) * STEP,
+            "leastLater": min(online[back + 10 :]),
+            "handshakesPerClient": (self.refused + self._clients) / self._clients,
+        }
+
+    def _client(self) -> Event:
+        left = self._random.uniform(0, LIFE_SECONDS)  # of the life that it is in at the start
+        self.online += 1
+        while True:
+            stays = self._environment.timeout(left)
+            yield stays if self._environment.now >= STORM_AT else stays | self._storm
+            self.online -= 1
+            yield from self._connect()
+            self.online += 1
+            left = LIFE_SECONDS - self._random.uniform(0, self._policy.early)
+
+    def _connect(self) -> Event:
+        longest = self._policy.first
+        while True:
+            pause = self._random.uniform(0, longest) if self._policy.jitter else longest
+            yield self._environment.timeout(pause)
+            if self._let_in():
+                return
+            self.refused += 1
+            longest = min(self._policy.most, longest * 2)
+
+    def _let_in(self) -> bool:
+        now = self._environment.now
+        self._tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+# --- What it costs
+
+PRICES = {
+    # us-east-1, without free tiers and savings plans; the first tier where there are several
+    "WebSocket message": 1.00e-6,  # https://aws.amazon.com/api-gateway/pricing/
+    "connection minute": 0.25e-6,
+    "REST request": 3.50e-6,
+    "Lambda request": 0.20e-6,  # https://aws.amazon.com/lambda/pricing/
+    "Lambda GB-second": 16.6667e-6,
+    "DynamoDB write": 0.625e-6,  # https://aws.amazon.com/dynamodb/pricing/on-demand/
+    "DynamoDB read": 0.125e-6,
+    "SQS request": 0.40e-6,  # https://aws.amazon.com/sqs/pricing/
+}
+HOURS_A_MONTH = 730
+GIGABYTES = 0.5  # of a function
+ITEM_KILOBYTES = 0.6  # of a connection
+HANDLER_SECONDS = 0.015  # of a frame or a handshake
+PING_SECONDS = 9 * 60  # within the idle time-out
+
+
+def month(connections: int, broadcasts: int, messages: int, per_cpu: float) -> dict[str, float]:
+    """Dollars a month, by component: so many connections all the time, so many broadcasts to all,
+    and messages that clients send to one."""
+    minutes = HOURS_A_MONTH * 60 * connections
+    pings = minutes * 60 / PING_SECONDS
+    opened = minutes * 60 / LIFE_SECONDS
+    deliveries = broadcasts * connections + messages
+    frames = pings + messages
+    table_reads = connections * ITEM_KILOBYTES / 4  # strongly consistent, by the kilobyte
+    sweeps = HOURS_A_MONTH * 60
+    worker_seconds = deliveries / per_cpu * MEGABYTES_A_CPU / 1024
+    price = PRICES
+    return {
+        "connection minutes": minutes * price["connection minute"],
+        "pings and their answers": 2 * pings * price["WebSocket message"],
+        "messages from clients, acknowledged": 2 * messages * price["WebSocket message"],
+        "deliveries": deliveries * price["WebSocket message"],
+        "Lambda: frames and handshakes": (frames + 3 * opened)
+        * (price["Lambda request"] + HANDLER_SECONDS * GIGABYTES * price["Lambda GB-second"]),
+        "Lambda: workers": worker_seconds * price["Lambda GB-second"],
+        "DynamoDB: frames (4 writes each)": 4 * frames * price["DynamoDB write"],
+        "DynamoDB: handshakes and ends": 9 * opened * price["DynamoDB write"],
+        "DynamoDB: broadcasts' reading": broadcasts * table_reads * price["DynamoDB read"],
+        "DynamoDB: the sweep's reading": sweeps * table_reads / 2 * price["DynamoDB read"],
+        "SQS": broadcasts * 3 * shards_for(connections) * 2 * price["SQS request"],
+    }
+
+
+# --- All of it
+
+
+def measured() -> dict[str, float]:
+    """Deliveries a second: of one processor with everything, and of Chalice's own loop."""
+    queued = json.loads((RESULTS / "queued.json").read_text())["runs"]
+    fanout = json.loads((RESULTS / "fanout.json").read_text())
+    [loop] = [
+        entry["per_second"]
+        for entry in fanout
+        if (entry["name"], entry["latency_ms"]) == ("chalice", 10) and entry["payload"] == 200
+        if entry["recipients"] == 10_000
+    ]
+    runs = queued["POST, 100,000"]
+    return {
+        "perCpu": statistics.median(run["per_second"] for run in runs),
+        "chaliceLoop": loop,
+    }
+
+
+def simulate() -> dict[str, Any]:
+    costs = measured()
+    broadcasts = []
+    for quota in (QUOTA, 10 * QUOTA):
+        for megabytes in (512, MEGABYTES_A_CPU):
+            for power in range(3, 8):
+                per_worker = costs["perCpu"] * min(1.0, megabytes / MEGABYTES_A_CPU)
+                broadcast = Broadcast(10**power, quota, per_worker)
+                entry = {
+                    "quota": quota,
+                    "megabytes": megabytes,
+                    "recipients": 10**power,
+                    "seconds": round(broadcast.seconds(), 2),
+                    "workers": broadcast.workers,
+                }
+                broadcasts.append(entry)
+    crowds = {
+        f"{policy.name}, {connects:,}/s": Crowd(1_000_000, policy, connects).run()
+        for policy in POLICIES
+        for connects in (CONNECTS, 10 * CONNECTS)
+    }
+    months = {
+        "nothing but pings": month(1_000_000, 0, 0, costs["perCpu"]),
+        "100 broadcasts a day, 1 message an hour": month(
+            1_000_000, 3_000, 1_000_000 * HOURS_A_MONTH, costs["perCpu"]
+        ),
+    }
+    return {"measured": costs, "broadcasts": broadcasts, "crowds": crowds, "months": months}
+
+
+def tables(results: dict[str, Any]) -> list[list[str]]:
+    """The results as rows of Markdown, as `docs/scale.md` has them."""
+    broadcasts: dict[int, list[str]] = {}
+    for entry in results["broadcasts"]:
+        broadcasts.setdefault(entry["recipients"], []).append(f"{entry['seconds']:,.1f}")
+    crowds = [
+        f"| {name} | {crowd['backAfter'] / 60:.0f} min | {crowd['leastLater']:.1%} |"
+        f" {crowd['handshakesPerClient']:,.1f} |"
+        for name, crowd in results["crowds"].items()
+    ]
+    names = list(next(iter(results["months"].values())))
+    rows = [[name, *(f"{of[name]:,.0f}" for of in results["months"].values())] for name in names]
+    total = ["together", *(f"{sum(of.values()):,.0f}" for of in results["months"].values())]
+    return [
+        [f"| {count:,} | {' | '.join(cells)} |" for count, cells in broadcasts.items()],
+        crowds,
+        [f"| {' | '.join(row)} |" for row in [*rows, total]],
+    ]
+
+
+def main() -> None:
+    results = simulate()
+    RESULT.write_text(json.dumps(results, indent=1) + "\n")
+    for table in tables(results):
+        print("\n".join(table), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from chalicelib.audience import PAGE_ITEMS, Audiences, Page, Part, Source, source_of
 from chalicelib.broadcast import Broadcaster
 from chalicelib.encryption import Encryption
-from chalicelib.errors import HeraldError
+from chalicelib.errors import HeraldError, Unavailable
 from chalicelib.frames import Framer
 from chalicelib.jobs import MAX_RECEIVES, Delivered, Job, Queue, Route
 from chalicelib.messages import Message, Queued, Report
@@ -116,16 +116,27 @@ class Worker:
                 failed.append(record.message_id)
         groups = _together(jobs)
         for group in groups:
-            end = min(deadline, time.monotonic() + SLICE_SECONDS / len(groups))
-            try:
-                self._work(group, end, deadline)
-            except HeraldError as error:
-                logger.error("a job failed: %s", error.detail, extra=_about(group))
-                failed += [record.message_id for record, _ in group]
-            except Exception:
-                logger.exception("a job failed", extra=_about(group))
-                failed += [record.message_id for record, _ in group]
+            failed += self._try(group, SLICE_SECONDS / len(groups), deadline)
         return failed
+
+    def _try(self, group: Group, seconds: float, deadline: float) -> list[str]:
+        """Do a group's jobs; the ids of those that failed. Where they fail together, each is tried
+        alone: one that never succeeds shall not take the others with it."""
+        try:
+            self._work(group, min(deadline, time.monotonic() + seconds), deadline)
+        except Unavailable as error:
+            logger.error("jobs are left for later: %s", error.detail, extra=_about(group))
+        except Exception as error:
+            if len(group) > 1:
+                alone = [self._try([entry], seconds / len(group), deadline) for entry in group]
+                return [message_id for failed in alone for message_id in failed]
+            if isinstance(error, HeraldError):
+                logger.error("a job failed: %s", error.detail, extra=_about(group))
+            else:
+                logger.exception("a job failed", extra=_about(group))
+        else:
+            return []
+        return [record.message_id for record, _ in group]
 
     def _work(self, group: Group, end: float, deadline: float) -> None:
         """Do what jobs of one route have in common: read until `end`, and deliver that."""

@@ -403,6 +403,18 @@ def test_what_is_no_job_fails_alone(scene: Scene) -> None:
     scene.assert_done(message_id)
 
 
+def test_a_job_that_fails_does_not_take_those_with_it_that_it_would_be_done_with(
+    scene: Scene,
+) -> None:
+    first, lost, last = (scene.post()[0] for _ in range(3))
+    scene.aws.delete_item(TableName=LIFE.messages, Key={"id": {"S": f"content/{lost}/0"}})
+    poison = [one["messageId"] for one in scene.world.queue if lost in one["body"]]
+    while len(scene.world.queue) > len(poison):
+        assert set(scene.work(10)) <= set(poison)
+    scene.assert_done(first)
+    scene.assert_done(last)
+
+
 def test_a_job_whose_messages_are_lost_fails_and_says_why(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:

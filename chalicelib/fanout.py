@@ -66,7 +66,6 @@ def shards_for(recipients: int) -> int:
 Group = list[tuple[Delivered, Job]]
 """Jobs of one route, as they came."""
 
-
 Rests = defaultdict[str, dict[str, int]]
 """Requests by the position from which they go on; with each, its size."""
 
@@ -120,16 +119,21 @@ class Worker:
         return failed
 
     def _try(self, group: Group, seconds: float, deadline: float) -> list[str]:
-        """Do a group's jobs; the ids of those that failed. Where they fail together, each is tried
-        alone: one that never succeeds shall not take the others with it."""
+        """Do a group's jobs; the ids of those that failed. Where requests fail together, each is
+        tried alone: one that never succeeds shall not take the others with it."""
         try:
             self._work(group, min(deadline, time.monotonic() + seconds), deadline)
         except Unavailable as error:
             logger.error("jobs are left for later: %s", error.detail, extra=_about(group))
         except Exception as error:
-            if len(group) > 1:
-                alone = [self._try([entry], seconds / len(group), deadline) for entry in group]
-                return [message_id for failed in alone for message_id in failed]
+            alone = [
+                (record, replace(job, requests={request: size}))
+                for record, job in group
+                for request, size in job.requests.items()
+            ]
+            if len(alone) > 1:
+                each = [self._try([entry], seconds / len(alone), deadline) for entry in alone]
+                return [message_id for failed in each for message_id in failed]
             if isinstance(error, HeraldError):
                 logger.error("a job failed: %s", error.detail, extra=_about(group))
             else:

@@ -72,10 +72,11 @@ class Job:
         """The inverse of `to_json`. Raises ValueError for what is no job."""
         try:
             fields: dict[str, Any] = json.loads(text)
-            part = Part(fields["shard"], fields["shards"], fields["after"])
-            route = Route(fields["tenant"], Source(fields["source"]), part)
-            return cls(dict(fields["requests"]), route, fields["id"])
-        except (KeyError, TypeError, ValueError) as error:
+            tenant = None if fields["tenant"] is None else str(fields["tenant"])
+            part = Part(int(fields["shard"]), int(fields["shards"]), str(fields["after"]))
+            requests = {request: int(size) for request, size in fields["requests"].items()}
+            return cls(requests, Route(tenant, Source(fields["source"]), part), str(fields["id"]))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError("not a job of Herald's") from error
 
 

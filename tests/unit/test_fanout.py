@@ -390,14 +390,23 @@ def test_a_hundred_names_are_kept_however_many_slices_have_some(scene: Scene) ->
 
 def test_what_is_no_job_fails_alone(scene: Scene) -> None:
     [message_id] = scene.post()
-    bodies = ["", "[]", "{}", '{"id": 1}', json.dumps({"requests": 5, "shard": 0})]
+    job = json.loads(scene.world.queue[0]["body"])
+    wrong = [
+        {"requests": 5},
+        {"requests": {"a": "b"}},
+        {"shard": "x"},
+        {"source": "nowhere"},
+        {"after": ["?"], "requests": []},
+        {"tenant": ["a"], "requests": {"absent": 1}},
+    ]
+    bodies = ["", "[]", "{}", *(json.dumps({**job, **fields}) for fields in wrong)]
     odd = [
         {"messageId": str(index), "body": body, "attributes": {"ApproximateReceiveCount": "1"}}
         for index, body in enumerate(bodies)
     ]
     records = [*odd[:2], *scene.receive(SHARDS), *odd[2:]]
     failed = scene.herald().worker.work(records, time.monotonic() + NEVER)
-    assert failed == ["0", "1", "2", "3", "4"]
+    assert sorted(failed) == [str(index) for index in range(len(bodies))]
     scene.delete(records, failed)
     scene.work_off()
     scene.assert_done(message_id)
@@ -413,6 +422,21 @@ def test_a_job_that_fails_does_not_take_those_with_it_that_it_would_be_done_with
         assert set(scene.work(10)) <= set(poison)
     scene.assert_done(first)
     scene.assert_done(last)
+
+
+def test_a_request_that_fails_in_the_middle_does_not_take_the_others_of_its_job(
+    scene: Scene,
+) -> None:
+    first, lost, last = (scene.post()[0] for _ in range(3))
+    while not any(len(json.loads(one["body"])["requests"]) == 3 for one in scene.world.queue):
+        scene.work(10)
+    scene.aws.delete_item(TableName=LIFE.messages, Key={"id": {"S": f"content/{lost}/0"}})
+    for _ in range(20):
+        scene.work(10)
+    assert all(lost in one["body"] for one in scene.world.queue)
+    scene.assert_done(first)
+    scene.assert_done(last)
+    assert not scene.progress(lost)["shards"]["done"]
 
 
 def test_a_job_whose_messages_are_lost_fails_and_says_why(

@@ -69,7 +69,7 @@ class Tables:
         if request.headers.get("x-amz-target") == SCAN:
             scan = json.loads(body)
             start = scan.get("ExclusiveStartKey", {"connectionId": {"S": ""}})["connectionId"]["S"]
-            page = self._pages[scan["TotalSegments"], scan["Segment"], start]
+            page = self._pages[scan.get("TotalSegments", 1), scan.get("Segment", 0), start]
             return Response(page, headers={"Content-Type": "application/x-amz-json-1.0"})
         names = ("content-type", "x-amz-target", "authorization", "x-amz-date")
         headers = {name: request.headers[name] for name in names if name in request.headers}

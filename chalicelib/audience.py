@@ -180,6 +180,8 @@ class Audiences:
         if tenant is not None:
             query["FilterExpression"] = "tenant = :tenant"
             query["ExpressionAttributeValues"] = {":tenant": {"S": tenant}}
+        if part.shards > 1:
+            query |= {"Segment": part.number, "TotalSegments": part.shards}
         if part.after:
             query["ExclusiveStartKey"] = {"connectionId": {"S": part.after}}
         while True:
@@ -189,8 +191,6 @@ class Audiences:
                     ProjectionExpression="connectionId, userId, tenant, reach, #groups",
                     ExpressionAttributeNames={"#groups": "groups"},
                     ConsistentRead=True,  # who connected just before is part of the audience
-                    Segment=part.number,
-                    TotalSegments=part.shards,
                     Limit=page_items,
                     **query,
                 )

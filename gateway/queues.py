@@ -95,6 +95,7 @@ class _Mapping:
         """Invoke the function with a batch, and delete what it has done. The rest comes again when
         it is visible again, however the function failed."""
         event = {"Records": [_record(url, message) for message in messages]}
+        log_line("QUEUE", f"{url.rpartition('/')[2]}  {len(messages)} → {self._function}")
         try:
             result = await self._environments.invoke(self._function, event)
         except FunctionError as error:

@@ -308,3 +308,30 @@ def test_a_worker_that_is_killed_is_run_again_and_nobody_is_missed(tmp_path: Pat
         assert (tmp_path / "died").exists()
         for socket in sockets:
             assert socket.messages() == ["hello"]
+
+
+def test_without_its_queue_a_large_audience_is_refused_and_nothing_is_sent(
+    herald_with: Start,
+) -> None:
+    herald = herald_with(HERALD_INLINE_RECIPIENTS="2")
+    sockets = [herald.connect(f"user-{number}") for number in range(3)]
+    sqs = client("sqs", herald.running.aws)
+    url = herald.running.aws["HERALD_FANOUT_QUEUE_URL"]
+    attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])
+    sqs.delete_queue(QueueUrl=url)
+    headers = {
+        "Authorization": f"Bearer {token()}",
+        "Content-Type": "application/json",
+        "Idempotency-Key": "k",
+    }
+    body = {"to": {"all": True}, "data": "hello"}
+    refused = herald.http.post("/messages", json=body, headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+    assert refused.headers["Retry-After"] == "1"
+    for socket in sockets:
+        socket.assert_quiet()
+    sqs.create_queue(QueueName=url.rpartition("/")[2], Attributes=attributes["Attributes"])
+    again = herald.http.post("/messages", json=body, headers=headers)
+    assert again.status_code == 202
+    for socket in sockets:
+        assert socket.messages() == ["hello"]

@@ -19,7 +19,8 @@ def broadcasts(results: dict[str, Any]) -> None:
     figure, axes = plt.subplots(figsize=(WIDTH, HEIGHT))
     lines: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for entry in results["broadcasts"]:
-        lines.setdefault((entry["quota"], entry["megabytes"]), []).append(entry)
+        if "seconds" in entry:
+            lines.setdefault((entry["quota"], entry["megabytes"]), []).append(entry)
     for (quota, megabytes), entries in lines.items():
         axes.plot(
             [entry["recipients"] for entry in entries],

@@ -25,10 +25,12 @@ RESULT = RESULTS / "scale.json"
 
 # https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html
 QUOTA = 10_000  # requests a second, callbacks among them; 2,500 in some regions
+BURST = 0.5  # of a second's quota: 5,000 where that is 10,000
 # https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-execution-service-websocket-limits-table.html
 CONNECTS = 500  # new connections a second
 LIFE_SECONDS = 2 * 60 * 60
 IDLE_SECONDS = 10 * 60
+PING_SECONDS = 9 * 60  # within that
 # https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html
 FIRST_WORKERS, MORE_EACH_SECOND, MOST_WORKERS, BATCH = 5, 5, 1000, 10
 # https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html
@@ -54,12 +56,40 @@ class Job:
     left: int
 
 
+def background(connections: int) -> float:
+    """Requests a second of clients that do nothing but stay: pings, and handshakes every two
+    hours."""
+    return connections / PING_SECONDS + connections / LIFE_SECONDS
+
+
+class Gateway:
+    """API Gateway's token bucket, from which others take `others` requests a second."""
+
+    def __init__(self, environment: simpy.Environment, quota: int, others: float) -> None:
+        self._environment = environment
+        self._rate = quota - others
+        self._burst = self._tokens = BURST * quota
+        self._at = 0.0
+        self.throttled = 0.0
+
+    def take(self, requests: int) -> float:
+        """Seconds until so many are through; those that have to be tried again are counted."""
+        now = self._environment.now
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - requests
+        self._at = now
+        missing = max(0.0, -self._tokens)
+        self.throttled += min(missing, requests)
+        return missing / self._rate
+
+
 class Broadcast:
-    """One message to `recipients`, alone in the account."""
+    """One message to all `recipients`, who do nothing else but stay."""
 
     def __init__(self, recipients: int, quota: int, per_worker: float) -> None:
-        """`quota` and `per_worker` in deliveries a second."""
+        """`quota` and `per_worker` in deliveries a second. The first must be more than what it
+        takes to stay."""
         self._environment = simpy.Environment()
+        self.gateway = Gateway(self._environment, quota, background(recipients))
         self._queue = simpy.Store(self._environment)
         self._per_worker = min(per_worker, MAX_WINDOW / LATENCY)
         self._pace = PACED * quota
@@ -111,6 +141,7 @@ class Broadcast:
             self._due = max(self._due, self._environment.now) + page / self._pace
             waits = self._due - page / self._pace - self._environment.now
             yield self._environment.timeout(max(page / self._per_worker, waits))
+            yield self._environment.timeout(self.gateway.take(page))
             job.left -= page
             self._left -= page
             self._last = self._environment.now + LATENCY
@@ -122,19 +153,21 @@ class Broadcast:
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How clients come back: after a pause of up to `first` seconds, twice that, … `most`, at
-    random or to the second; and `early` seconds before their two hours are over at most."""
+    random or to the second; and `early` seconds before their `life` is over at most."""
 
     name: str
     first: float
     most: float
     jitter: bool
     early: float
+    life: float = LIFE_SECONDS
 
 
 POLICIES = (
     Policy("every second", 1, 1, jitter=False, early=0),
     Policy("backoff with jitter", 1, 60, jitter=True, early=0),
     Policy("backoff with jitter, early renewal", 1, 60, jitter=True, early=LIFE_SECONDS / 2),
+    Policy("the same, without pings", 1, 60, jitter=True, early=0, life=IDLE_SECONDS),
 )
 SCALE = 500  # one client here stands for so many
 STORM_AT = 600.0
@@ -172,17 +205,17 @@ class Crowd:
             refused.append(round((self.refused - before) * SCALE / STEP))
             before = self.refused
         storm = int(STORM_AT / STEP)
-        back = next(step for step in range(storm, len(online)) if online[step] > 0.99)
+        back = next((step for step in range(storm, len(online)) if online[step] > 0.99), None)
         return {
             "online": online,
             "refused": refused,
-            "backAfter": (back + 1 - storm) * STEP,
-            "leastLater": min(online[back + 10 :]),
+            "backAfter": None if back is None else (back + 1 - storm) * STEP,
+            "leastLater": min(online[(back or storm) + 10 :]),
             "handshakesPerClient": (self.refused + self._clients) / self._clients,
         }
 
     def _client(self) -> Event:
-        left = self._random.uniform(0, LIFE_SECONDS)  # of the life that it is in at the start
+        left = self._random.uniform(0, self._policy.life)  # of the one that it is in at the start
         self.online += 1
         while True:
             stays = self._environment.timeout(left)
@@ -190,7 +223,7 @@ class Crowd:
             self.online -= 1
             yield from self._connect()
             self.online += 1
-            left = LIFE_SECONDS - self._random.uniform(0, self._policy.early)
+            left = self._policy.life - self._random.uniform(0, self._policy.early)
 
     def _connect(self) -> Event:
         longest = self._policy.first
@@ -229,7 +262,6 @@ HOURS_A_MONTH = 730
 GIGABYTES = 0.5  # of a function
 ITEM_KILOBYTES = 0.6  # of a connection
 HANDLER_SECONDS = 0.015  # of a frame or a handshake
-PING_SECONDS = 9 * 60  # within the idle time-out
 
 
 def month(connections: int, broadcasts: int, messages: int, per_cpu: float) -> dict[str, float]:
@@ -287,14 +319,16 @@ def simulate() -> dict[str, Any]:
         for megabytes in (512, MEGABYTES_A_CPU):
             for power in range(3, 8):
                 per_worker = costs["perCpu"] * min(1.0, megabytes / MEGABYTES_A_CPU)
-                broadcast = Broadcast(10**power, quota, per_worker)
-                entry = {
+                entry: dict[str, Any] = {
                     "quota": quota,
                     "megabytes": megabytes,
                     "recipients": 10**power,
-                    "seconds": round(broadcast.seconds(), 2),
-                    "workers": broadcast.workers,
                 }
+                if background(10**power) < quota:
+                    broadcast = Broadcast(10**power, quota, per_worker)
+                    entry["seconds"] = round(broadcast.seconds(), 2)
+                    entry["workers"] = broadcast.workers
+                    entry["throttled"] = round(broadcast.gateway.throttled)
                 broadcasts.append(entry)
     crowds = {
         f"{policy.name}, {connects:,}/s": Crowd(1_000_000, policy, connects).run()
@@ -314,9 +348,10 @@ def tables(results: dict[str, Any]) -> list[list[str]]:
     """The results as rows of Markdown, as `docs/scale.md` has them."""
     broadcasts: dict[int, list[str]] = {}
     for entry in results["broadcasts"]:
-        broadcasts.setdefault(entry["recipients"], []).append(f"{entry['seconds']:,.1f}")
+        cell = f"{entry['seconds']:,.1f}" if "seconds" in entry else "—"
+        broadcasts.setdefault(entry["recipients"], []).append(cell)
     crowds = [
-        f"| {name} | {crowd['backAfter'] / 60:.0f} min | {crowd['leastLater']:.1%} |"
+        f"| {name} | {_minutes(crowd['backAfter'])} | {crowd['leastLater']:.1%} |"
         f" {crowd['handshakesPerClient']:,.1f} |"
         for name, crowd in results["crowds"].items()
     ]
@@ -328,6 +363,10 @@ def tables(results: dict[str, Any]) -> list[list[str]]:
         crowds,
         [f"| {' | '.join(row)} |" for row in [*rows, total]],
     ]
+
+
+def _minutes(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{seconds / 60:.0f} min"
 
 
 def main() -> None:

@@ -57,9 +57,9 @@ class Job:
 
 
 def background(connections: int) -> float:
-    """Requests a second of clients that do nothing but stay: pings, and handshakes every two
-    hours."""
-    return connections / PING_SECONDS + connections / LIFE_SECONDS
+    """Requests a second of clients that do nothing but stay: pings and their answers, and
+    handshakes every two hours."""
+    return 2 * connections / PING_SECONDS + connections / LIFE_SECONDS
 
 
 class Gateway:

@@ -26,7 +26,8 @@ from chalicelib.auth import TokenVerifier, authenticate, bearer_token
 from chalicelib.errors import ANSWERS, Forbidden, HeraldError, Unauthorized, Unavailable
 from chalicelib.events import WebSocketEvent
 from chalicelib.json_text import encode
-from chalicelib.observability import configure_logging
+from chalicelib.metrics import Metrics
+from chalicelib.observability import configure_logging, correlated
 from chalicelib.principal import Principal, Scope, user_key
 from chalicelib.records import Connection
 from chalicelib.settings import WITHOUT_EFFECT_YET, Settings
@@ -55,6 +56,7 @@ if settings.jwks_url is not None and settings.jwt_audience is None:  # RFC 8725 
         "HERALD_JWKS_URL is set without HERALD_JWT_AUDIENCE:"
         " tokens that its provider makes for other applications are accepted"
     )
+metrics = Metrics(settings.stage)
 verifier = TokenVerifier(settings)
 rules = AccessRules(settings)
 
@@ -64,7 +66,18 @@ def service() -> "Service":
     """What needs AWS. Made at first use: the authorizers do without, and start faster for it."""
     from chalicelib.service import Service
 
-    return Service(settings, verifier, rules)
+    return Service(settings, verifier, rules, metrics)
+
+
+@app.middleware("all")
+def observed(event: Any, get_response: Callable[[Any], Any]) -> Any:
+    """Around every function but the REST authorizer, whose calls Chalice leaves out."""
+    raw = event.context if isinstance(event, Request) else event.to_dict().get("requestContext", {})
+    with correlated(raw.get("requestId")):
+        try:
+            return get_response(event)
+        finally:
+            metrics.flush()
 
 
 # --- Authorizers
@@ -89,9 +102,11 @@ def connect_authorizer(event: dict[str, Any], context: object) -> dict[str, Any]
     """The REQUEST authorizer of `$connect`; the deployment attaches it."""
     try:
         principal = authenticate(WebSocketEvent(event), verifier)
-    except Unauthorized:
+    except Unauthorized as error:
+        metrics.count("ConnectionsRejected", Reason=error.code)
         raise authorizers.unauthorized() from None
-    except Forbidden:
+    except Forbidden as error:
+        metrics.count("ConnectionsRejected", Reason=error.code)
         return authorizers.deny(event["methodArn"])
     return authorizers.allow(event["methodArn"], principal)
 
@@ -105,7 +120,9 @@ def on_ws_connect(event: ChaliceEvent) -> dict[str, Any]:
         subprotocol = service().doorkeeper.admit(WebSocketEvent(event.to_dict(), REGION))
     except HeraldError as error:
         logger.info("handshake refused: %s", error.detail)
+        metrics.count("ConnectionsRejected", Reason=error.code)
         return {"statusCode": ANSWERS[error.code].status}
+    metrics.count("ConnectionsOpened")
     headers = {"Sec-WebSocket-Protocol": subprotocol} if subprotocol else {}
     return {"statusCode": 200, "headers": headers}
 

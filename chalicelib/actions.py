@@ -21,6 +21,7 @@ from chalicelib.events import WebSocketEvent
 from chalicelib.frames import frame_of
 from chalicelib.json_text import encode, parse_json
 from chalicelib.messages import Message, MessageParser, parse_name, parse_text
+from chalicelib.metrics import Metrics
 from chalicelib.principal import Principal, Scope
 from chalicelib.records import Connection, Recipient
 from chalicelib.terminate import Terminator
@@ -59,6 +60,7 @@ class Actions:
         verifier: TokenVerifier,
         now: Callable[[], int],
         parser: Callable[[Principal, Stamp], MessageParser],
+        metrics: Metrics,
     ) -> None:
         """`now` is the clock, in epoch milliseconds; `parser` reads what a principal sends in
         one request."""
@@ -69,6 +71,7 @@ class Actions:
         self._verifier = verifier
         self._now = now
         self._parser = parser
+        self._metrics = metrics
         self._actions: dict[str, Callable[[Request], AnswerFrame]] = {
             "ping": self._ping,
             "send": self._send,
@@ -136,6 +139,14 @@ class Actions:
         return request
 
     def _answer(self, request: Request) -> AnswerFrame:
+        try:
+            return self._do(request)
+        except HeraldError as error:
+            if request.action == "send":
+                self._metrics.count("MessagesRejected", Reason=error.code)
+            raise
+
+    def _do(self, request: Request) -> AnswerFrame:
         """Whatever a frame holds, its client has been heard, and pays for it."""
         now = self._now()
         request.principal = self._connections.hear(

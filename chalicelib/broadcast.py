@@ -11,6 +11,7 @@ from chalicelib.errors import Unavailable
 from chalicelib.frames import Framer
 from chalicelib.lanes import Parcel
 from chalicelib.messages import Interrupted, Report, Result
+from chalicelib.metrics import Metrics, Sample
 from chalicelib.records import Recipient
 from chalicelib.terminate import Terminator
 
@@ -32,11 +33,16 @@ class Broadcaster:
     """Sends messages to their recipients and says honestly what became of each."""
 
     def __init__(
-        self, delivery: Delivery, consequences: Consequences, terminator: Terminator
+        self,
+        delivery: Delivery,
+        consequences: Consequences,
+        terminator: Terminator,
+        metrics: Metrics,
     ) -> None:
         self._delivery = delivery
         self._consequences = consequences
         self._terminator = terminator
+        self._metrics = metrics
 
     def send(
         self, framer: Framer, pages: Iterable[Page], deadline: float, pace: Pace = at_once
@@ -50,6 +56,7 @@ class Broadcaster:
         reports = {message.id: Report(message.id) for message in framer.messages}
         started = time.monotonic()
         retries = 0
+        latencies = Sample()
         settlement = self._consequences.begin()
         expired: list[Recipient] = []
         try:
@@ -61,15 +68,27 @@ class Broadcaster:
                     reports[message.id].add(
                         recipient.connection_id, recipient.user_id, outcome.result, outcome.reason
                     )
-                if outcome.result is not Result.DELIVERED:
+                if outcome.result is Result.DELIVERED:
+                    oldest = outcome.frame.messages[0]
+                    latencies.add(time.time() * 1000 - oldest.timestamp)
+                else:
                     settlement.add(outcome)
         except Unavailable as error:
             raise Interrupted(error, list(reports.values())) from error
         finally:
             settlement.finish(deadline)
             self._terminator.expire(expired[:MAX_EXPIRED], deadline)
+            self._measure(reports.values(), retries, latencies)
             _log(list(reports.values()), retries, time.monotonic() - started)
         return list(reports.values())
+
+    def _measure(self, reports: Iterable[Report], retries: int, latencies: Sample) -> None:
+        for report in reports:
+            for result, count in report.counts.items():
+                self._metrics.count("Deliveries", count, Outcome=result)
+        self._metrics.count("DeliveryRetries", retries)
+        for latency in latencies.values:
+            self._metrics.value("DeliveryLatency", latency)
 
 
 def _parcels(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from chalicelib.errors import BadRequest, ConnectionGone, TooManyConnections, Unavailable
 from chalicelib.expressions import Action, Part, delete, number, put, update
 from chalicelib.limits import Meter
+from chalicelib.metrics import Metrics
 from chalicelib.principal import Principal, group_key
 from chalicelib.records import (
     REACH_PREFIX,
@@ -68,6 +69,7 @@ class Connections:
         limit: int,
         connects: Meter,
         messages: Meter,
+        metrics: Metrics,
     ) -> None:
         """`limit` is a user's number of connections; the meters charge what users ask for."""
         self._client = client
@@ -75,6 +77,7 @@ class Connections:
         self._limit = limit
         self._connects = connects
         self._messages = messages
+        self._metrics = metrics
         self._refreshed: OrderedDict[str, Principal] = OrderedDict()
 
     # --- → active
@@ -177,6 +180,8 @@ class Connections:
             ]
             try:
                 transact(self._client, actions)
+                self._metrics.count("ConnectionsClosed")
+                self._metrics.value("ConnectionDuration", now - recipient.connected_at)
                 return True
             except Cancelled as cancelled:
                 stored = cancelled.items[0]

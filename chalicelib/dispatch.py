@@ -9,6 +9,7 @@ from chalicelib.encryption import Encryption
 from chalicelib.fanout import Fanout
 from chalicelib.frames import Framer
 from chalicelib.messages import Audience, AudienceKind, Message, Queued, Report
+from chalicelib.metrics import Metrics
 from chalicelib.principal import Principal, Scope
 
 READING_SECONDS = 10.0  # what is not read by then goes through the queue, be it ever so few
@@ -26,6 +27,7 @@ class Dispatcher:
         frame_bytes: int,
         inline_recipients: int,
         connections_per_user: int,
+        metrics: Metrics,
     ) -> None:
         """Without a `fanout` all is delivered at once; with it, up to `inline_recipients`.
         `frame_bytes`: see `Framer`."""
@@ -36,6 +38,7 @@ class Dispatcher:
         self._frame_bytes = frame_bytes
         self._inline_recipients = inline_recipients
         self._connections_per_user = connections_per_user
+        self._metrics = metrics
 
     def send(
         self, messages: Sequence[Message], sender: Principal, deadline: float
@@ -53,8 +56,15 @@ class Dispatcher:
         if self._fanout is not None and self._may_be_many(audiences):
             pages, all_read = self._read_ahead(iter(pages), deadline)
             if not all_read:
-                return self._fanout.put(messages, sender)
-        return self._broadcaster.send(framer, pages, deadline)
+                queued = self._fanout.put(messages, sender)
+                self._metrics.count("MessagesAccepted", len(messages))
+                self._metrics.count("FanoutQueued", len(messages))
+                return queued
+        started = time.monotonic()
+        reports = self._broadcaster.send(framer, pages, deadline)
+        self._metrics.count("MessagesAccepted", len(messages))
+        self._metrics.value("FanoutDuration", (time.monotonic() - started) * 1000)
+        return reports
 
     def _may_be_many(self, audiences: Sequence[Audience]) -> bool:
         """Whether it takes reading to know that the recipients are not too many. Where they can't

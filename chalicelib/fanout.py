@@ -20,9 +20,11 @@ from chalicelib.errors import HeraldError, Unavailable
 from chalicelib.frames import Framer
 from chalicelib.jobs import MAX_RECEIVES, Delivered, Job, Queue, Route
 from chalicelib.messages import Message, Queued, Report
+from chalicelib.metrics import Metrics
+from chalicelib.observability import correlated, correlation_id
 from chalicelib.pace import Pacer
 from chalicelib.principal import Principal
-from chalicelib.progress import Place, Progress, Taken
+from chalicelib.progress import Claimed, Place, Progress, Taken
 
 SHARD_RECIPIENTS = 10_000  # about a second of one worker's time
 MAX_SHARDS = 64
@@ -48,7 +50,7 @@ class Fanout:
         queued, and whoever tries again with the same ids does nothing twice."""
         source = source_of([message.audience for message in messages])
         shards = shards_for(self._size() or 0) if source is Source.EVERYONE else 1
-        shards, size = self._progress.begin(messages, sender, shards)
+        shards, size = self._progress.begin(messages, sender, shards, correlation_id())
         routes = [Route(sender.tenant, source, Part(shard, shards)) for shard in range(shards)]
         self._queue.put([Job({messages[0].id: size}, route) for route in routes])
         return [Queued(message.id) for message in messages]
@@ -75,7 +77,7 @@ class _Held(NamedTuple):
 
     place: Place
     job: Job
-    messages: list[Message]
+    claimed: Claimed
 
 
 class Worker:
@@ -91,6 +93,7 @@ class Worker:
         encryption: Encryption,
         frame_bytes: int,
         now: Callable[[], int],
+        metrics: Metrics,
     ) -> None:
         """`frame_bytes`: see `Framer`. `now` is the clock, in epoch milliseconds."""
         self._audiences = audiences
@@ -101,6 +104,7 @@ class Worker:
         self._encryption = encryption
         self._frame_bytes = frame_bytes
         self._now = now
+        self._metrics = metrics
 
     def work(self, records: Iterable[Mapping[str, Any]], deadline: float) -> list[str]:
         """Do a batch of jobs, the records of a Lambda event; the ids of those that have to come
@@ -151,18 +155,28 @@ class Worker:
         rests: Rests = defaultdict(dict)
         held = self._claim(group, rests)
         if held:
-            position, reports = self._deliver(route, held, end, deadline)
-            for request, (place, job, messages) in held.items():
-                own = [reports[message.id] for message in messages]
-                rest = self._progress.advance(place, job.id, position, own)
-                if rest is not None:
-                    rests[rest][request] = job.requests[request]
+            ids = sorted(one.claimed.correlation_id or "" for one in held.values())
+            with correlated(" ".join(ids)):
+                self._do(route, held, rests, end, deadline)
         self._queue.put(
             [
                 Job(requests, replace(route, part=replace(route.part, after=rest)))
                 for rest, requests in rests.items()
             ]
         )
+
+    def _do(
+        self, route: Route, held: Mapping[str, _Held], rests: Rests, end: float, deadline: float
+    ) -> None:
+        """Deliver what is held, and note it. What is left of it is added to `rests`."""
+        position, reports = self._deliver(route, held, end, deadline)
+        for request, (place, job, (messages, _)) in held.items():
+            own = [reports[message.id] for message in messages]
+            rest = self._progress.advance(place, job.id, position, own)
+            if rest is not None:
+                rests[rest][request] = job.requests[request]
+            else:
+                self._metrics.value("FanoutDuration", self._now() - messages[0].timestamp)
 
     def _claim(self, group: Group, rests: Rests) -> dict[str, _Held]:
         """What is to be delivered, by request. What was delivered before, and whose rest may not be
@@ -173,8 +187,8 @@ class Worker:
             for request in job.requests:
                 place = Place(request, job.route.part.number, job.route.part.after)
                 try:
-                    messages = self._progress.claim(place, job.id, last_try)
-                    held[request] = _Held(place, job, messages)
+                    claimed = self._progress.claim(place, job.id, last_try)
+                    held[request] = _Held(place, job, claimed)
                 except Taken as taken:
                     if taken.rest is not None:
                         rests[taken.rest][request] = job.requests[request]
@@ -185,7 +199,7 @@ class Worker:
     ) -> tuple[str | None, dict[str, Report]]:
         """How far it came, and what became of each message."""
         messages = sorted(
-            (message for one in held.values() for message in one.messages),
+            (message for one in held.values() for message in one.claimed.messages),
             key=lambda message: message.id,  # in which the senders' order is
         )
         framer = Framer(messages, self._frame_bytes, route.tenant, self._encryption)

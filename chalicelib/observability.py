@@ -1,55 +1,58 @@
-"""Logs as JSON, one object a line, as CloudWatch Logs Insights reads them."""
+"""Logs as JSON, one object a line, as CloudWatch Logs Insights reads them.
 
-import json
+Each line has the correlation id of what is being done: the request's id at API Gateway, which goes
+with a queued message to its workers, so that one query finds all that became of it.
+"""
+
 import logging
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
-NAMESPACE = "Herald"
+from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({})))
-
-
-class JsonFormatter(logging.Formatter):
-    """Time, level, logger and message, then whatever a call gave as `extra`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        entry: dict[str, object] = {
-            "time": int(record.created * 1000),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        entry |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False, default=str)
+_current: ContextVar[str | None] = ContextVar("correlation_id", default=None)
+_formatter = LambdaPowertoolsFormatter(
+    use_rfc3339=True,
+    utc=True,
+    location=None,
+    json_default=str,
+    name="%(name)s",
+)
 
 
 def configure_logging() -> None:
     """Send Herald's own log to standard output, whatever the root logger does."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(_formatter)
     logger = logging.getLogger("herald")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
 
 
-def emit_metric(stage: str, name: str, value: float) -> None:
-    """Print a count for CloudWatch to make a metric of, in its embedded metric format.
+def correlation_id() -> str | None:
+    """That of what is being done in this thread, if it is known."""
+    return _current.get()
 
-    https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
-    """
-    directive = {
-        "Namespace": NAMESPACE,
-        "Dimensions": [["Stage"]],
-        "Metrics": [{"Name": name, "Unit": "Count"}],
-    }
-    entry = {
-        "_aws": {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [directive]},
-        "Stage": stage,
-        name: value,
-    }
-    sys.stdout.write(json.dumps(entry) + "\n")
-    sys.stdout.flush()
+
+@contextmanager
+def correlated(correlation_id: str | None) -> Iterator[None]:
+    """What is done meanwhile belongs together. An execution environment does one thing at a time,
+    so the threads that help have the same id in their lines."""
+    before = _current.get()
+    token = _current.set(correlation_id)
+    _show(correlation_id)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+        _show(before)
+
+
+def _show(correlation_id: str | None) -> None:
+    if correlation_id is None:
+        _formatter.remove_keys(["correlation_id"])
+    else:
+        _formatter.append_keys(correlation_id=correlation_id)

@@ -20,7 +20,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chalicelib.encryption import Encryption
 from chalicelib.errors import HeraldError, NotFound
@@ -62,6 +62,13 @@ class Place:
     after: str
 
 
+class Claimed(NamedTuple):
+    """What a job may deliver; the correlation id is that of the request which brought it."""
+
+    messages: list[Message]
+    correlation_id: str | None
+
+
 class Progress:
     """The queued messages of the last day. All methods raise Unavailable when storage is."""
 
@@ -70,8 +77,16 @@ class Progress:
         self._table = table
         self._encryption = encryption
 
-    def begin(self, messages: Sequence[Message], sender: Principal, shards: int) -> tuple[int, int]:
+    def begin(
+        self,
+        messages: Sequence[Message],
+        sender: Principal,
+        shards: int,
+        correlation_id: str | None = None,
+    ) -> tuple[int, int]:
         """Store messages that shall be delivered in so many shards; these, and the messages' bytes.
+
+        `correlation_id` is for the logs of whoever delivers them.
 
         A request that was begun before, and whose first try has died since, keeps its shards.
         """
@@ -98,6 +113,8 @@ class Progress:
             "shards": number(shards),
             "expiresAt": expires,
         }
+        if correlation_id is not None:
+            common["correlation"] = {"S": correlation_id}
         starts: Item = {f"at{shard}": {"S": ""} for shard in range(shards)}
         new = Part(when=("attribute_not_exists(id)",))
         actions = [
@@ -116,7 +133,7 @@ class Progress:
             shards = int(begun["shards"]["N"])
         return shards, len(content)
 
-    def claim(self, place: Place, job: str, last_try: int | None = None) -> list[Message]:
+    def claim(self, place: Place, job: str, last_try: int | None = None) -> Claimed:
         """The messages that a job has to deliver, from its place on.
 
         `last_try` is the clock, in epoch milliseconds, where SQS will not bring the job again.
@@ -146,7 +163,8 @@ class Progress:
             if not cancelled.items[0]:
                 raise ContentLost("a job's messages are not kept any more") from None
             raise Taken(_rest(cancelled.items[0], place, job)) from None
-        return self._messages(place.request, item)
+        correlation = item["correlation"]["S"] if "correlation" in item else None
+        return Claimed(self._messages(place.request, item), correlation)
 
     def advance(
         self, place: Place, job: str, position: str | None, reports: Sequence[Report]

@@ -24,8 +24,8 @@ from chalicelib.idempotency import Idempotency
 from chalicelib.jobs import Queue
 from chalicelib.limits import Limiter, Meter, Rate
 from chalicelib.messages import MessageParser
+from chalicelib.metrics import Metrics, Unit
 from chalicelib.notify import Notifier, Topic
-from chalicelib.observability import emit_metric
 from chalicelib.pace import Pacer
 from chalicelib.principal import Principal
 from chalicelib.progress import Progress
@@ -50,7 +50,9 @@ def now_ms() -> int:
 class Service:
     """The parts that the handlers of `app.py` call, each with what it needs."""
 
-    def __init__(self, settings: Settings, verifier: TokenVerifier, rules: AccessRules) -> None:
+    def __init__(
+        self, settings: Settings, verifier: TokenVerifier, rules: AccessRules, metrics: Metrics
+    ) -> None:
         session = boto3.Session()
         region = session.region_name or DEFAULT_REGION
         client = dynamodb_client(session)
@@ -72,7 +74,7 @@ class Service:
         self.now = now_ms
         self.encryption = Encryption(settings.encryption_keys)
         self.connections = Connections(
-            client, tables, settings.max_connections_per_user, connects, messages
+            client, tables, settings.max_connections_per_user, connects, messages, metrics
         )
         self.users = Users(client, tables, messages)
         self.delivery = Delivery(
@@ -88,7 +90,7 @@ class Service:
         notifier = Notifier(audiences, self.delivery, topic)
         consequences = Consequences(self.connections, self.delivery, notifier, now_ms)
         self.terminator = Terminator(self.connections, self.delivery, now_ms)
-        broadcaster = Broadcaster(self.delivery, consequences, self.terminator)
+        broadcaster = Broadcaster(self.delivery, consequences, self.terminator, metrics)
         self.progress = Progress(client, tables.messages, self.encryption)
         sqs = cache(partial(session.client, "sqs", config=CLIENT_LIMITS))
         queue = Queue(sqs, settings.fanout_queue_url or "")
@@ -102,6 +104,7 @@ class Service:
             self.encryption,
             settings.frame_bytes,
             now_ms,
+            metrics,
         )
         dispatcher = Dispatcher(
             audiences,
@@ -111,6 +114,7 @@ class Service:
             settings.frame_bytes,
             settings.inline_recipients,
             settings.max_connections_per_user,
+            metrics,
         )
         self.submissions = Submissions(
             self.parser,
@@ -118,6 +122,7 @@ class Service:
             dispatcher,
             Idempotency(client, tables.messages),
             now_ms,
+            metrics,
         )
         self.actions = Actions(
             dispatcher,
@@ -127,6 +132,7 @@ class Service:
             verifier,
             now_ms,
             self.parser,
+            metrics,
         )
         evicts = settings.connection_limit_policy == EVICT_OLDEST
         self.doorkeeper = Doorkeeper(
@@ -146,7 +152,7 @@ class Service:
             self.terminator,
             settings.stale_after_seconds,
             now_ms,
-            partial(emit_metric, settings.stage, "ActiveConnections"),
+            partial(metrics.value, "ActiveConnections", unit=Unit.COUNT),
         )
         self.check = partial(check, client, tables)
 

@@ -17,6 +17,7 @@ from chalicelib.errors import (
 from chalicelib.idempotency import Answer, Claim, Idempotency
 from chalicelib.json_text import encode
 from chalicelib.messages import Message, MessageParser, Queued
+from chalicelib.metrics import Metrics
 from chalicelib.principal import Principal
 from chalicelib.rest import Reply, idempotency_key, json_body
 from chalicelib.ulid import Stamp
@@ -38,6 +39,7 @@ class Submissions:
         dispatcher: Dispatcher,
         idempotency: Idempotency,
         now: Callable[[], int],
+        metrics: Metrics,
     ) -> None:
         """`now` is the clock, in epoch milliseconds."""
         self._parser = parser
@@ -45,6 +47,7 @@ class Submissions:
         self._dispatcher = dispatcher
         self._idempotency = idempotency
         self._now = now
+        self._metrics = metrics
 
     def submit(
         self, sender: Principal, headers: Mapping[str, str], body: str | bytes, deadline: float
@@ -55,6 +58,15 @@ class Submissions:
         whatever a request holds, its sender pays for it; what `Dispatcher.send` raises; and with
         an `Idempotency-Key`, what `Idempotency.claim` does.
         """
+        try:
+            return self._submit(sender, headers, body, deadline)
+        except HeraldError as error:
+            self._metrics.count("MessagesRejected", Reason=error.code)
+            raise
+
+    def _submit(
+        self, sender: Principal, headers: Mapping[str, str], body: str | bytes, deadline: float
+    ) -> Reply:
         started = time.monotonic()
         stamp = Stamp.fresh(self._now())
         self._users.foresee(sender, stamp.now)

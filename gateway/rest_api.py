@@ -76,7 +76,7 @@ class RestApi:
         event = request.proxy(context, self._environments.declared["binaryTypes"])
         try:
             result = await self._environments.invoke(REST_FUNCTION, event)
-            return _response(result)
+            return _response(result, event["requestContext"]["requestId"])
         except FunctionError as error:
             log_line("ERROR", str(error))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -102,12 +102,12 @@ def match_route(routes: dict[str, Any], path: str) -> tuple[str, dict[str, str]]
     return None
 
 
-def _response(result: dict[str, Any]) -> Response:
-    """A function's proxy result as HTTP."""
+def _response(result: dict[str, Any], request_id: str) -> Response:
+    """A function's proxy result as HTTP. The id is the one that the function has for its logs."""
     body: str = result.get("body") or ""
     content = base64.b64decode(body) if result.get("isBase64Encoded") else body.encode()
     response = Response(content, int(result["statusCode"]))
-    response.headers["x-amzn-RequestId"] = new_id()
+    response.headers["x-amzn-RequestId"] = request_id
     response.headers["Content-Type"] = "application/json"
     for name, value in (result.get("headers") or {}).items():
         response.headers[name] = str(value)

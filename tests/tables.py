@@ -5,6 +5,7 @@ from typing import Any
 
 from chalicelib.connections import Connections
 from chalicelib.limits import Limiter, Meter, Rate
+from chalicelib.metrics import Metrics
 from chalicelib.principal import Principal
 from chalicelib.records import Connection, Recipient, Tables
 
@@ -56,7 +57,12 @@ def connections_of(
 ) -> Connections:
     """The transitions over `client`; users may do as much as they like where nothing is said."""
     return Connections(
-        client, TABLES, limit, meter("connectDue", connects), meter("messageDue", messages)
+        client,
+        TABLES,
+        limit,
+        meter("connectDue", connects),
+        meter("messageDue", messages),
+        Metrics("test"),
     )
 
 

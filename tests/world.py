@@ -31,6 +31,7 @@ from chalicelib.idempotency import Idempotency
 from chalicelib.jobs import Queue
 from chalicelib.lanes import Parcel
 from chalicelib.messages import MessageParser, Result
+from chalicelib.metrics import Metrics
 from chalicelib.notify import Notifier
 from chalicelib.pace import Pacer
 from chalicelib.principal import Principal, Scope
@@ -248,13 +249,14 @@ class Herald:
         config = Settings.from_environ({"HERALD_JWT_SECRET": "x" * 32})
         verifier = TokenVerifier(config)
         messages = meter("messageDue")
-        self.connections = Connections(client, LIFE, LIMIT, meter("connectDue"), messages)
+        self.metrics = metrics = Metrics("test")
+        self.connections = Connections(client, LIFE, LIMIT, meter("connectDue"), messages, metrics)
         audiences = Audiences(client, LIFE)
         consequences = Consequences(
             self.connections, delivery, Notifier(audiences, delivery, None), now
         )
         terminator = Terminator(self.connections, delivery, now)
-        broadcaster = Broadcaster(delivery, consequences, terminator)
+        broadcaster = Broadcaster(delivery, consequences, terminator, metrics)
         encryption = Encryption(())
         self.progress = Progress(client, LIFE.messages, encryption)
         queue = Queue(lambda: client, "queue")
@@ -267,6 +269,7 @@ class Herald:
             encryption,
             FRAME_BYTES,
             now,
+            metrics,
         )
         fanout = Fanout(self.progress, queue, lambda: world.estimate)
         self.dispatcher = Dispatcher(
@@ -277,6 +280,7 @@ class Herald:
             FRAME_BYTES,
             inline or 0,
             LIMIT,
+            metrics,
         )
         self.submissions = Submissions(
             self.parser,
@@ -284,6 +288,7 @@ class Herald:
             self.dispatcher,
             Idempotency(client, LIFE.messages),
             now,
+            metrics,
         )
         self.actions = Actions(
             self.dispatcher,
@@ -293,6 +298,7 @@ class Herald:
             verifier,
             now,
             self.parser,
+            metrics,
         )
         self.doorkeeper = Doorkeeper(
             verifier,

@@ -5,12 +5,7 @@ nobody else may know. Then all that it printed, stored and answered is searched 
 """
 
 import base64
-import configparser
 import json
-import os
-import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
@@ -26,8 +21,8 @@ from chalicelib.encryption import Encryption
 from chalicelib.principal import user_key
 from chalicelib.settings import MasterKey
 from gateway.emulator import client
-from gateway.server import Running
 from tests.clients import Client, token
+from tests.process import START_SECONDS, running
 from tests.stub import Stub, stub
 from tests.tables import TABLES
 from tests.world import scan
@@ -35,7 +30,6 @@ from tests.world import scan
 SECRET = "the-secret-that-signs-tokens-is-SIGNINGCANARY"
 MASTER = base64.urlsafe_b64encode(b"MASTERCANARY" * 3).decode()
 BODY = "BODYCANARY"
-START_SECONDS = 30.0
 
 
 class Evidence:
@@ -80,8 +74,6 @@ def printed(tmp_path: Path) -> Path:
 def herald(checkout: Path, printed: Path, trouble: Stub) -> Iterator[Client]:
     """A client of `make run`, whose deliveries go to a stub. What it prints is in a file."""
     environment = {
-        **os.environ,
-        "PORT": "0",
         "HERALD_JWT_SECRET": SECRET,
         "HERALD_ENCRYPTION_KEYS": json.dumps({"keys": [{"kty": "oct", "kid": "k", "k": MASTER}]}),
         "HERALD_MANAGEMENT_ENDPOINT": trouble.endpoint,
@@ -89,43 +81,8 @@ def herald(checkout: Path, printed: Path, trouble: Stub) -> Iterator[Client]:
         "HERALD_MESSAGE_BURST": "60",
         "HERALD_INLINE_RECIPIENTS": "4",
     }
-    with printed.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "run"],
-            cwd=checkout,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    client = None
-    try:
-        client = Client(running(process, printed, checkout))
+    with running(checkout, printed, **environment) as client:
         yield client
-    finally:
-        if client is not None:
-            client.close()
-        process.kill()
-        process.wait()
-
-
-def running(process: "subprocess.Popen[bytes]", printed: Path, checkout: Path) -> Running:
-    end = time.monotonic() + START_SECONDS
-    while (ready := re.search(r"REST\s+http://(\S+)[\s\S]*curl", printed.read_text())) is None:
-        assert process.poll() is None, printed.read_text()
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    aws = configparser.ConfigParser()
-    aws.read(checkout / ".herald" / "aws.config")
-    address = ready[1]
-    return Running(
-        http=f"http://{address}",
-        websocket=f"ws://{address}/ws",
-        management=f"http://{address}/ws",
-        aws={
-            "AWS_ENDPOINT_URL": aws["default"]["endpoint_url"],
-            "AWS_REGION": aws["default"]["region"],
-        },
-    )
 
 
 def send_well_and_badly(herald: Client, evidence: Evidence) -> None:
@@ -231,9 +188,7 @@ def speak_well_and_badly(herald: Client, trouble: Stub, evidence: Evidence) -> N
 
 
 def put_into_the_queue(herald: Client, job: str) -> None:
-    sqs = client(
-        "sqs", {**herald.running.aws, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
-    )
+    sqs = client("sqs", herald.running.aws)
     url = sqs.get_queue_url(QueueName="herald-fanout")["QueueUrl"]
     sqs.send_message(QueueUrl=url, MessageBody=job)
 

@@ -87,6 +87,7 @@ def test_a_flood_with_keys_costs_as_little_as_any(life: Any) -> None:
         herald.dispatcher,
         Idempotency(client, LIFE.messages),
         lambda: world.now,
+        herald.metrics,
     )
     submissions.submit(SENDER, HEADERS, BODY, time.monotonic() + NEVER)
     client.calls.clear()

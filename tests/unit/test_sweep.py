@@ -1,6 +1,5 @@
 """The sweep's own ways: pages, shards, resuming, what it reports; what it mends, in `test_life`."""
 
-import json
 import time
 from typing import Any
 from unittest.mock import Mock
@@ -12,7 +11,6 @@ from chalicelib.connections import Connections
 from chalicelib.delivery import Outcome
 from chalicelib.frames import PROBE
 from chalicelib.messages import Result
-from chalicelib.observability import emit_metric
 from chalicelib.principal import user_key
 from chalicelib.records import Recipient
 from chalicelib.sweep import CONNECTIONS, SHARDS, USERS_EVERY_MS, Sweeper
@@ -152,17 +150,3 @@ def test_an_idle_sweep_costs_a_page_and_two_writes_for_each_shard(client: Any) -
     assert client.calls.count("scan") == SHARDS
     assert client.calls.count("update_item") == 2 * SHARDS + refused
     assert client.calls.count("batch_get_item") == 1
-
-
-def test_a_metric_is_printed_as_cloudwatch_reads_it(capsys: pytest.CaptureFixture[str]) -> None:
-    emit_metric("dev", "ActiveConnections", 7)
-    entry = json.loads(capsys.readouterr().out)
-    assert (entry["Stage"], entry["ActiveConnections"]) == ("dev", 7)
-    assert entry["_aws"]["CloudWatchMetrics"] == [
-        {
-            "Namespace": "Herald",
-            "Dimensions": [["Stage"]],
-            "Metrics": [{"Name": "ActiveConnections", "Unit": "Count"}],
-        }
-    ]
-    assert abs(entry["_aws"]["Timestamp"] - time.time() * 1000) < 60_000

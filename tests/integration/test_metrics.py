@@ -1,0 +1,111 @@
+"""Every metric and every log line of a scenario, read back from what a gateway printed."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from tests.clients import SECRET, eventually, token
+from tests.process import running
+from tests.stub import stub
+
+SECONDS = 20.0
+
+
+def lines(printed: Path) -> list[Any]:
+    """What was printed as JSON."""
+    return [json.loads(line) for line in printed.read_text().splitlines() if line[:1] == "{"]
+
+
+def metrics(printed: Path) -> dict[tuple[str, ...], list[float]]:
+    """All values of each metric, by its name and the value of its own dimension, if it has one."""
+    found: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
+    for entry in lines(printed):
+        for directive in entry.get("_aws", {}).get("CloudWatchMetrics", []):
+            assert directive["Namespace"] == "Herald"
+            assert ["Stage"] in directive["Dimensions"]
+            own = [entry[name] for name in directive["Dimensions"][-1] if name != "Stage"]
+            for metric in directive["Metrics"]:
+                found[metric["Name"], *own] += entry[metric["Name"]]
+    return found
+
+
+def test_every_metric_of_a_scenario(checkout: Path, tmp_path: Path) -> None:
+    printed = tmp_path / "printed"
+    settings = {
+        "HERALD_JWT_SECRET": SECRET,
+        "HERALD_INLINE_RECIPIENTS": "2",
+        "HERALD_MAX_CONNECTIONS_PER_USER": "2",
+        "HERALD_STAGE": "test",
+        "GATEWAY_SCHEDULE_SECONDS": "1",
+    }
+    with running(checkout, printed, **settings) as herald:
+        sockets = [herald.connect(user) for user in ("alice", "bob", "bob")]
+        headers = {"Authorization": f"Bearer {token('bob')}"}
+        assert herald.refusal(headers=headers) == 429
+        assert herald.refusal("?token=nonsense") == 401
+        assert herald.report({"users": ["bob"]})["delivered"] == 2
+        queued = herald.post({"to": {"all": True}, "data": "hello"})
+        assert queued.status_code == 202
+        assert sockets[0].messages() == ["hello"]
+        assert herald.post({"to": {"users": []}, "data": 1}).status_code == 400
+        sockets[0].ask({"action": "send", "to": 5, "data": 1})
+        sockets[1].connection.close()
+
+        def done() -> bool:
+            found = metrics(printed)
+            return ("ConnectionsClosed",) in found and 2 in found.get(("ActiveConnections",), [])
+
+        eventually(done, SECONDS)
+        eventually(lambda: len(metrics(printed)["FanoutDuration",]) == 2, SECONDS)
+        found = metrics(printed)
+
+    assert sum(found["ConnectionsOpened",]) == 3
+    assert sum(found["ConnectionsClosed",]) == 1
+    assert 0 < found["ConnectionDuration",][0] < 60_000
+    assert sum(found["ConnectionsRejected", "too_many_connections"]) == 1
+    assert sum(found["ConnectionsRejected", "unauthorized"]) == 1
+    assert sum(found["MessagesAccepted",]) == 2
+    assert sum(found["MessagesRejected", "bad_request"]) == 2
+    assert sum(found["FanoutQueued",]) == 1
+    assert sum(found["Deliveries", "delivered"]) == 5
+    assert len(found["DeliveryLatency",]) == 5
+    assert all(0 <= latency < 60_000 for latency in found["DeliveryLatency",])
+    assert all(10 < memory < 500 for memory in found["MemoryUsed",])
+    assert sum(found["ColdStart",]) >= 1
+    assert all(entry["Stage"] == "test" for entry in lines(printed) if "_aws" in entry)
+    # The queued message's line in its worker has the id of the request that brought it.
+    [message] = queued.json()["messages"]
+    [line] = [entry for entry in lines(printed) if entry.get("messageId") == message["id"]]
+    assert line["correlation_id"] == queued.headers["x-amzn-RequestId"]
+
+
+def test_what_fails_is_counted_and_its_line_has_the_requests_id(
+    checkout: Path, tmp_path: Path
+) -> None:
+    printed = tmp_path / "printed"
+    with (
+        stub() as stubbed,
+        running(
+            checkout,
+            printed,
+            HERALD_JWT_SECRET=SECRET,
+            HERALD_MANAGEMENT_ENDPOINT=stubbed.endpoint,
+        ) as herald,
+    ):
+        for user in ("alice", "bob"):
+            herald.connect(user)
+        stubbed.behaviours[herald.connection_id("alice")] = ["503", 200]
+        refused = herald.connection_id("bob")
+        stubbed.behaviours[refused] = ["403"]
+        answer = herald.post({"to": {"users": ["alice", "bob"]}, "data": "hello"})
+        eventually(lambda: ("ConnectionsClosed",) in metrics(printed))
+        found = metrics(printed)
+        [line] = [entry for entry in lines(printed) if entry.get("message") == "not delivered"]
+    assert sum(found["DeliveryRetries",]) == 1
+    assert sum(found["Deliveries", "delivered"]) == 1
+    assert sum(found["Deliveries", "rejected"]) == 1
+    assert sum(found["ConnectionsClosed",]) == 1
+    assert (line["connectionId"], line["reason"]) == (refused, "http_403")
+    assert line["correlation_id"] == answer.headers["x-amzn-RequestId"]
+    assert line["messageIds"] == [answer.json()["messages"][0]["id"]]

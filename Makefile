@@ -1,7 +1,7 @@
 # What a user types. Each command sets up what it needs, once; nothing is installed by hand.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token test lint types tests e2e bench simulate audit
+.PHONY: help run demo token test lint types tests package e2e bench simulate audit
 
 # The newest Python that Herald supports; make PYTHON=... run takes another.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -10,6 +10,8 @@ VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 PIP_AUDIT := 2.10.1
+CFN_LINT := 1.58.0
+STAGE ?= dev
 SCOPE ?= ws:connect messages:send messages:broadcast
 
 help: ## Say what each command does
@@ -36,11 +38,19 @@ types: $(READY)
 tests: $(READY)
 	$(BIN)/pytest
 
-e2e: $(READY) tests/e2e/node_modules ## Drive Herald with other programs: Node's ws and jose (needs Node 20+ and npm)
+package: $(READY) ## Write the CloudFormation template and the code of a stage: make package STAGE=dev
+	@exec $(BIN)/python -m infra package "$(STAGE)"
+
+e2e: $(READY) tests/e2e/node_modules $(VENV)/cfn-lint/.ready ## Drive Herald with other programs: Node's ws and jose (needs Node 20+ and npm)
 	$(BIN)/pytest tests/e2e
 
 tests/e2e/node_modules: tests/e2e/package-lock.json
 	npm ci --no-audit --no-fund --prefix tests/e2e
+	@touch $@
+
+$(VENV)/cfn-lint/.ready: $(READY)
+	@$(PYTHON) -m venv $(VENV)/cfn-lint
+	@$(VENV)/cfn-lint/bin/python -m pip install --quiet --disable-pip-version-check cfn-lint==$(CFN_LINT) >&2
 	@touch $@
 
 audit: $(READY) ## Look each installed package up among the known vulnerabilities (needs the internet)

@@ -1,33 +1,90 @@
-"""What Chalice packs for Lambda really holds what Herald needs there."""
+"""What is packaged for AWS: a sound template, and code that is complete, small and nothing else."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from gateway.configuration import PROJECT
+from infra.stage import FUNCTIONS
 
-MAX_BYTES = 10_000_000
+CFN_LINT = PROJECT / ".venv" / "cfn-lint" / "bin" / "cfn-lint"
 COMPILED = ("_cffi_backend.", "cryptography/hazmat/bindings/_rust.", "httptools/parser/parser.")
+PACKAGES = {
+    "aws_lambda_powertools",
+    "cffi",
+    "chalice",
+    "chalicelib",
+    "cryptography",
+    "httptools",
+    "jmespath",
+    "joserfc",
+    "pycparser",
+}
 
 
-def test_the_package_is_complete_and_small(checkout: Path, tmp_path: Path) -> None:
-    """Chalice leaves out what it finds no wheel for, with no more than a warning."""
+@pytest.fixture(scope="session")
+def packaged(checkout: Path) -> Path:
+    """What `make package STAGE=prod` writes."""
     shutil.copy(PROJECT / "requirements.txt", checkout)
-    chalice = Path(sys.executable).with_name("chalice")
-    subprocess.run(
-        [chalice, "package", "--stage", "prod", str(tmp_path)],
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "AWS_"}
+    done = subprocess.run(
+        [sys.executable, "-m", "infra", "package", "prod"],
         cwd=checkout,
-        env={**os.environ, "AWS_DEFAULT_REGION": "us-east-1"},
+        env=environment,
         check=True,
         capture_output=True,
+        text=True,
     )
-    package = tmp_path / "deployment.zip"
-    assert package.stat().st_size < MAX_BYTES
-    names = zipfile.ZipFile(package).namelist()
+    assert "deployment.zip" in done.stdout
+    return checkout / ".herald" / "build" / "prod" / "package"
+
+
+def test_the_code_is_complete_and_small_and_nothing_else(packaged: Path) -> None:
+    """Chalice leaves out what it finds no wheel for, with no more than a warning."""
+    code = packaged / "deployment.zip"
+    assert code.stat().st_size < 10_000_000
+    names = zipfile.ZipFile(code).namelist()
     assert {"app.py", "chalicelib/auth.py", "joserfc/jws.py", "pycparser/__init__.py"} <= set(names)
     for prefix in COMPILED:
         assert any(name.startswith(prefix) and name.endswith(".so") for name in names)
-    assert not any(name.startswith(("boto3/", "gateway/", "tests/")) for name in names)
+    folders = {name.partition("/")[0] for name in names if "/" in name}
+    assert {one for one in folders if not one.endswith((".dist-info", ".data"))} == PACKAGES
+    assert not any("__pycache__" in name and name.startswith("chalicelib") for name in names)
+
+
+def test_the_template_is_sound(packaged: Path) -> None:
+    subprocess.run([CFN_LINT, packaged / "sam.json"], check=True)
+
+
+def test_the_template_has_all_that_a_stage_needs(packaged: Path) -> None:
+    template: Any = json.loads((packaged / "sam.json").read_text())
+    resources = template["Resources"]
+    route = resources["WebsocketConnectRoute"]["Properties"]
+    assert route["AuthorizationType"] == "CUSTOM"
+    assert route["AuthorizerId"] == {"Ref": "TokenAuthorizer"}
+    assert resources["WebsocketAPIStage"]["Properties"]["AutoDeploy"] is True
+    queue = resources["DeliverQueued"]["Properties"]["Events"]["DeliverQueuedSqsEventSource"]
+    assert queue["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert queue["Properties"]["Queue"]["Fn::Sub"].endswith(":herald-prod-fanout")
+    roles = [name for name, one in resources.items() if one["Type"] == "AWS::IAM::Role"]
+    assert len(roles) == len(FUNCTIONS)  # one for each, and no other
+    for logical_id in FUNCTIONS.values():
+        function = resources[logical_id]["Properties"]
+        assert function["LoggingConfig"] == {"LogGroup": {"Ref": f"{logical_id}Logs"}}
+        variables = function["Environment"]["Variables"]
+        assert variables["HERALD_FANOUT_QUEUE_URL"] == {"Ref": "FanoutQueue"}
+        assert variables["HERALD_CONNECTIONS_TABLE"] == "herald-prod-connections"
+    names = [
+        one["Properties"]["TableName"]
+        for one in resources.values()
+        if one["Type"] == "AWS::DynamoDB::Table"
+    ]
+    assert all(name.startswith("herald-prod-") for name in names)
+    assert len(names) == 4

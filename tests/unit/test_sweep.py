@@ -11,6 +11,7 @@ from chalicelib.connections import Connections
 from chalicelib.delivery import Outcome
 from chalicelib.frames import PROBE
 from chalicelib.messages import Result
+from chalicelib.metrics import Metrics
 from chalicelib.principal import user_key
 from chalicelib.records import Recipient
 from chalicelib.sweep import CONNECTIONS, SHARDS, USERS_EVERY_MS, Sweeper
@@ -34,7 +35,9 @@ class Sweep:
         self.expired: list[str] = []
         self.reported: list[int] = []
         this: Any = self  # stands in for Consequences and Terminator
-        self.connections = Connections(client, LIFE, 10, meter("connectDue"), meter("messageDue"))
+        self.connections = Connections(
+            client, LIFE, 10, meter("connectDue"), meter("messageDue"), Metrics("test")
+        )
         self.sweeper = Sweeper(
             client,
             LIFE,

@@ -1,0 +1,1 @@
+"""What is deployed beside the functions, defined once: resources, policies, dashboard, alarms."""

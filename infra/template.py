@@ -1,0 +1,223 @@
+"""What Chalice's CloudFormation template lacks, for its `--merge-template`.
+
+Chalice merges dictionaries deeply, replaces lists, and deletes nothing. It would merge an intrinsic
+with another as well, so what it already says with one can't be said again with another.
+"""
+
+from typing import Any
+
+from infra.dashboard import alarms, dashboard
+from infra.stage import FUNCTIONS, Stage
+
+RETENTION_DAYS = 30
+ACCESS_LOG = {
+    "requestId": "$context.requestId",
+    "ip": "$context.identity.sourceIp",
+    "requestTime": "$context.requestTime",
+    "routeKey": "$context.routeKey",
+    "eventType": "$context.eventType",
+    "status": "$context.status",
+    "connectionId": "$context.connectionId",
+    "integrationLatency": "$context.integrationLatency",
+    "error": "$context.error.message",
+    "authorizerError": "$context.authorizer.error",
+}
+"""Never the request's line or headers: a token may be in them.
+https://docs.aws.amazon.com/apigateway/latest/developerguide/websocket-api-logging.html"""
+REST_ACCESS_LOG = {
+    "requestId": "$context.requestId",
+    "ip": "$context.identity.sourceIp",
+    "requestTime": "$context.requestTime",
+    "httpMethod": "$context.httpMethod",
+    "resourcePath": "$context.resourcePath",
+    "status": "$context.status",
+    "responseLatency": "$context.responseLatency",
+    "error": "$context.error.message",
+    "authorizerError": "$context.authorizer.error",
+}
+PARAMETERS: dict[str, Any] = {
+    "AccessLogs": {
+        "Type": "String",
+        "AllowedValues": ["true", "false"],
+        "Default": "false",
+        "Description": (
+            "Whether API Gateway logs each request. The account must have a role for that:"
+            " https://docs.aws.amazon.com/apigateway/latest/developerguide/set-up-logging.html"
+        ),
+    },
+    "ThrottlingRate": {
+        "Type": "Number",
+        "Default": 5000,
+        "Description": "Requests and frames a second that each of the two APIs lets in.",
+    },
+    "ThrottlingBurst": {"Type": "Number", "Default": 2500, "Description": "At once."},
+    "AlarmTopic": {
+        "Type": "String",
+        "Default": "",
+        "Description": "The ARN of an SNS topic that is told of alarms; none where it is empty.",
+    },
+}
+CONDITIONS = {
+    "HasAccessLogs": {"Fn::Equals": [{"Ref": "AccessLogs"}, "true"]},
+    "HasAlarmTopic": {"Fn::Not": [{"Fn::Equals": [{"Ref": "AlarmTopic"}, ""]}]},
+}
+NO_VALUE = {"Ref": "AWS::NoValue"}
+
+
+def merge_template(stage: Stage) -> dict[str, Any]:
+    """Everything of a stage but its functions."""
+    return {
+        "Parameters": PARAMETERS,
+        "Conditions": CONDITIONS,
+        "Resources": {
+            **_kept(stage.resources),
+            **_logs(stage),
+            **_functions(),
+            **_websocket_api(stage),
+            **_rest_api(stage),
+            **alarms(stage),
+            "Dashboard": dashboard(stage),
+        },
+        "Outputs": {
+            "FanoutQueueURL": {"Value": {"Ref": "FanoutQueue"}},
+            "DeadLettersURL": {"Value": {"Ref": "FanoutDeadLetterQueue"}},
+        },
+    }
+
+
+def _kept(resources: dict[str, Any]) -> dict[str, Any]:
+    """Tables outlive the stack: to lose connections is to lose every client's."""
+    for resource in resources.values():
+        if resource["Type"] == "AWS::DynamoDB::Table":
+            resource["DeletionPolicy"] = resource["UpdateReplacePolicy"] = "Retain"
+        else:
+            resource["DeletionPolicy"] = resource["UpdateReplacePolicy"] = "Delete"
+    return resources
+
+
+def _logs(stage: Stage) -> dict[str, Any]:
+    groups = {f"{logical_id}Logs": stage.log_group(name) for name, logical_id in FUNCTIONS.items()}
+    groups["AccessLogGroup"] = stage.log_group("access")
+    return {
+        logical_id: {
+            "Type": "AWS::Logs::LogGroup",
+            "DeletionPolicy": "Delete",
+            "UpdateReplacePolicy": "Delete",
+            "Properties": {"LogGroupName": name, "RetentionInDays": RETENTION_DAYS},
+        }
+        for logical_id, name in groups.items()
+    }
+
+
+def _functions() -> dict[str, Any]:
+    """Where each logs, and where the queue is; and that SQS hears of each failed job alone."""
+    functions: dict[str, Any] = {
+        logical_id: {
+            "Properties": {
+                "Environment": {"Variables": {"HERALD_FANOUT_QUEUE_URL": {"Ref": "FanoutQueue"}}},
+                "LoggingConfig": {"LogGroup": {"Ref": f"{logical_id}Logs"}},
+            }
+        }
+        for logical_id in FUNCTIONS.values()
+    }
+    worker = functions["DeliverQueued"]
+    worker["Properties"]["Events"] = {
+        "DeliverQueuedSqsEventSource": {
+            "Properties": {"FunctionResponseTypes": ["ReportBatchItemFailures"]}
+        }
+    }
+    return functions
+
+
+def _websocket_api(stage: Stage) -> dict[str, Any]:
+    """The authorizer of `$connect`. It has no identity sources: a token may come in a header, a
+    subprotocol or the query, and API Gateway would refuse who lacks one of those that are named."""
+    uri = (
+        "arn:${AWS::Partition}:apigateway:${AWS::Region}:lambda:path/2015-03-31/functions/"
+        "${ConnectAuthorizer.Arn}/invocations"
+    )
+    source = (
+        "arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:"
+        "${WebsocketAPI}/authorizers/${TokenAuthorizer}"
+    )
+    return {
+        "TokenAuthorizer": {
+            "Type": "AWS::ApiGatewayV2::Authorizer",
+            "Properties": {
+                "ApiId": {"Ref": "WebsocketAPI"},
+                "Name": f"{stage.prefix}token",
+                "AuthorizerType": "REQUEST",
+                "AuthorizerUri": {"Fn::Sub": uri},
+            },
+        },
+        "TokenAuthorizerPermission": {
+            "Type": "AWS::Lambda::Permission",
+            "Properties": {
+                "FunctionName": {"Ref": "ConnectAuthorizer"},
+                "Action": "lambda:InvokeFunction",
+                "Principal": "apigateway.amazonaws.com",
+                "SourceArn": {"Fn::Sub": source},
+            },
+        },
+        "WebsocketConnectRoute": {
+            "Properties": {
+                "AuthorizationType": "CUSTOM",
+                "AuthorizerId": {"Ref": "TokenAuthorizer"},
+            }
+        },
+        "WebsocketAPIStage": {
+            "Properties": {
+                # Chalice's deployment never changes with the routes: let each change deploy itself.
+                "AutoDeploy": True,
+                "DeploymentId": NO_VALUE,
+                "DefaultRouteSettings": {
+                    "ThrottlingRateLimit": {"Ref": "ThrottlingRate"},
+                    "ThrottlingBurstLimit": {"Ref": "ThrottlingBurst"},
+                    "DetailedMetricsEnabled": True,
+                },
+                "AccessLogSettings": _access_logs(ACCESS_LOG),
+            }
+        },
+    }
+
+
+def _rest_api(stage: Stage) -> dict[str, Any]:
+    """Its own 401 says which scheme it wants, as RFC 9110 section 11.6.1 demands."""
+    return {
+        "RestAPI": {
+            "Properties": {
+                "MethodSettings": [
+                    {
+                        "ResourcePath": "/*",
+                        "HttpMethod": "*",
+                        "MetricsEnabled": True,
+                        "ThrottlingRateLimit": {"Ref": "ThrottlingRate"},
+                        "ThrottlingBurstLimit": {"Ref": "ThrottlingBurst"},
+                    }
+                ],
+                "AccessLogSetting": _access_logs(REST_ACCESS_LOG),
+                "DefinitionBody": {
+                    "x-amazon-apigateway-gateway-responses": {
+                        "UNAUTHORIZED": {
+                            "statusCode": "401",
+                            "responseParameters": {
+                                "gatewayresponse.header.WWW-Authenticate": "'Bearer'"
+                            },
+                            "responseTemplates": {
+                                "application/json": '{"message": $context.error.messageString}'
+                            },
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+
+def _access_logs(fields: dict[str, str]) -> dict[str, Any]:
+    entries = ", ".join(f'"{name}": "{variable}"' for name, variable in fields.items())
+    settings = {
+        "DestinationArn": {"Fn::GetAtt": ["AccessLogGroup", "Arn"]},
+        "Format": f"{{{entries}}}",
+    }
+    return {"Fn::If": ["HasAccessLogs", settings, NO_VALUE]}

@@ -1,0 +1,106 @@
+"""What is deployed beside the functions: names, rights, alarms."""
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from gateway.configuration import PROJECT
+from infra.dashboard import alarms, dashboard
+from infra.policies import policy
+from infra.stage import FUNCTIONS, RESOURCES, TABLES, Stage
+from infra.template import ACCESS_LOG, REST_ACCESS_LOG, merge_template
+
+DEV = Stage("dev")
+CONTRACT = {
+    "ConnectionsOpened", "ConnectionsClosed", "ConnectionsRejected", "ActiveConnections",
+    "ConnectionDuration", "MessagesAccepted", "MessagesRejected", "Deliveries", "DeliveryLatency",
+    "DeliveryRetries", "FanoutDuration", "FanoutQueued", "MemoryUsed", "ColdStart",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["", "Dev", "a-b", "1a", "local", "x" * 21, "../x"])
+def test_a_stage_has_a_name_that_can_be_part_of_others(name: str) -> None:
+    with pytest.raises(ValueError, match="STAGE holds"):
+        Stage(name)
+
+
+def test_a_wrong_stage_is_one_line() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "infra", "package", "No!"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert run.stderr.splitlines() == [
+        "STAGE holds 'No!'; allowed: up to 20 of a-z and 0-9, a letter first, but not local"
+    ]
+
+
+def test_two_stages_share_no_name() -> None:
+    names = [
+        {properties.get("TableName") or properties["QueueName"] for properties in every}
+        for every in (
+            [one["Properties"] for one in Stage(name).resources.values()]
+            for name in ("dev", "prod")
+        )
+    ]
+    assert names[0] & names[1] == set()
+    assert len(names[0]) == len(RESOURCES)
+    assert set(DEV.environment) == {*TABLES, "HERALD_STAGE", "HERALD_FANOUT_QUEUE_URL"}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_may_do_what_is_named_on_what_is_named(function: str) -> None:
+    document = policy(DEV, function)
+    for statement in document["Statement"]:
+        assert statement["Effect"] == "Allow"
+        for action in statement["Action"]:
+            assert re.fullmatch(r"[a-z-]+:[A-Za-z]+", action)
+        [resource] = [statement["Resource"]]
+        assert "herald" in resource or "@connections" in resource
+        assert "prod" not in resource
+    resources = [statement["Resource"] for statement in document["Statement"]]
+    assert len(resources) == len(set(resources))
+
+
+def test_authorizers_reach_no_table() -> None:
+    for function in ("rest_authorizer", "connect_authorizer"):
+        actions = [one for it in policy(DEV, function)["Statement"] for one in it["Action"]]
+        assert {action.partition(":")[0] for action in actions} == {"logs", "secretsmanager"}
+
+
+def test_the_dashboard_shows_every_metric_that_herald_has() -> None:
+    body: Any = json.loads(dashboard(DEV)["Properties"]["DashboardBody"]["Fn::Sub"])
+    shown = {
+        metric[1]
+        for widget in body["widgets"]
+        for metric in widget["properties"]["metrics"]
+        if metric[0] == "Herald"
+    }
+    assert shown == CONTRACT
+    places = [(widget["x"], widget["y"]) for widget in body["widgets"]]
+    assert len(places) == len(set(places))
+
+
+def test_every_alarm_has_its_section_in_the_documents() -> None:
+    page = (PROJECT / "docs" / "operations.md").read_text()
+    for alarm in alarms(DEV).values():
+        name = alarm["Properties"]["AlarmDescription"].rpartition("#")[2]
+        assert f'### <a id="{name}"></a>' in page
+
+
+def test_access_logs_have_nothing_of_what_a_client_sent() -> None:
+    for fields in (ACCESS_LOG, REST_ACCESS_LOG):
+        assert all(re.fullmatch(r"\$context\.[A-Za-z.]+", variable) for variable in fields.values())
+        assert not re.search("header|query|path(?!$)|protocol", " ".join(fields.values()))
+
+
+def test_all_of_a_stage_can_be_merged_more_than_once() -> None:
+    """Nothing that is built changes what it is built from."""
+    assert merge_template(DEV) == merge_template(DEV)

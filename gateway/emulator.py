@@ -94,7 +94,9 @@ async def _answering(process: Process, port: int) -> None:
     raise RuntimeError("the AWS emulator ended at once")
 
 
-def client(service: Literal["dynamodb", "sqs"], variables: Mapping[str, str]) -> Any:
+def client(
+    service: Literal["dynamodb", "secretsmanager", "sqs"], variables: Mapping[str, str]
+) -> Any:
     """A client of a service of the emulator that `variables` lead to."""
     return boto3.client(
         service,

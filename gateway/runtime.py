@@ -8,13 +8,17 @@ error. It ends when the other side hangs up.
 import contextlib
 import importlib
 import json
+import os
 import signal
 import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from gateway.calls import record_calls
 
 UNAUTHORIZED = "Unauthorized"
 REST_FUNCTION = "api_handler"  # the name that Chalice gives the function behind the REST API
@@ -119,6 +123,9 @@ def handle(module: Any, request: dict[str, Any]) -> dict[str, Any]:
 
 def main(descriptor: int) -> None:
     """Import the app, then serve invocations until the other side hangs up."""
+    function = ""
+    if "GATEWAY_CALLS_FILE" in os.environ:
+        record_calls(Path(os.environ["GATEWAY_CALLS_FILE"]), lambda: function)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the gateway, which ends us
     with socket.socket(fileno=descriptor) as channel, channel.makefile("rwb") as lines:
 
@@ -133,7 +140,9 @@ def main(descriptor: int) -> None:
             say({"error": error_of(error)})
             return
         for line in lines:
-            say(handle(module, json.loads(line)))
+            request = json.loads(line)
+            function = request["function"]
+            say(handle(module, request))
 
 
 if __name__ == "__main__":

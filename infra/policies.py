@@ -13,8 +13,6 @@ Statement = dict[str, Any]
 
 # DynamoDB's TransactWriteItems needs what its actions would need by themselves:
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html
-WRITE = ("dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem")
-READ = ("dynamodb:GetItem", "dynamodb:BatchGetItem")
 CONNECTIONS, USERS, GROUPS, MESSAGES = (
     "ConnectionsTable",
     "UsersTable",
@@ -26,7 +24,8 @@ CONNECTIONS, USERS, GROUPS, MESSAGES = (
 def policy(stage: Stage, function: str) -> dict[str, Any]:
     """The policy document of a function's role."""
 
-    def on_table(table: str, *actions: str) -> Statement:
+    def on(table: str, *operations: str) -> Statement:
+        actions = [f"dynamodb:{operation}" for operation in operations]
         return _allow(actions, f"arn:*:dynamodb:*:*:table/{stage.named(table)}")
 
     def on_queue(*actions: str) -> Statement:
@@ -36,43 +35,53 @@ def policy(stage: Stage, function: str) -> dict[str, Any]:
         ("logs:CreateLogStream", "logs:PutLogEvents"),
         f"arn:*:logs:*:*:log-group:{stage.log_group(function)}:*",
     )
-    secret = _allow(
+    keys = _allow(
         ("secretsmanager:GetSecretValue",), f"arn:*:secretsmanager:*:*:secret:{stage.prefix}*"
     )
-    manage = _allow(
-        ("execute-api:ManageConnections",), "arn:*:execute-api:*:*:*/api/*/@connections/*"
-    )
-    notify = _allow(("sns:Publish",), f"arn:*:sns:*:*:{stage.prefix}*")
-    # Who comes in, goes, or is found to be gone: all of it is one transaction over three tables.
-    keeping = [
-        on_table(CONNECTIONS, *READ, *WRITE),
-        on_table(USERS, *READ, *WRITE),
-        on_table(GROUPS, *WRITE),
-        manage,
-        notify,
+    opening = [on(CONNECTIONS, "PutItem"), on(USERS, "UpdateItem"), on(GROUPS, "PutItem")]
+    ending = [on(CONNECTIONS, "DeleteItem"), on(USERS, "UpdateItem"), on(GROUPS, "DeleteItem")]
+    # Whoever calls a connection finds that it is gone, stale, or refused, and tells its user.
+    calling = [
+        _allow(("execute-api:ManageConnections",), "arn:*:execute-api:*:*:*/api/*/@connections/*"),
+        on(CONNECTIONS, "UpdateItem"),
+        *ending,
+        on(USERS, "BatchGetItem"),
+        _allow(("sns:Publish",), f"arn:*:sns:*:*:{stage.prefix}*"),
     ]
     sending = [
-        on_table(CONNECTIONS, "dynamodb:Scan"),
-        on_table(GROUPS, "dynamodb:Query"),
-        on_table(MESSAGES, *READ, "dynamodb:PutItem", "dynamodb:UpdateItem"),
+        on(CONNECTIONS, "BatchGetItem", "Scan"),
+        on(GROUPS, "Query"),
+        *calling,
         on_queue("sqs:SendMessage"),
     ]
-    checking = [on_table(GROUPS, *READ), on_table(MESSAGES, *READ)]
     by_function: dict[str, list[Statement]] = {
-        "rest_authorizer": [secret],
-        "connect_authorizer": [secret],
-        "websocket_connect": [secret, *keeping],
-        "websocket_disconnect": keeping[:3],
-        "websocket_message": [secret, *keeping, *sending],
-        "api_handler": [*keeping, *sending, *checking],
+        "rest_authorizer": [keys],
+        "connect_authorizer": [keys],
+        "websocket_connect": [*opening, *calling],
+        "websocket_disconnect": ending,
+        "websocket_message": [
+            keys,  # of a token to refresh with
+            *sending,
+            on(MESSAGES, "PutItem"),
+            on(CONNECTIONS, "GetItem"),
+            on(GROUPS, "PutItem"),
+        ],
+        "api_handler": [
+            *sending,
+            on(MESSAGES, "GetItem", "PutItem", "UpdateItem"),
+            on(CONNECTIONS, "GetItem"),
+            on(USERS, "GetItem"),
+            on(GROUPS, "BatchGetItem"),  # for /health, which looks at all tables
+            on(MESSAGES, "BatchGetItem"),
+        ],
         "sweep": [
-            *keeping,
-            on_table(CONNECTIONS, "dynamodb:Scan"),
-            on_table(USERS, "dynamodb:Scan"),
+            on(CONNECTIONS, "BatchGetItem", "Scan"),
+            on(USERS, "Scan"),
+            *calling,
         ],
         "deliver_queued": [
-            *keeping,
             *sending,
+            on(MESSAGES, "BatchGetItem", "UpdateItem"),
             on_queue("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"),
         ],
     }

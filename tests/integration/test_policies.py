@@ -1,0 +1,130 @@
+"""The functions' policies beside what the functions really ask of AWS."""
+
+import json
+import time
+from contextlib import closing
+
+import pytest
+
+from gateway.emulator import client
+from infra.policies import policy
+from infra.stage import FUNCTIONS, Stage
+from tests.clients import SECRET, Client, configured, eventually, served, token
+from tests.stub import Stub, stub
+
+DEV = Stage("dev")
+HANDLERS = {
+    "on_ws_connect": "websocket_connect",
+    "on_ws_message": "websocket_message",
+    "on_ws_disconnect": "websocket_disconnect",
+}
+"""The functions whose names in `app.py` are not Chalice's."""
+
+NOT_BY_SDK = {"logs:CreateLogStream", "logs:PutLogEvents", "execute-api:ManageConnections"}
+NOT_BY_THE_FUNCTION = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
+"""What Lambda does in its name:
+https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html#events-sqs-permissions"""
+
+Rights = dict[str, set[tuple[str, str]]]
+"""By function: actions, each with what it is done to."""
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Rights:
+    """What each function asked for while all that there is was done."""
+    file = tmp_path_factory.mktemp("calls") / "calls"
+    with stub() as stubbed:
+        settings = configured(
+            GATEWAY_CALLS_FILE=str(file),
+            HERALD_JWT_SECRET="",
+            GATEWAY_SCHEDULE_SECONDS="0.5",
+            HERALD_INLINE_RECIPIENTS="3",
+            HERALD_CONNECTION_LIMIT_POLICY="evict-oldest",
+            HERALD_MAX_CONNECTIONS_PER_USER="2",
+            HERALD_MANAGEMENT_ENDPOINT=stubbed.endpoint,
+            HERALD_NOTIFY_TOPIC_ARN="arn:aws:sns:us-east-1:000000000000:herald-notices",
+            HERALD_JWT_SECRET_ARN="arn:aws:secretsmanager:us-east-1:000000000000:secret:herald-x",
+            HERALD_STALE_AFTER_SECONDS="1",
+        )
+        with served(settings) as running, closing(Client(running)) as herald:
+            secrets = client("secretsmanager", running.aws)
+            secrets.create_secret(Name="herald-x", SecretString=SECRET)
+            do_everything(herald, stubbed)
+    found: Rights = {function: set() for function in FUNCTIONS}
+    for line in file.read_text().splitlines():
+        entry = json.loads(line)
+        function = HANDLERS.get(entry["function"], entry["function"])
+        found[function].add((entry["action"], entry["resource"]))
+    return found
+
+
+def do_everything(herald: Client, stubbed: Stub) -> None:
+    for user in ("alice", "bob", "bob", "bob", "carol"):  # bob has one too many
+        herald.connect(user, groups=["team", "room-*"])
+    socket = herald.connect("dave", groups=["team", "room-*"])
+    for frame in (
+        {"action": "ping"},
+        {"action": "join", "group": "room-1"},
+        {"action": "leave", "group": "room-1"},
+        {"action": "refresh", "token": token("dave")},
+        {"action": "send", "to": {"users": ["alice"]}, "data": 1},
+        {"action": "send", "to": {"groups": ["team"]}, "data": 1},
+        {"action": "send", "to": {"all": True}, "data": 1},
+    ):
+        socket.connection.send(json.dumps(frame))
+    headers = {"Authorization": f"Bearer {token()}", "Idempotency-Key": "k"}
+    for to in (
+        {"users": ["bob"]},
+        {"connections": [herald.connection_id("carol")]},
+        {"groups": ["team"]},
+        {"all": True},
+    ):
+        answer = herald.http.post("/messages", json={"to": to, "data": 1}, headers=headers)
+        headers["Idempotency-Key"] += "k"
+        assert answer.status_code in (200, 202)
+    queued = answer.json()["messages"][0]["id"]
+    eventually(lambda: herald.http.get(f"/messages/{queued}", headers=headers).json()["done"])
+    for behaviour, user in (("403", "alice"), (410, "carol")):
+        stubbed.behaviours[herald.connection_id(user)] = [behaviour]
+    herald.connect("alice")
+    herald.report({"users": ["alice", "carol"]})
+    for path in ("/users/bob", "/users/bob/connections", "/keys", "/health"):
+        assert herald.http.get(path, headers=headers).status_code == 200
+    herald.http.delete("/users/bob/connections", headers=headers)
+    socket.connection.close()
+    time.sleep(2.5)  # who is left is silent, and swept
+
+
+def allowed(function: str) -> set[tuple[str, str]]:
+    """What a function's policy allows, under the names that a local gateway has."""
+    return {
+        (action, statement["Resource"].rpartition("/")[2].rpartition(":")[2])
+        for statement in policy(DEV, function)["Statement"]
+        for action in statement["Action"]
+        if action not in NOT_BY_SDK | NOT_BY_THE_FUNCTION
+    }
+
+
+def named(resource: str) -> str:
+    """What a resource of the local gateway is called in a stage's policies."""
+    if resource.startswith(("herald-x", "herald-notices")):
+        return "herald-dev-*"
+    return resource.replace("herald-", "herald-dev-")
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_what_a_function_asks_for_is_allowed(calls: Rights, function: str) -> None:
+    asked = {(action, named(resource)) for action, resource in calls[function]}
+    assert asked - allowed(function) == set()
+
+
+def test_nothing_is_allowed_that_nobody_asks_for(calls: Rights) -> None:
+    """Not each function's own, since what they do when something fails takes too many failures."""
+    asked = {(action, named(resource)) for every in calls.values() for action, resource in every}
+    for function in FUNCTIONS:
+        assert allowed(function) - asked == set()
+
+
+def test_authorizers_ask_for_keys_alone(calls: Rights) -> None:
+    keys = {("secretsmanager:GetSecretValue", "herald-x")}
+    assert calls["rest_authorizer"] | calls["connect_authorizer"] == keys

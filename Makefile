@@ -10,7 +10,6 @@ VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 PIP_AUDIT := 2.10.1
-CFN_LINT := 1.58.0
 STAGE ?= dev
 SCOPE ?= ws:connect messages:send messages:broadcast
 
@@ -41,16 +40,17 @@ tests: $(READY)
 package: $(READY) ## Write the CloudFormation template and the code of a stage: make package STAGE=dev
 	@exec $(BIN)/python -m infra package "$(STAGE)"
 
-e2e: $(READY) tests/e2e/node_modules $(VENV)/cfn-lint/.ready ## Drive Herald with other programs: Node's ws and jose (needs Node 20+ and npm)
+e2e: $(READY) tests/e2e/node_modules $(VENV)/e2e/.ready ## Deploy into an emulated AWS, and drive that and the local gateway with real clients (needs Node 20+ and npm)
 	$(BIN)/pytest tests/e2e
 
 tests/e2e/node_modules: tests/e2e/package-lock.json
 	npm ci --no-audit --no-fund --prefix tests/e2e
 	@touch $@
 
-$(VENV)/cfn-lint/.ready: $(READY)
-	@$(PYTHON) -m venv $(VENV)/cfn-lint
-	@$(VENV)/cfn-lint/bin/python -m pip install --quiet --disable-pip-version-check cfn-lint==$(CFN_LINT) >&2
+$(VENV)/e2e/.ready: $(READY) tests/e2e/requirements.txt
+	@rm -rf $(VENV)/e2e
+	@$(PYTHON) -m venv $(VENV)/e2e
+	@$(VENV)/e2e/bin/python -m pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt >&2
 	@touch $@
 
 audit: $(READY) ## Look each installed package up among the known vulnerabilities (needs the internet)

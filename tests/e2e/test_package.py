@@ -1,20 +1,15 @@
 """What is packaged for AWS: a sound template, and code that is complete, small and nothing else."""
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from gateway.configuration import PROJECT
 from infra.stage import FUNCTIONS
 
-CFN_LINT = PROJECT / ".venv" / "cfn-lint" / "bin" / "cfn-lint"
+CFN_LINT = PROJECT / ".venv" / "e2e" / "bin" / "cfn-lint"
 COMPILED = ("_cffi_backend.", "cryptography/hazmat/bindings/_rust.", "httptools/parser/parser.")
 PACKAGES = {
     "aws_lambda_powertools",
@@ -27,23 +22,6 @@ PACKAGES = {
     "joserfc",
     "pycparser",
 }
-
-
-@pytest.fixture(scope="session")
-def packaged(checkout: Path) -> Path:
-    """What `make package STAGE=prod` writes."""
-    shutil.copy(PROJECT / "requirements.txt", checkout)
-    environment = {name: value for name, value in os.environ.items() if name[:4] != "AWS_"}
-    done = subprocess.run(
-        [sys.executable, "-m", "infra", "package", "prod"],
-        cwd=checkout,
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert "deployment.zip" in done.stdout
-    return checkout / ".herald" / "build" / "prod" / "package"
 
 
 def test_the_code_is_complete_and_small_and_nothing_else(packaged: Path) -> None:

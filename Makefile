@@ -1,7 +1,7 @@
 # What a user types. Each command sets up what it needs, once; nothing is installed by hand.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token test lint types tests package e2e bench simulate audit
+.PHONY: help run demo token test lint types tests package deploy destroy e2e bench simulate audit
 
 # The newest Python that Herald supports; make PYTHON=... run takes another.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -39,6 +39,12 @@ tests: $(READY)
 
 package: $(READY) ## Write the CloudFormation template and the code of a stage: make package STAGE=dev
 	@exec $(BIN)/python -m infra package "$(STAGE)"
+
+deploy: $(READY) ## Deploy a stage to AWS: make deploy STAGE=dev
+	@exec $(BIN)/python -m infra deploy "$(STAGE)"
+
+destroy: $(READY) ## Delete a stage, its tables too: make destroy STAGE=dev CONFIRM=dev
+	@CONFIRM="$(CONFIRM)" exec $(BIN)/python -m infra destroy "$(STAGE)"
 
 e2e: $(READY) tests/e2e/node_modules $(VENV)/e2e/.ready ## Deploy into an emulated AWS, and drive that and the local gateway with real clients (needs Node 20+ and npm)
 	$(BIN)/pytest tests/e2e

@@ -1,4 +1,4 @@
-"""`python -m infra package STAGE`: what `make package` does."""
+"""`python -m infra package | deploy | destroy STAGE`: what the Makefile's commands do."""
 
 import argparse
 import json
@@ -10,8 +10,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from infra.deploy import Deployment, DeploymentError
 from infra.policies import policy
-from infra.stage import FUNCTIONS, PROJECT, Stage
+from infra.stage import FUNCTIONS, PROJECT, TABLES, Stage
 from infra.template import merge_template
 
 BUILDS = PROJECT / ".herald" / "build"
@@ -59,8 +63,8 @@ def configuration(stage: Stage) -> dict[str, Any]:
     return config
 
 
-def package(stage: Stage) -> None:
-    """Write the template and the functions' code, ready for CloudFormation."""
+def package(stage: Stage) -> Path:
+    """Write the template and the functions' code, ready for CloudFormation; where they are."""
     folder = build(stage)
     chalice = Path(sys.executable).with_name("chalice")
     out = folder / "package"
@@ -79,13 +83,46 @@ def package(stage: Stage) -> None:
     where = out.relative_to(PROJECT)
     print(f"{where}/sam.json        the template")
     print(f"{where}/deployment.zip  {size / 1e6:.1f} MB: {', '.join(packages)}")
+    return out
+
+
+def how_to_deploy(out: Path, stage: Stage) -> None:
+    where = out.relative_to(PROJECT)
     print(f"""
-Deploy it with the AWS CLI, into the region that it is configured for:
+`make deploy STAGE={stage.name}` deploys it, and so does the AWS CLI:
 
   aws cloudformation package --template-file {where}/sam.json \\
     --s3-bucket YOUR-BUCKET --output-template-file {where}/packaged.yaml
-  aws cloudformation deploy --template-file {where}/packaged.yaml \\
+  aws cloudformation deploy --template-file {where}/packaged.yaml --s3-bucket YOUR-BUCKET \\
     --stack-name herald-{stage.name} --capabilities CAPABILITY_IAM""")
+
+
+def deploy(stage: Stage) -> None:
+    """Package a stage, and take it to the account and the region that the SDK is configured for."""
+    outputs = Deployment(stage, session()).deploy(package(stage))
+    print(f"""
+Herald is deployed.
+
+  REST       {outputs["EndpointURL"].rstrip("/")}
+  WebSocket  {outputs["WebsocketConnectEndpointURL"].rstrip("/")}""")
+
+
+def destroy(stage: Stage, confirmed: str) -> None:
+    """Delete all of a stage, if that is what was meant."""
+    tables = ", ".join(stage.named(table) for table in TABLES.values())
+    if confirmed != stage.name:
+        raise SystemExit(
+            f"This deletes the stack herald-{stage.name} and all that is in {tables}.\n"
+            f"If that is what you want: make destroy STAGE={stage.name} CONFIRM={stage.name}"
+        )
+    Deployment(stage, session()).destroy()
+    print(f"The stack herald-{stage.name} and its tables are gone.")
+
+
+def session() -> boto3.Session:
+    """The SDK's session, in whatever region it is configured for."""
+    found = boto3.Session()
+    return found if found.region_name else boto3.Session(region_name=REGION)
 
 
 def _write(path: Path, value: Any) -> None:
@@ -95,14 +132,29 @@ def _write(path: Path, value: Any) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m infra")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("package", help="for CloudFormation").add_argument("stage")
+    for command, text in (
+        ("package", "write the template and the code"),
+        ("deploy", "package, and take it to AWS"),
+        ("destroy", "delete a deployment"),
+    ):
+        commands.add_parser(command, help=text).add_argument("stage")
     arguments = parser.parse_args()
     try:
         stage = Stage(arguments.stage)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    package(stage)
+    try:
+        match arguments.command:
+            case "package":
+                how_to_deploy(package(stage), stage)
+            case "deploy":
+                deploy(stage)
+            case "destroy":
+                destroy(stage, os.environ.get("CONFIRM", ""))
+    except (BotoCoreError, ClientError, DeploymentError) as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

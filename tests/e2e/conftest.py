@@ -34,10 +34,15 @@ def packaged(checkout: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def deployed(packaged: Path) -> Iterator[Deployed]:
-    """The stage, deployed."""
+    """The stage, deployed; and in the end destroyed, so that nothing of it is left."""
     with emulated() as aws:
         aws.deploy(packaged, "prod")
         yield aws
+        aws.destroy("prod")
+        assert aws.client("dynamodb").list_tables()["TableNames"] == []
+        assert aws.client("sqs").list_queues().get("QueueUrls", []) == []
+        assert aws.client("lambda").list_functions()["Functions"] == []
+        assert aws.client("s3").list_buckets()["Buckets"] == []
 
 
 @pytest.fixture

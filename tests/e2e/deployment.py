@@ -1,6 +1,5 @@
 """Deploys a packaged stage into the emulator, by the template that CloudFormation is given."""
 
-import json
 import socket
 import subprocess
 import time
@@ -13,6 +12,8 @@ import boto3
 
 from gateway.configuration import PROJECT
 from gateway.server import Running
+from infra.deploy import Deployment
+from infra.stage import Stage
 from tests.clients import SECRET
 
 PYTHON = PROJECT / ".venv" / "e2e" / "bin" / "python"
@@ -27,6 +28,15 @@ SETTINGS = {
 }
 
 
+class _Session(boto3.Session):
+    """The SDK, led to the emulator."""
+
+    endpoint = ""
+
+    def client(self, service: Any, **options: Any) -> Any:
+        return super().client(service, endpoint_url=self.endpoint, **options)
+
+
 class Deployed:
     """A stage in the emulator."""
 
@@ -38,15 +48,11 @@ class Deployed:
             "AWS_SECRET_ACCESS_KEY": "test",
         }
         self.outputs: dict[str, str] = {}
+        self.session = _Session("test", "test", region_name="us-east-1")
+        self.session.endpoint = endpoint
 
     def client(self, service: Any) -> Any:
-        return boto3.client(
-            service,
-            endpoint_url=self.aws["AWS_ENDPOINT_URL"],
-            region_name=self.aws["AWS_REGION"],
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )
+        return self.session.client(service)
 
     def api(self, output: str) -> str:
         """Where the emulator has an API: as a path, since its names are no hosts here."""
@@ -63,28 +69,18 @@ class Deployed:
         )
 
     def deploy(self, package: Path, stage: str) -> None:
-        """Create the stack. Raises AssertionError with CloudFormation's reasons."""
-        s3, cloudformation = self.client("s3"), self.client("cloudformation")
-        s3.create_bucket(Bucket="code")
-        s3.upload_file(str(package / "deployment.zip"), "code", "deployment.zip")
-        template = json.loads((package / "sam.json").read_text())
-        body = json.dumps(self._for_the_emulator(template))
-        s3.put_object(Bucket="code", Key="template.json", Body=body)
-        cloudformation.create_stack(
-            StackName=f"herald-{stage}",
-            TemplateURL=f"{self.aws['AWS_ENDPOINT_URL']}/code/template.json",
-            Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
-        )
-        [stack] = cloudformation.describe_stacks(StackName=f"herald-{stage}")["Stacks"]
-        events = cloudformation.describe_stack_events(StackName=f"herald-{stage}")["StackEvents"]
-        reasons = [event.get("ResourceStatusReason") for event in events]
-        assert stack["StackStatus"] == "CREATE_COMPLETE", [one for one in reasons if one]
-        self.outputs = {one["OutputKey"]: one["OutputValue"] for one in stack["Outputs"]}
+        """As `make deploy` does, but for what the emulator lacks."""
+        deployment = Deployment(Stage(stage), self.session)
+        self.outputs = deployment.deploy(package, self._for_the_emulator)
         self._tell_where_connections_are()
 
+    def destroy(self, stage: str) -> None:
+        """As `make destroy` does."""
+        Deployment(Stage(stage), self.session).destroy()
+
     def _for_the_emulator(self, template: Any) -> Any:
-        """The template, less two kinds of resource that the emulator does not have, with the code
-        where it was uploaded to, and the settings of the test."""
+        """The template, less two kinds of resource that the emulator does not have, with the
+        settings of the test."""
         resources = template["Resources"]
         for name, resource in list(resources.items()):
             properties = resource["Properties"]
@@ -93,7 +89,6 @@ class Deployed:
             if kind == "AWS::ApiGatewayV2::Deployment" or with_math:
                 del resources[name]
             elif kind == "AWS::Serverless::Function":
-                properties["CodeUri"] = "s3://code/deployment.zip"
                 variables = properties["Environment"]["Variables"]
                 variables |= {**SETTINGS, "AWS_ENDPOINT_URL": self.aws["AWS_ENDPOINT_URL"]}
         return template

@@ -2,6 +2,7 @@
 emulator's API Gateway, with real clients."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from tests.clients import Client, eventually, token
@@ -34,6 +35,12 @@ def online(cloud: Client, user: str) -> int:
 def test_everything_is_there(cloud: Client) -> None:
     answer = cloud.http.get("/health")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+def test_to_deploy_again_changes_nothing(deployed: Deployed, packaged: Path) -> None:
+    before = deployed.outputs
+    deployed.deploy(packaged, "prod")
+    assert deployed.outputs == before
 
 
 def test_who_has_no_right_token_gets_nowhere(cloud: Client) -> None:

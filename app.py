@@ -22,7 +22,6 @@ from chalice.app import WebsocketEvent as ChaliceEvent
 
 from chalicelib import authorizers, rest
 from chalicelib.access import AccessRules
-from chalicelib.auth import TokenVerifier, authenticate, bearer_token
 from chalicelib.errors import ANSWERS, Forbidden, HeraldError, Unauthorized, Unavailable
 from chalicelib.events import WebSocketEvent
 from chalicelib.json_text import encode
@@ -31,8 +30,10 @@ from chalicelib.observability import configure_logging, correlated
 from chalicelib.principal import Principal, Scope, user_key
 from chalicelib.records import Connection
 from chalicelib.settings import WITHOUT_EFFECT_YET, Settings
+from chalicelib.tokens import authenticate, bearer_token
 
 if TYPE_CHECKING:
+    from chalicelib.auth import TokenVerifier
     from chalicelib.service import Service
 
 JSON_HEADERS: rest.Headers = {**rest.SAFE_HEADERS, "Content-Type": "application/json"}
@@ -57,8 +58,20 @@ if settings.jwks_url is not None and settings.jwt_audience is None:  # RFC 8725 
         " tokens that its provider makes for other applications are accepted"
     )
 metrics = Metrics(settings.stage)
-verifier = TokenVerifier(settings)
 rules = AccessRules(settings)
+
+
+@cache
+def verifier() -> "TokenVerifier":
+    """Made at first use: who is told who calls does without, and starts faster for it."""
+    from chalicelib.auth import TokenVerifier
+
+    return TokenVerifier(settings)
+
+
+def verify(token: str) -> Principal:
+    """Whom a token names. Raises Unauthorized, Unavailable."""
+    return verifier().verify(token)
 
 
 @cache
@@ -66,7 +79,7 @@ def service() -> "Service":
     """What needs AWS. Made at first use: the authorizers do without, and start faster for it."""
     from chalicelib.service import Service
 
-    return Service(settings, verifier, rules, metrics)
+    return Service(settings, verify, rules, metrics)
 
 
 @app.middleware("all")
@@ -91,7 +104,7 @@ def rest_authorizer(request: AuthRequest) -> AuthResponse:
     token is needed for; and none that there isn't. Keys that can't be had are 500, by raising.
     """
     try:
-        principal = verifier.verify(bearer_token(request.token))
+        principal = verify(bearer_token(request.token))
     except Unauthorized:
         raise authorizers.unauthorized() from None
     return AuthResponse(authorizers.routes(app), principal.user_id, principal.to_context())
@@ -101,7 +114,7 @@ def rest_authorizer(request: AuthRequest) -> AuthResponse:
 def connect_authorizer(event: dict[str, Any], context: object) -> dict[str, Any]:
     """The REQUEST authorizer of `$connect`; the deployment attaches it."""
     try:
-        principal = authenticate(WebSocketEvent(event), verifier)
+        principal = authenticate(WebSocketEvent(event), verify)
     except Unauthorized as error:
         metrics.count("ConnectionsRejected", Reason=error.code)
         raise authorizers.unauthorized() from None

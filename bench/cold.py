@@ -53,8 +53,10 @@ def events() -> dict[str, Any]:
         "detail-type": "-", "detail": {}, "resources": [],
     }  # fmt: skip
     authorizer = {"principalId": "alice", **principal.to_context()}
+    handshake = socket.authorize()
+    socket.authorizer = authorizer  # what the authorizer found goes with every event
     return {
-        "connect_authorizer": socket.authorize(),
+        "connect_authorizer": handshake,
         "rest_authorizer": post.authorize(bearer),
         "on_ws_connect": socket.connect(),
         "on_ws_disconnect": socket.disconnect(1000, ""),

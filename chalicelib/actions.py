@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from chalicelib.auth import TokenVerifier
 from chalicelib.connections import Connections
 from chalicelib.delivery import Delivery
 from chalicelib.dispatch import Dispatcher
@@ -25,6 +24,7 @@ from chalicelib.metrics import Metrics
 from chalicelib.principal import Principal, Scope
 from chalicelib.records import Connection, Recipient
 from chalicelib.terminate import Terminator
+from chalicelib.tokens import Verify
 from chalicelib.ulid import Stamp
 
 AnswerFrame = dict[str, object]
@@ -57,7 +57,7 @@ class Actions:
         delivery: Delivery,
         connections: Connections,
         terminator: Terminator,
-        verifier: TokenVerifier,
+        verify: Verify,
         now: Callable[[], int],
         parser: Callable[[Principal, Stamp], MessageParser],
         metrics: Metrics,
@@ -68,7 +68,7 @@ class Actions:
         self._delivery = delivery
         self._connections = connections
         self._terminator = terminator
-        self._verifier = verifier
+        self._verify = verify
         self._now = now
         self._parser = parser
         self._metrics = metrics
@@ -184,7 +184,7 @@ class Actions:
         token = request.fields.get("token")
         if not isinstance(token, str):
             raise BadRequest("token must be a string")
-        principal = self._verifier.verify(token)
+        principal = self._verify(token)
         principal.require(Scope.WS_CONNECT)
         if principal.key != request.principal.key:
             raise Forbidden("the token is another user's")

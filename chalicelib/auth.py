@@ -16,17 +16,15 @@ from joserfc.jwt import ClaimsOption, JWTClaimsRegistry
 from joserfc.util import urlsafe_b64decode
 
 from chalicelib.errors import BadRequest, Unauthorized, Unavailable
-from chalicelib.events import WebSocketEvent
 from chalicelib.json_text import encode, parse_json
 from chalicelib.keys import KeySource, key_sources
-from chalicelib.principal import Principal, Scope, parse_scopes
+from chalicelib.principal import Principal, parse_scopes
 from chalicelib.settings import Settings
 
 MAX_TOKEN_BYTES = 8192  # API Gateway passes at most 10,240 bytes of headers in all
 MAX_CONTEXT_BYTES = 7000  # an authorizer's result has 8 KB, in which its policy needs room too
 MAX_NAME_CHARACTERS = 128
 LATEST = 253_402_300_799  # the last second of the year 9999, in epoch seconds
-BEARER_SUBPROTOCOL_PREFIX = "bearer."
 TYPES = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
 """What a token may say that it is (RFC 8725 section 3.11): any JWT, or an access token (RFC 9068),
 but none that was made for something else, such as a logout."""
@@ -141,39 +139,3 @@ def _name(claim: str, value: object) -> str:
         raise ValueError(f"{claim} is not a name of 1 to {MAX_NAME_CHARACTERS} characters")
     value.encode()  # a lone surrogate can't be stored: UnicodeEncodeError is a ValueError
     return value
-
-
-def bearer_token(authorization: str) -> str:
-    """The token of an `Authorization` header (RFC 6750 section 2.1). Raises Unauthorized."""
-    scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthorized("Authorization must be: Bearer <token>")
-    return token.strip()
-
-
-def handshake_token(
-    headers: Mapping[str, str], subprotocols: Sequence[str], query: Mapping[str, str]
-) -> str:
-    """The token of a WebSocket handshake; the first place that holds one decides.
-
-    `headers` has lower-case names. Raises Unauthorized when no place holds a token.
-    """
-    if "authorization" in headers:
-        return bearer_token(headers["authorization"])
-    for subprotocol in subprotocols:
-        if subprotocol.startswith(BEARER_SUBPROTOCOL_PREFIX):
-            return subprotocol.removeprefix(BEARER_SUBPROTOCOL_PREFIX)
-    if query.get("token"):
-        return query["token"]
-    raise Unauthorized("no token")
-
-
-def authenticate(event: WebSocketEvent, verifier: TokenVerifier) -> Principal:
-    """Whom a handshake's token names.
-
-    Raises Unauthorized, Forbidden without `ws:connect`, and Unavailable.
-    """
-    token = handshake_token(event.headers, event.subprotocols, event.query)
-    principal = verifier.verify(token)
-    principal.require(Scope.WS_CONNECT)
-    return principal

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 
 from chalicelib.access import AccessRules, choose_subprotocol
-from chalicelib.auth import TokenVerifier, authenticate
 from chalicelib.connections import MAX_GROUPS, Connections, LimitReached
 from chalicelib.consequences import Consequences
 from chalicelib.errors import BadRequest, Unavailable
@@ -12,6 +11,7 @@ from chalicelib.events import WebSocketEvent
 from chalicelib.messages import Result
 from chalicelib.records import Connection
 from chalicelib.terminate import Terminator
+from chalicelib.tokens import Verify, authenticate
 
 EVICTIONS = 30  # of one handshake, while others take the room that it makes
 MAKING_ROOM_SECONDS = 2.0
@@ -22,7 +22,7 @@ class Doorkeeper:
 
     def __init__(
         self,
-        verifier: TokenVerifier,
+        verify: Verify,
         rules: AccessRules,
         connections: Connections,
         consequences: Consequences,
@@ -33,7 +33,7 @@ class Doorkeeper:
         """`terminator` evicts the oldest connection of a user who has too many; without it, the
         new one is refused. `endpoint` overrides the event's; `now` is the clock, in epoch
         milliseconds."""
-        self._verifier = verifier
+        self._verify = verify
         self._rules = rules
         self._connections = connections
         self._consequences = consequences
@@ -47,7 +47,7 @@ class Doorkeeper:
         Verifies the token itself where no authorizer ran before, so that a deployment which forgot
         to attach one is not open. Raises the errors that a handshake can be refused with.
         """
-        principal = event.principal or authenticate(event, self._verifier)
+        principal = event.principal or authenticate(event, self._verify)
         self._rules.check(event.source_ip, event.headers.get("origin"))
         subprotocol = choose_subprotocol(event.subprotocols)
         connection = Connection(

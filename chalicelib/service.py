@@ -10,7 +10,6 @@ from botocore.exceptions import BotoCoreError
 from chalicelib.access import AccessRules
 from chalicelib.actions import Actions
 from chalicelib.audience import Audiences
-from chalicelib.auth import TokenVerifier
 from chalicelib.broadcast import Broadcaster
 from chalicelib.connections import Connections
 from chalicelib.consequences import Consequences
@@ -36,6 +35,7 @@ from chalicelib.storage import CLIENT_LIMITS, check, dynamodb_client
 from chalicelib.submissions import Submissions
 from chalicelib.sweep import Sweeper, active_connections
 from chalicelib.terminate import Terminator
+from chalicelib.tokens import Verify
 from chalicelib.ulid import Stamp
 from chalicelib.users import Users
 
@@ -51,7 +51,7 @@ class Service:
     """The parts that the handlers of `app.py` call, each with what it needs."""
 
     def __init__(
-        self, settings: Settings, verifier: TokenVerifier, rules: AccessRules, metrics: Metrics
+        self, settings: Settings, verify: Verify, rules: AccessRules, metrics: Metrics
     ) -> None:
         session = boto3.Session()
         region = session.region_name or DEFAULT_REGION
@@ -129,14 +129,14 @@ class Service:
             self.delivery,
             self.connections,
             self.terminator,
-            verifier,
+            verify,
             now_ms,
             self.parser,
             metrics,
         )
         evicts = settings.connection_limit_policy == EVICT_OLDEST
         self.doorkeeper = Doorkeeper(
-            verifier,
+            verify,
             rules,
             self.connections,
             consequences,

@@ -247,7 +247,7 @@ class Herald:
 
         delivery = delivery or world
         config = Settings.from_environ({"HERALD_JWT_SECRET": "x" * 32})
-        verifier = TokenVerifier(config)
+        verify = TokenVerifier(config).verify
         messages = meter("messageDue")
         self.metrics = metrics = Metrics("test")
         self.connections = Connections(client, LIFE, LIMIT, meter("connectDue"), messages, metrics)
@@ -295,13 +295,13 @@ class Herald:
             delivery,
             self.connections,
             terminator,
-            verifier,
+            verify,
             now,
             self.parser,
             metrics,
         )
         self.doorkeeper = Doorkeeper(
-            verifier,
+            verify,
             AccessRules(config),
             self.connections,
             consequences,

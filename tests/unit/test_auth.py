@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chalicelib.auth import MAX_TOKEN_BYTES, TokenVerifier, handshake_token
+from chalicelib.auth import MAX_TOKEN_BYTES, TokenVerifier
 from chalicelib.authorizers import allow
 from chalicelib.errors import Forbidden, TokenExpired, Unauthorized
 from chalicelib.principal import Principal, Scope, user_key
 from chalicelib.settings import Settings
+from chalicelib.tokens import handshake_token
 
 SECRET = "the-key-of-these-tests-has-32-bytes-and-more"
 ALLOWED_RESULT = 8192

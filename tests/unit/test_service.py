@@ -73,7 +73,7 @@ def test_the_authorizers_need_no_sdk() -> None:
         text=True,
         check=True,
     ).stdout.split()
-    assert "chalicelib.auth" in loaded
+    assert "chalicelib.authorizers" in loaded
     # Powertools loads the bare package `botocore`, which is a millisecond, and nothing in it.
     assert [name for name in loaded if name == "boto3" or name.startswith("botocore.")] == []
 
@@ -82,7 +82,9 @@ def test_ids_tell_nobody_that_others_sent_just_then(monkeypatch: pytest.MonkeyPa
     """Within a request they are neighbours, so that they rise; between requests chance decides."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     settings = Settings(jwt_secret="s" * 32)
-    wired = Service(settings, TokenVerifier(settings), AccessRules(settings), Metrics("test"))
+    wired = Service(
+        settings, TokenVerifier(settings).verify, AccessRules(settings), Metrics("test")
+    )
     message = {"to": {"all": True}, "data": 1}
     parsers = [
         wired.parser(Principal("a", 1, tenant=name), Stamp.fresh(NOW))

@@ -40,8 +40,8 @@ tests: $(READY)
 package: $(READY) ## Write the CloudFormation template and the code of a stage: make package STAGE=dev
 	@exec $(BIN)/python -m infra package "$(STAGE)"
 
-deploy: $(READY) ## Deploy a stage to AWS: make deploy STAGE=dev
-	@exec $(BIN)/python -m infra deploy "$(STAGE)"
+deploy: $(READY) ## Deploy a stage to AWS: make deploy STAGE=dev PARAMETERS="AccessLogs=true"
+	@PARAMETERS="$(PARAMETERS)" exec $(BIN)/python -m infra deploy "$(STAGE)"
 
 destroy: $(READY) ## Delete a stage, its tables too: make destroy STAGE=dev CONFIRM=dev
 	@CONFIRM="$(CONFIRM)" exec $(BIN)/python -m infra destroy "$(STAGE)"

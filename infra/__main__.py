@@ -20,6 +20,10 @@ from infra.template import merge_template
 
 BUILDS = PROJECT / ".herald" / "build"
 MAX_ZIP_BYTES = 10_000_000
+DEFAULTS: dict[str, dict[str, int]] = {
+    "sweep": {"lambda_timeout": 120},
+    "deliver_queued": {"lambda_memory_size": 1769},  # one whole processor: it is all work
+}
 REGION = "us-east-1"  # for what Chalice asks of its region; the template is every region's
 
 
@@ -32,9 +36,12 @@ def build(stage: Stage) -> Path:
         shutil.copy(PROJECT / file, folder)
     no_cache = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PROJECT / "chalicelib", folder / "chalicelib", ignore=no_cache)
+    config = configuration(stage)
+    traced = config["stages"][stage.name].get("xray", config.get("xray", False))
     for function in FUNCTIONS:
-        _write(folder / ".chalice" / f"{function}.json", policy(stage, function))
-    _write(folder / ".chalice" / "config.json", configuration(stage))
+        document = policy(stage, function, traced=traced)
+        _write(folder / ".chalice" / f"{function}.json", document)
+    _write(folder / ".chalice" / "config.json", config)
     _write(folder / "merge.json", merge_template(stage))
     return folder
 
@@ -54,6 +61,7 @@ def configuration(stage: Stage) -> dict[str, Any]:
                 function: {
                     "autogen_policy": False,
                     "iam_policy_file": f"{function}.json",
+                    **DEFAULTS.get(function, {}),
                     **functions.get(function, {}),
                 }
                 for function in FUNCTIONS
@@ -97,9 +105,11 @@ def how_to_deploy(out: Path, stage: Stage) -> None:
     --stack-name herald-{stage.name} --capabilities CAPABILITY_IAM""")
 
 
-def deploy(stage: Stage) -> None:
-    """Package a stage, and take it to the account and the region that the SDK is configured for."""
-    outputs = Deployment(stage, session()).deploy(package(stage))
+def deploy(stage: Stage, parameters: str) -> None:
+    """Package a stage, and take it to the account and the region that the SDK is configured for.
+    `parameters` of the template are written as `AccessLogs=true AlarmTopic=arn:…`."""
+    given = dict(pair.partition("=")[::2] for pair in parameters.split())
+    outputs = Deployment(stage, session()).deploy(package(stage), given)
     print(f"""
 Herald is deployed.
 
@@ -149,7 +159,7 @@ def main() -> int:
             case "package":
                 how_to_deploy(package(stage), stage)
             case "deploy":
-                deploy(stage)
+                deploy(stage, os.environ.get("PARAMETERS", ""))
             case "destroy":
                 destroy(stage, os.environ.get("CONFIRM", ""))
     except (BotoCoreError, ClientError, DeploymentError) as error:

@@ -8,7 +8,7 @@ https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-li
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,16 @@ class Deployment:
         account = session.client("sts").get_caller_identity()["Account"]
         self._bucket = f"{self._stack}-code-{account}-{session.region_name}"
 
-    def deploy(self, package: Path, adapt: Adapt = lambda template: template) -> dict[str, str]:
-        """Create the stack, or change it; its outputs. `adapt` changes the template beforehand.
+    def deploy(
+        self,
+        package: Path,
+        parameters: Mapping[str, str] | None = None,
+        adapt: Adapt = lambda template: template,
+    ) -> dict[str, str]:
+        """Create the stack, or change it; its outputs.
 
-        Raises DeploymentError.
+        Template parameters that are not given stay as they were. `adapt` changes the template
+        beforehand. Raises DeploymentError.
         """
         self._make_bucket()
         template = json.loads((package / "sam.json").read_text())
@@ -52,8 +58,12 @@ class Deployment:
         for resource in template["Resources"].values():
             if resource["Type"] == "AWS::Serverless::Function":
                 resource["Properties"]["CodeUri"] = {"Bucket": self._bucket, "Key": code}
-        body = json.dumps(adapt(template)).encode()
-        self._apply(self._upload(body, "json"))
+        template = adapt(template)
+        given = dict(parameters or {})
+        known = set(template["Parameters"])
+        for name in given.keys() - known:
+            raise DeploymentError(f"{name} is no parameter; there are {', '.join(sorted(known))}")
+        self._apply(self._upload(json.dumps(template).encode(), "json"), given, known)
         [stack] = self._cloudformation.describe_stacks(StackName=self._stack)["Stacks"]
         return {one["OutputKey"]: one["OutputValue"] for one in stack.get("Outputs", [])}
 
@@ -70,9 +80,12 @@ class Deployment:
                     raise
         self._delete_bucket()
 
-    def _apply(self, template: str) -> None:
-        """Make a change set of a template, and carry it out."""
-        kind = "UPDATE" if self._exists() else "CREATE"
+    def _apply(self, template: str, given: Mapping[str, str], known: set[str]) -> None:
+        """Make a change set of a template with parameters that it knows, and carry it out."""
+        stack = self._current()
+        kind = "CREATE" if stack is None else "UPDATE"
+        before = [] if stack is None else stack.get("Parameters", [])
+        kept = {one["ParameterKey"] for one in before} & known - given.keys()
         name = f"herald-{time.time_ns()}"
         self._cloudformation.create_change_set(
             StackName=self._stack,
@@ -80,6 +93,10 @@ class Deployment:
             ChangeSetType=kind,
             TemplateURL=f"{self._s3.meta.endpoint_url}/{self._bucket}/{template}",
             Capabilities=CAPABILITIES,
+            Parameters=[
+                *({"ParameterKey": name, "ParameterValue": it} for name, it in given.items()),
+                *({"ParameterKey": name, "UsePreviousValue": True} for name in sorted(kept)),
+            ],
         )
         try:
             self._cloudformation.get_waiter("change_set_create_complete").wait(
@@ -99,15 +116,15 @@ class Deployment:
         self._cloudformation.execute_change_set(StackName=self._stack, ChangeSetName=name)
         self._wait(f"stack_{kind.lower()}_complete")
 
-    def _exists(self) -> bool:
-        """Whether there is a stack, and not merely the trace of a first try."""
+    def _current(self) -> Any:
+        """The stack, if there is one, and not merely the trace of a first try."""
         try:
             [stack] = self._cloudformation.describe_stacks(StackName=self._stack)["Stacks"]
         except ClientError as error:
             if "does not exist" in error.response["Error"]["Message"]:
-                return False
+                return None
             raise
-        return bool(stack["StackStatus"] != "REVIEW_IN_PROGRESS")
+        return None if stack["StackStatus"] == "REVIEW_IN_PROGRESS" else stack
 
     def _wait(self, what: Any) -> None:
         waiter: Any = self._cloudformation.get_waiter(what)

@@ -19,10 +19,13 @@ CONNECTIONS, USERS, GROUPS, MESSAGES = (
     "GroupsTable",
     "MessagesTable",
 )
+TRACING = ("xray:PutTelemetryRecords", "xray:PutTraceSegments")
+"""These know no resources:
+https://docs.aws.amazon.com/service-authorization/latest/reference/list_awsx-ray.html"""
 
 
-def policy(stage: Stage, function: str) -> dict[str, Any]:
-    """The policy document of a function's role."""
+def policy(stage: Stage, function: str, *, traced: bool = False) -> dict[str, Any]:
+    """The policy document of a function's role; `traced` is for X-Ray."""
 
     def on(table: str, *operations: str) -> Statement:
         actions = [f"dynamodb:{operation}" for operation in operations]
@@ -85,7 +88,10 @@ def policy(stage: Stage, function: str) -> dict[str, Any]:
             on_queue("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"),
         ],
     }
-    return {"Version": "2012-10-17", "Statement": _merged([logs, *by_function[function]])}
+    statements = [logs, *by_function[function]]
+    if traced:
+        statements.append(_allow(TRACING, "*"))
+    return {"Version": "2012-10-17", "Statement": _merged(statements)}
 
 
 def _allow(actions: Sequence[str], resource: str) -> Statement:

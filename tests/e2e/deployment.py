@@ -68,10 +68,10 @@ class Deployed:
             aws=self.aws,
         )
 
-    def deploy(self, package: Path, stage: str) -> None:
+    def deploy(self, package: Path, stage: str, **parameters: str) -> None:
         """As `make deploy` does, but for what the emulator lacks."""
         deployment = Deployment(Stage(stage), self.session)
-        self.outputs = deployment.deploy(package, self._for_the_emulator)
+        self.outputs = deployment.deploy(package, parameters, self._for_the_emulator)
         self._tell_where_connections_are()
 
     def destroy(self, stage: str) -> None:

@@ -5,6 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from infra.deploy import DeploymentError
 from tests.clients import Client, eventually, token
 from tests.e2e.deployment import Deployed
 from tests.e2e.test_node import Node
@@ -41,6 +44,22 @@ def test_to_deploy_again_changes_nothing(deployed: Deployed, packaged: Path) -> 
     before = deployed.outputs
     deployed.deploy(packaged, "prod")
     assert deployed.outputs == before
+
+
+def test_a_parameter_stays_as_it_was_set(deployed: Deployed, packaged: Path) -> None:
+    def rate() -> str:
+        [stack] = deployed.client("cloudformation").describe_stacks(StackName="herald-prod")[
+            "Stacks"
+        ]
+        values = {one["ParameterKey"]: one["ParameterValue"] for one in stack["Parameters"]}
+        return values["ThrottlingRate"]
+
+    deployed.deploy(packaged, "prod", ThrottlingRate="4000")
+    assert rate() == "4000"
+    deployed.deploy(packaged, "prod", ThrottlingBurst="2000")
+    assert rate() == "4000"
+    with pytest.raises(DeploymentError, match="Nonsense is no parameter; there are AccessLogs"):
+        deployed.deploy(packaged, "prod", Nonsense="1")
 
 
 def test_who_has_no_right_token_gets_nowhere(cloud: Client) -> None:

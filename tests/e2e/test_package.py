@@ -59,6 +59,8 @@ def test_the_template_has_all_that_a_stage_needs(packaged: Path) -> None:
         variables = function["Environment"]["Variables"]
         assert variables["HERALD_FANOUT_QUEUE_URL"] == {"Ref": "FanoutQueue"}
         assert variables["HERALD_CONNECTIONS_TABLE"] == "herald-prod-connections"
+    assert resources["DeliverQueued"]["Properties"]["MemorySize"] == 1769
+    assert resources["Sweep"]["Properties"]["Timeout"] == 120
     names = [
         one["Properties"]["TableName"]
         for one in resources.values()

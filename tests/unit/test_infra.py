@@ -69,6 +69,12 @@ def test_a_function_may_do_what_is_named_on_what_is_named(function: str) -> None
     assert len(resources) == len(set(resources))
 
 
+def test_tracing_is_allowed_where_it_is_asked_for() -> None:
+    plain, traced = policy(DEV, "sweep"), policy(DEV, "sweep", traced=True)
+    [more] = [one for one in traced["Statement"] if one not in plain["Statement"]]
+    assert more["Action"] == ["xray:PutTelemetryRecords", "xray:PutTraceSegments"]
+
+
 def test_authorizers_reach_no_table() -> None:
     for function in ("rest_authorizer", "connect_authorizer"):
         actions = [one for it in policy(DEV, function)["Statement"] for one in it["Action"]]

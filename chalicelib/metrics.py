@@ -81,8 +81,8 @@ class Metrics:
         with self._lock:
             counts, self._counts = self._counts, defaultdict(float)
             values, self._values = self._values, defaultdict(Sample)
-        if not counts and not values:
-            return
+        if sys.stdout.isatty() or not (counts or values):
+            return  # a person at a terminal is spared them: CloudWatch is none
         by_dimensions: dict[Dimensions, list[tuple[str, Unit, list[float]]]] = {(): []}
         for (name, dimensions), value in counts.items():
             by_dimensions.setdefault(dimensions, []).append((name, Unit.COUNT, [value]))

@@ -69,6 +69,15 @@ def test_an_invocation_in_which_nothing_happened_prints_nothing(
     assert printed(capsys) == []
 
 
+def test_a_person_at_a_terminal_is_spared_them(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    metrics.count("Opened")
+    metrics.flush()
+    assert printed(capsys) == []
+
+
 def test_none_is_a_value_where_it_is_asked_for(
     metrics: Metrics, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,10 +44,11 @@ class WebSocketEvent:
         the API's own name is what a connection is called by. It must not be disabled.
         https://docs.aws.amazon.com/apigateway/latest/developerguide/websocket-api-custom-domain-names.html
         """
-        host = self._context["domainName"]
-        if self._region is not None and not REGIONAL_HOST.search(host):
+        host, api = self._context["domainName"], self._context.get("apiId")
+        own = REGIONAL_HOST.search(host) or ":" in host  # with a port it is no API Gateway's
+        if self._region is not None and api is not None and not own:
             suffix = "amazonaws.com.cn" if self._region.startswith("cn-") else "amazonaws.com"
-            host = f"{self._context['apiId']}.execute-api.{self._region}.{suffix}"
+            host = f"{api}.execute-api.{self._region}.{suffix}"
         return f"https://{host}/{self._context['stage']}"
 
     @property

@@ -155,8 +155,8 @@ class Worker:
         rests: Rests = defaultdict(dict)
         held = self._claim(group, rests)
         if held:
-            ids = sorted(one.claimed.correlation_id or "" for one in held.values())
-            with correlated(" ".join(ids)):
+            ids = {one.claimed.correlation_id or "" for one in held.values()}
+            with correlated(" ".join(sorted(ids)).strip() or None):
                 self._do(route, held, rests, end, deadline)
         self._queue.put(
             [

@@ -13,26 +13,18 @@ import socket
 import sys
 import threading
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Literal
 
 import boto3
 from botocore.config import Config
 
 from gateway.configuration import PROJECT
+from infra.stage import RESOURCES, TABLES
 
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
 START_SECONDS = 30.0
-TABLE_NAMES = {
-    "ConnectionsTable": "HERALD_CONNECTIONS_TABLE",
-    "UsersTable": "HERALD_USERS_TABLE",
-    "GroupsTable": "HERALD_GROUPS_TABLE",
-    "MessagesTable": "HERALD_MESSAGES_TABLE",
-}
-"""Where the functions read the name of each table of `infra/resources.json`."""
-Resources = Sequence[tuple[str, Mapping[str, Any]]]
-"""CloudFormation resources by logical id, in their order."""
 QUEUE_URL = "HERALD_FANOUT_QUEUE_URL"
 
 
@@ -54,10 +46,8 @@ async def emulated_aws(environment: Mapping[str, str]) -> AsyncIterator[dict[str
     try:
         variables = _variables(f"http://127.0.0.1:{port}", environment)
         await _answering(process, port)
-        template = json.loads((PROJECT / "infra" / "resources.json").read_text())
-        resources = list(template["Resources"].items())
-        await asyncio.to_thread(_create_tables, resources, variables, environment)
-        queue_urls = await asyncio.to_thread(_create_queues, resources, variables)
+        await asyncio.to_thread(_create_tables, variables, environment)
+        queue_urls = await asyncio.to_thread(_create_queues, variables)
         if environment.get(QUEUE_URL) != "":  # emptied, all is delivered at once
             variables[QUEUE_URL] = queue_urls["FanoutQueue"]
         yield variables
@@ -108,11 +98,11 @@ def client(
     )
 
 
-def _create_queues(resources: Resources, variables: Mapping[str, str]) -> dict[str, str]:
+def _create_queues(variables: Mapping[str, str]) -> dict[str, str]:
     """The queues' URLs, by logical id."""
     sqs = client("sqs", variables)
     urls: dict[str, str] = {}
-    for logical_id, resource in resources:
+    for logical_id, resource in RESOURCES.items():
         if resource["Type"] != "AWS::SQS::Queue":
             continue
         attributes: dict[str, Any] = dict(resource["Properties"])
@@ -131,15 +121,11 @@ def _create_queues(resources: Resources, variables: Mapping[str, str]) -> dict[s
     return urls
 
 
-def _create_tables(
-    resources: Resources, variables: Mapping[str, str], environment: Mapping[str, str]
-) -> None:
+def _create_tables(variables: Mapping[str, str], environment: Mapping[str, str]) -> None:
     dynamodb = client("dynamodb", variables)
-    for logical_id, resource in resources:
-        if resource["Type"] != "AWS::DynamoDB::Table":
-            continue
-        table: dict[str, Any] = dict(resource["Properties"])
-        table["TableName"] = environment.get(TABLE_NAMES[logical_id]) or table["TableName"]
+    for variable, logical_id in TABLES.items():
+        table: dict[str, Any] = dict(RESOURCES[logical_id]["Properties"])
+        table["TableName"] = environment.get(variable) or table["TableName"]
         name = {"TableName": table["TableName"]}
         encryption = table["SSESpecification"]
         # The API has another word than CloudFormation, and calls of their own for these two:

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -158,6 +159,11 @@ def eventually(condition: Any, seconds: float = RECEIVE_SECONDS) -> None:
     while not condition():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.02)
+
+
+def whole_lines(file: Path) -> list[str]:
+    """The lines that a process at work has written to `file`, but for one that it is writing."""
+    return file.read_text().split("\n")[:-1] if file.exists() else []
 
 
 def configured(**environment: str) -> Configuration:

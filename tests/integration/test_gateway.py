@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from gateway.configuration import PROJECT
 from gateway.server import _listener
-from tests.clients import Client, Socket, configured, eventually, served
+from tests.clients import Client, Socket, configured, eventually, served, whole_lines
 
 API_GATEWAY_ID = re.compile(r"[A-Za-z0-9_-]{15}=")
 
@@ -30,8 +30,7 @@ class Echo(Client):
     events_file: Path
 
     def events(self, event_type: str | None = None) -> list[Any]:
-        lines = self.events_file.read_text().splitlines() if self.events_file.exists() else []
-        events = [json.loads(line) for line in lines]
+        events = [json.loads(line) for line in whole_lines(self.events_file)]
         return [
             event
             for event in events

@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from tests.clients import SECRET, eventually, token
+from tests.clients import SECRET, eventually, token, whole_lines
 from tests.process import running
 from tests.stub import stub
 
@@ -14,7 +14,7 @@ SECONDS = 20.0
 
 def lines(printed: Path) -> list[Any]:
     """What was printed as JSON."""
-    return [json.loads(line) for line in printed.read_text().splitlines() if line[:1] == "{"]
+    return [json.loads(line) for line in whole_lines(printed) if line[:1] == "{"]
 
 
 def metrics(printed: Path) -> dict[tuple[str, ...], list[float]]:

@@ -11,6 +11,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 PIP_AUDIT := 2.10.1
 STAGE ?= dev
+WITH ?= cloudformation
 SCOPE ?= ws:connect messages:send messages:broadcast
 
 help: ## Say what each command does
@@ -40,8 +41,8 @@ tests: $(READY)
 package: $(READY) ## Write the CloudFormation template and the code of a stage: make package STAGE=dev
 	@exec $(BIN)/python -m infra package "$(STAGE)"
 
-deploy: $(READY) ## Deploy a stage to AWS: make deploy STAGE=dev PARAMETERS="AccessLogs=true"
-	@PARAMETERS="$(PARAMETERS)" exec $(BIN)/python -m infra deploy "$(STAGE)"
+deploy: $(READY) ## Deploy a stage to AWS: make deploy STAGE=dev PARAMETERS="AlarmTopic=arn:..." (WITH=chalice: by chalice deploy)
+	@PARAMETERS="$(PARAMETERS)" exec $(BIN)/python -m infra deploy "$(STAGE)" --with "$(WITH)"
 
 destroy: $(READY) ## Delete a stage, its tables too: make destroy STAGE=dev CONFIRM=dev
 	@CONFIRM="$(CONFIRM)" exec $(BIN)/python -m infra destroy "$(STAGE)"

@@ -13,10 +13,12 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.deploy import Deployment, DeploymentError
+from infra.cloudformation import DeploymentError
+from infra.deploy import Deployment
+from infra.direct import DirectDeployment
 from infra.policies import policy
 from infra.stage import FUNCTIONS, PROJECT, TABLES, Stage
-from infra.template import merge_template
+from infra.template import PARAMETERS, merge_template
 
 BUILDS = PROJECT / ".herald" / "build"
 MAX_ZIP_BYTES = 10_000_000
@@ -24,6 +26,7 @@ DEFAULTS: dict[str, dict[str, int]] = {
     "sweep": {"lambda_timeout": 120},
     "deliver_queued": {"lambda_memory_size": 1769},  # one whole processor: it is all work
 }
+WAYS = ("cloudformation", "chalice")
 REGION = "us-east-1"  # for what Chalice asks of its region; the template is every region's
 
 
@@ -105,11 +108,22 @@ def how_to_deploy(out: Path, stage: Stage) -> None:
     --stack-name herald-{stage.name} --capabilities CAPABILITY_IAM""")
 
 
-def deploy(stage: Stage, parameters: str) -> None:
-    """Package a stage, and take it to the account and the region that the SDK is configured for.
+def deploy(stage: Stage, way: str, parameters: str) -> None:
+    """Take a stage to the account and the region that the SDK is configured for.
     `parameters` of the template are written as `AccessLogs=true AlarmTopic=arn:…`."""
     given = dict(pair.partition("=")[::2] for pair in parameters.split())
-    outputs = Deployment(stage, session()).deploy(package(stage), given)
+    known = PARAMETERS.keys() - ({"AccessLogs"} if way == "chalice" else set())
+    for name in given.keys() - known:
+        raise DeploymentError(f"{name} is no parameter; there are {', '.join(sorted(known))}")
+    template, direct = Deployment(stage, session()), DirectDeployment(stage, session())
+    if (template if way == "chalice" else direct).exists:
+        raise DeploymentError(
+            f"The stage {stage.name} was deployed the other way: destroy it first"
+        )
+    if way == "chalice":
+        outputs = direct.deploy(build(stage), given)
+    else:
+        outputs = template.deploy(package(stage), given)
     print(f"""
 Herald is deployed.
 
@@ -122,11 +136,15 @@ def destroy(stage: Stage, confirmed: str) -> None:
     tables = ", ".join(stage.named(table) for table in TABLES.values())
     if confirmed != stage.name:
         raise SystemExit(
-            f"This deletes the stack herald-{stage.name} and all that is in {tables}.\n"
+            f"This deletes the stage {stage.name} and all that is in {tables}.\n"
             f"If that is what you want: make destroy STAGE={stage.name} CONFIRM={stage.name}"
         )
-    Deployment(stage, session()).destroy()
-    print(f"The stack herald-{stage.name} and its tables are gone.")
+    direct = DirectDeployment(stage, session())
+    if direct.exists:
+        direct.destroy(build(stage))
+    else:
+        Deployment(stage, session()).destroy()
+    print(f"The stage {stage.name} and its tables are gone.")
 
 
 def session() -> boto3.Session:
@@ -144,10 +162,13 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for command, text in (
         ("package", "write the template and the code"),
-        ("deploy", "package, and take it to AWS"),
+        ("deploy", "take it to AWS"),
         ("destroy", "delete a deployment"),
     ):
-        commands.add_parser(command, help=text).add_argument("stage")
+        described = commands.add_parser(command, help=text)
+        described.add_argument("stage")
+        if command == "deploy":
+            described.add_argument("--with", dest="way", choices=WAYS, default=WAYS[0])
     arguments = parser.parse_args()
     try:
         stage = Stage(arguments.stage)
@@ -159,7 +180,7 @@ def main() -> int:
             case "package":
                 how_to_deploy(package(stage), stage)
             case "deploy":
-                deploy(stage, os.environ.get("PARAMETERS", ""))
+                deploy(stage, arguments.way, os.environ.get("PARAMETERS", ""))
             case "destroy":
                 destroy(stage, os.environ.get("CONFIRM", ""))
     except (BotoCoreError, ClientError, DeploymentError) as error:

@@ -21,6 +21,7 @@ FUNCTIONS = {
     "deliver_queued": "DeliverQueued",
 }
 """Chalice's names of the functions, and those of their resources in its template."""
+WORKER = FUNCTIONS["deliver_queued"]
 
 RESOURCES: dict[str, Any] = json.loads((PROJECT / "infra" / "resources.json").read_text())[
     "Resources"

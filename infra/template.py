@@ -1,4 +1,5 @@
-"""What Chalice's CloudFormation template lacks, for its `--merge-template`.
+"""What Chalice lacks: to be merged into its CloudFormation template by `--merge-template`, or as
+two stacks, before and after `chalice deploy`.
 
 Chalice merges dictionaries deeply, replaces lists, and deletes nothing. It would merge an intrinsic
 with another as well, so what it already says with one can't be said again with another.
@@ -7,7 +8,7 @@ with another as well, so what it already says with one can't be said again with 
 from typing import Any
 
 from infra.dashboard import alarms, dashboard
-from infra.stage import FUNCTIONS, Stage
+from infra.stage import FUNCTIONS, WORKER, Stage
 
 RETENTION_DAYS = 30
 ACCESS_LOG = {
@@ -66,18 +67,27 @@ NO_VALUE = {"Ref": "AWS::NoValue"}
 
 def merge_template(stage: Stage) -> dict[str, Any]:
     """Everything of a stage but its functions."""
+    before = storage(stage)
     return {
         "Parameters": PARAMETERS,
         "Conditions": CONDITIONS,
         "Resources": {
-            **_kept(stage.resources),
-            **_logs(stage),
+            **before["Resources"],
+            **_access_log_group(stage),
             **_functions(),
-            **_websocket_api(stage),
-            **_rest_api(stage),
-            **alarms(stage),
-            "Dashboard": dashboard(stage),
+            **_websocket_api(),
+            **_rest_api(),
+            **_authorizer(stage),
+            **_watch(stage),
         },
+        "Outputs": before["Outputs"],
+    }
+
+
+def storage(stage: Stage) -> dict[str, Any]:
+    """The template of what the functions stand on: tables, queues, log groups."""
+    return {
+        "Resources": {**_kept(stage.resources), **_logs(stage)},
         "Outputs": {
             "FanoutQueueURL": {"Value": {"Ref": "FanoutQueue"}},
             "DeadLettersURL": {"Value": {"Ref": "FanoutDeadLetterQueue"}},
@@ -85,28 +95,65 @@ def merge_template(stage: Stage) -> dict[str, Any]:
     }
 
 
+def edge(stage: Stage) -> dict[str, Any]:
+    """The template of what needs the functions and the API: the authorizer, dashboard, alarms.
+
+    Its parameters have the names of what they refer to, so that its resources are the same ones
+    as those of a template that has both.
+    """
+    made = {name: {"Type": "String"} for name in ("WebsocketAPI", *FUNCTIONS.values())}
+    return {
+        "Parameters": {**made, "AlarmTopic": PARAMETERS["AlarmTopic"]},
+        "Conditions": {"HasAlarmTopic": CONDITIONS["HasAlarmTopic"]},
+        "Resources": {**_authorizer(stage), **_watch(stage)},
+        "Outputs": {"TokenAuthorizerId": {"Value": {"Ref": "TokenAuthorizer"}}},
+    }
+
+
+def gateway_responses() -> dict[str, Any]:
+    """API Gateway's own 401 of REST says which scheme it wants, as RFC 9110 section 11.6.1
+    demands."""
+    return {
+        "UNAUTHORIZED": {
+            "statusCode": "401",
+            "responseParameters": {"gatewayresponse.header.WWW-Authenticate": "'Bearer'"},
+            "responseTemplates": {"application/json": '{"message": $context.error.messageString}'},
+        }
+    }
+
+
 def _kept(resources: dict[str, Any]) -> dict[str, Any]:
-    """Tables outlive the stack: to lose connections is to lose every client's."""
+    """Tables outlive the stack, unless it could not be made: to lose connections is to lose every
+    client's."""
     for resource in resources.values():
-        if resource["Type"] == "AWS::DynamoDB::Table":
-            resource["DeletionPolicy"] = resource["UpdateReplacePolicy"] = "Retain"
-        else:
-            resource["DeletionPolicy"] = resource["UpdateReplacePolicy"] = "Delete"
+        table = resource["Type"] == "AWS::DynamoDB::Table"
+        resource["DeletionPolicy"] = "RetainExceptOnCreate" if table else "Delete"
+        resource["UpdateReplacePolicy"] = "Retain" if table else "Delete"
     return resources
 
 
 def _logs(stage: Stage) -> dict[str, Any]:
-    groups = {f"{logical_id}Logs": stage.log_group(name) for name, logical_id in FUNCTIONS.items()}
-    groups["AccessLogGroup"] = stage.log_group("access")
     return {
-        logical_id: {
-            "Type": "AWS::Logs::LogGroup",
-            "DeletionPolicy": "Delete",
-            "UpdateReplacePolicy": "Delete",
-            "Properties": {"LogGroupName": name, "RetentionInDays": RETENTION_DAYS},
-        }
-        for logical_id, name in groups.items()
+        f"{logical_id}Logs": _log_group(stage.log_group(name))
+        for name, logical_id in FUNCTIONS.items()
     }
+
+
+def _access_log_group(stage: Stage) -> dict[str, Any]:
+    return {"AccessLogGroup": _log_group(stage.log_group("access"))}
+
+
+def _log_group(name: str) -> dict[str, Any]:
+    return {
+        "Type": "AWS::Logs::LogGroup",
+        "DeletionPolicy": "Delete",
+        "UpdateReplacePolicy": "Delete",
+        "Properties": {"LogGroupName": name, "RetentionInDays": RETENTION_DAYS},
+    }
+
+
+def _watch(stage: Stage) -> dict[str, Any]:
+    return {**alarms(stage), "Dashboard": dashboard(stage)}
 
 
 def _functions() -> dict[str, Any]:
@@ -120,7 +167,7 @@ def _functions() -> dict[str, Any]:
         }
         for logical_id in FUNCTIONS.values()
     }
-    worker = functions["DeliverQueued"]
+    worker = functions[WORKER]
     worker["Properties"]["Events"] = {
         "DeliverQueuedSqsEventSource": {
             "Properties": {"FunctionResponseTypes": ["ReportBatchItemFailures"]}
@@ -129,12 +176,14 @@ def _functions() -> dict[str, Any]:
     return functions
 
 
-def _websocket_api(stage: Stage) -> dict[str, Any]:
+def _authorizer(stage: Stage) -> dict[str, Any]:
     """The authorizer of `$connect`. It has no identity sources: a token may come in a header, a
     subprotocol or the query, and API Gateway would refuse who lacks one of those that are named."""
+    account = "${AWS::Region}:${AWS::AccountId}"
+    function = f"arn:${{AWS::Partition}}:lambda:{account}:function:${{ConnectAuthorizer}}"
     uri = (
         "arn:${AWS::Partition}:apigateway:${AWS::Region}:lambda:path/2015-03-31/functions/"
-        "${ConnectAuthorizer.Arn}/invocations"
+        f"{function}/invocations"
     )
     source = (
         "arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:"
@@ -159,6 +208,11 @@ def _websocket_api(stage: Stage) -> dict[str, Any]:
                 "SourceArn": {"Fn::Sub": source},
             },
         },
+    }
+
+
+def _websocket_api() -> dict[str, Any]:
+    return {
         "WebsocketConnectRoute": {
             "Properties": {
                 "AuthorizationType": "CUSTOM",
@@ -181,8 +235,7 @@ def _websocket_api(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _rest_api(stage: Stage) -> dict[str, Any]:
-    """Its own 401 says which scheme it wants, as RFC 9110 section 11.6.1 demands."""
+def _rest_api() -> dict[str, Any]:
     return {
         "RestAPI": {
             "Properties": {
@@ -196,19 +249,7 @@ def _rest_api(stage: Stage) -> dict[str, Any]:
                     }
                 ],
                 "AccessLogSetting": _access_logs(REST_ACCESS_LOG),
-                "DefinitionBody": {
-                    "x-amazon-apigateway-gateway-responses": {
-                        "UNAUTHORIZED": {
-                            "statusCode": "401",
-                            "responseParameters": {
-                                "gatewayresponse.header.WWW-Authenticate": "'Bearer'"
-                            },
-                            "responseTemplates": {
-                                "application/json": '{"message": $context.error.messageString}'
-                            },
-                        }
-                    }
-                },
+                "DefinitionBody": {"x-amazon-apigateway-gateway-responses": gateway_responses()},
             }
         }
     }

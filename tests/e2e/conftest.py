@@ -1,6 +1,6 @@
 """What the tests of a deployment share: it is packaged once, and deployed once."""
 
-import os
+import json
 import shutil
 import subprocess
 import sys
@@ -12,37 +12,58 @@ import pytest
 
 from gateway.configuration import PROJECT
 from tests.clients import Client
-from tests.e2e.deployment import Deployed, emulated
+from tests.e2e.deployment import Deployed, emulated, without_aws
 
 
 @pytest.fixture(scope="session")
 def packaged(checkout: Path) -> Path:
-    """What `make package STAGE=prod` writes."""
+    """What `make package STAGE=prod` writes, with names of one's own for both APIs."""
     shutil.copy(PROJECT / "requirements.txt", checkout)
-    environment = {name: value for name, value in os.environ.items() if name[:4] != "AWS_"}
+    path = checkout / ".chalice" / "config.json"
+    plain = path.read_text()
+    config = json.loads(plain)
+    config["stages"]["prod"] |= {
+        f"{api}_custom_domain": {
+            "domain_name": f"{api[:4].strip('_')}.example.com",
+            "certificate_arn": "arn:aws:acm:us-east-1:000000000000:certificate/a",
+        }
+        for api in ("api_gateway", "websocket_api")
+    }
+    path.write_text(json.dumps(config))
     done = subprocess.run(
         [sys.executable, "-m", "infra", "package", "prod"],
         cwd=checkout,
-        env=environment,
+        env=without_aws(),
         check=True,
         capture_output=True,
         text=True,
     )
+    path.write_text(plain)
     assert "deployment.zip" in done.stdout
-    return checkout / ".herald" / "build" / "prod" / "package"
+    package = checkout / ".herald" / "build" / "prod" / "package"
+    return package.rename(checkout / "package")  # since it is built again, to be deployed
 
 
-@pytest.fixture(scope="session")
-def deployed(packaged: Path) -> Iterator[Deployed]:
-    """The stage, deployed; and in the end destroyed, so that nothing of it is left."""
-    with emulated() as aws:
-        aws.deploy(packaged, "prod")
+@pytest.fixture(
+    scope="session", params=[("prod", "cloudformation"), ("dev", "chalice")], ids="/".join
+)
+def deployed(packaged: Path, request: pytest.FixtureRequest) -> Iterator[Deployed]:
+    """A stage, deployed; and in the end destroyed, so that nothing of it is left."""
+    stage, way = request.param
+    with emulated() as endpoint:
+        aws = Deployed(endpoint, packaged.parent, stage, way)
+        aws.deploy(ThrottlingRate="4000")
         yield aws
-        aws.destroy("prod")
+        with pytest.raises(RuntimeError, match=f"make destroy STAGE={stage} CONFIRM={stage}"):
+            aws.command("destroy")
+        aws.destroy()
         assert aws.client("dynamodb").list_tables()["TableNames"] == []
         assert aws.client("sqs").list_queues().get("QueueUrls", []) == []
         assert aws.client("lambda").list_functions()["Functions"] == []
         assert aws.client("s3").list_buckets()["Buckets"] == []
+        assert aws.client("apigatewayv2").get_apis()["Items"] == []
+        assert aws.client("apigateway").get_rest_apis()["items"] == []
+        assert aws.client("iam").list_roles()["Roles"] == []
 
 
 @pytest.fixture

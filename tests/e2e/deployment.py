@@ -1,7 +1,11 @@
-"""Deploys a packaged stage into the emulator, by the template that CloudFormation is given."""
+"""Deploys a stage into the emulator, by the commands that deploy it to AWS."""
 
+import json
+import os
+import re
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +16,6 @@ import boto3
 
 from gateway.configuration import PROJECT
 from gateway.server import Running
-from infra.deploy import Deployment
-from infra.stage import Stage
 from tests.clients import SECRET
 
 PYTHON = PROJECT / ".venv" / "e2e" / "bin" / "python"
@@ -28,85 +30,98 @@ SETTINGS = {
 }
 
 
-class _Session(boto3.Session):
-    """The SDK, led to the emulator."""
-
-    endpoint = ""
-
-    def client(self, service: Any, **options: Any) -> Any:
-        return super().client(service, endpoint_url=self.endpoint, **options)
-
-
 class Deployed:
-    """A stage in the emulator."""
+    """A stage of a checkout, deployed into the emulator."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, checkout: Path, stage: str, way: str) -> None:
+        self.stage = stage
+        self._checkout = checkout
+        self._way = way
         self.aws = {
             "AWS_ENDPOINT_URL": endpoint,
             "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
         }
-        self.outputs: dict[str, str] = {}
-        self.session = _Session("test", "test", region_name="us-east-1")
-        self.session.endpoint = endpoint
+        self._configure({**SETTINGS, "AWS_ENDPOINT_URL": endpoint})
 
     def client(self, service: Any) -> Any:
-        return self.session.client(service)
+        return boto3.client(
+            service,
+            endpoint_url=self.aws["AWS_ENDPOINT_URL"],
+            region_name="us-east-1",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
 
-    def api(self, output: str) -> str:
-        """Where the emulator has an API: as a path, since its names are no hosts here."""
-        return f"{self.aws['AWS_ENDPOINT_URL']}/_aws/execute-api/{self.outputs[output]}/api"
+    def deploy(self, **parameters: str) -> str:
+        """`make deploy`; what it printed last."""
+        given = " ".join(f"{name}={value}" for name, value in parameters.items())
+        printed = self.command("deploy", "--with", self._way, PARAMETERS=given)
+        self._rest, self.websocket_api = re.findall(r"(?:REST|WebSocket) +\w+://(\w+)\.", printed)
+        self._tell_where_connections_are()
+        return printed
+
+    def destroy(self) -> str:
+        """`make destroy`."""
+        return self.command("destroy", CONFIRM=self.stage)
+
+    def command(self, command: str, *options: str, **environment: str) -> str:
+        """A command of `python -m infra`; what it printed. Raises RuntimeError with its errors."""
+        ended = subprocess.run(
+            [sys.executable, "-m", "infra", command, self.stage, *options],
+            cwd=self._checkout,
+            env={**without_aws(), **self.aws, **environment},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if ended.returncode:
+            raise RuntimeError(ended.stderr)
+        return ended.stdout
 
     @property
     def running(self) -> Running:
-        websocket = self.api("WebsocketAPIId")
+        websocket = self._api(self.websocket_api)
         return Running(
-            http=self.api("RestAPIId"),
+            http=self._api(self._rest),
             websocket=websocket.replace("http://", "ws://"),
             management=websocket,
             aws=self.aws,
         )
 
-    def deploy(self, package: Path, stage: str, **parameters: str) -> None:
-        """As `make deploy` does, but for what the emulator lacks."""
-        deployment = Deployment(Stage(stage), self.session)
-        self.outputs = deployment.deploy(package, parameters, self._for_the_emulator)
-        self._tell_where_connections_are()
+    def _api(self, api: str) -> str:
+        """Where the emulator has an API: as a path, since its names are no hosts here."""
+        return f"{self.aws['AWS_ENDPOINT_URL']}/_aws/execute-api/{api}/api"
 
-    def destroy(self, stage: str) -> None:
-        """As `make destroy` does."""
-        Deployment(Stage(stage), self.session).destroy()
-
-    def _for_the_emulator(self, template: Any) -> Any:
-        """The template, less two kinds of resource that the emulator does not have, with the
-        settings of the test."""
-        resources = template["Resources"]
-        for name, resource in list(resources.items()):
-            properties = resource["Properties"]
-            kind = resource["Type"]
-            with_math = kind == "AWS::CloudWatch::Alarm" and "Metrics" in properties
-            if kind == "AWS::ApiGatewayV2::Deployment" or with_math:
-                del resources[name]
-            elif kind == "AWS::Serverless::Function":
-                variables = properties["Environment"]["Variables"]
-                variables |= {**SETTINGS, "AWS_ENDPOINT_URL": self.aws["AWS_ENDPOINT_URL"]}
-        return template
+    def _configure(self, variables: dict[str, str]) -> None:
+        """Have the stage's functions know the variables, as `.chalice/config.json` says it."""
+        path = self._checkout / ".chalice" / "config.json"
+        config = json.loads(path.read_text())
+        stage = config["stages"].setdefault(self.stage, {})
+        stage["environment_variables"] = variables
+        path.write_text(json.dumps(config))
 
     def _tell_where_connections_are(self) -> None:
         """API Gateway's own name for the API, which an event has, is no host here."""
         functions = self.client("lambda")
         for function in functions.list_functions()["Functions"]:
             variables = function["Environment"]["Variables"]
-            variables["HERALD_MANAGEMENT_ENDPOINT"] = self.api("WebsocketAPIId")
+            variables["HERALD_MANAGEMENT_ENDPOINT"] = self._api(self.websocket_api)
             functions.update_function_configuration(
                 FunctionName=function["FunctionName"], Environment={"Variables": variables}
             )
 
 
+def without_aws() -> dict[str, str]:
+    """The environment, but for what leads the SDK somewhere."""
+    return {name: value for name, value in os.environ.items() if name[:4] != "AWS_"}
+
+
 @contextmanager
-def emulated() -> Iterator[Deployed]:
-    """An AWS to deploy to, until the context ends."""
+def emulated() -> Iterator[str]:
+    """An AWS to deploy to, until the context ends; its endpoint."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen([PYTHON, EMULATE, str(port)], stdin=subprocess.PIPE)
@@ -120,7 +135,7 @@ def emulated() -> Iterator[Deployed]:
                 assert process.poll() is None, "the emulator ended at once"
                 assert time.monotonic() < end
                 time.sleep(0.05)
-        yield Deployed(f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}"
     finally:
         assert process.stdin is not None
         process.stdin.close()

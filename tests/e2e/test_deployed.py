@@ -2,12 +2,12 @@
 emulator's API Gateway, with real clients."""
 
 import json
-from pathlib import Path
+import re
 from typing import Any
 
 import pytest
 
-from infra.deploy import DeploymentError
+from infra.stage import FUNCTIONS
 from tests.clients import Client, eventually, token
 from tests.e2e.deployment import Deployed
 from tests.e2e.test_node import Node
@@ -40,26 +40,69 @@ def test_everything_is_there(cloud: Client) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-def test_to_deploy_again_changes_nothing(deployed: Deployed, packaged: Path) -> None:
-    before = deployed.outputs
-    deployed.deploy(packaged, "prod")
-    assert deployed.outputs == before
+def test_the_connect_route_asks_the_authorizer(deployed: Deployed) -> None:
+    apis = deployed.client("apigatewayv2")
+    routes = apis.get_routes(ApiId=deployed.websocket_api)["Items"]
+    [authorizer] = apis.get_authorizers(ApiId=deployed.websocket_api)["Items"]
+    [route] = [one for one in routes if one["RouteKey"] == "$connect"]
+    assert route["AuthorizationType"] == "CUSTOM"
+    assert route["AuthorizerId"] == authorizer["AuthorizerId"]
+    assert re.search("[cC]onnect_?[aA]uthorizer", authorizer["AuthorizerUri"])
 
 
-def test_a_parameter_stays_as_it_was_set(deployed: Deployed, packaged: Path) -> None:
-    def rate() -> str:
-        [stack] = deployed.client("cloudformation").describe_stacks(StackName="herald-prod")[
-            "Stacks"
-        ]
+def test_the_queue_hears_of_each_failed_job(deployed: Deployed) -> None:
+    [source] = deployed.client("lambda").list_event_source_mappings()["EventSourceMappings"]
+    assert source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert source["EventSourceArn"].endswith(f"herald-{deployed.stage}-fanout")
+
+
+def test_every_function_has_a_role_and_a_log_group_of_its_own(deployed: Deployed) -> None:
+    functions = deployed.client("lambda").list_functions()["Functions"]
+    groups = {one["LoggingConfig"]["LogGroup"] for one in functions}
+    assert groups == {f"/herald/{deployed.stage}/{function}" for function in FUNCTIONS}
+    assert len({one["Role"] for one in functions}) == len(FUNCTIONS)
+    logs = deployed.client("logs").describe_log_groups()["logGroups"]
+    assert {one["logGroupName"]: one["retentionInDays"] for one in logs}.items() >= {
+        (group, 30) for group in groups
+    }
+
+
+def test_who_needs_attention_calls_for_it(deployed: Deployed) -> None:
+    """The emulator takes no alarms over metric math."""
+    alarms = deployed.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    assert {one["AlarmName"] for one in alarms} == {
+        f"herald-{deployed.stage}-dead-letters",
+        f"herald-{deployed.stage}-queue-age",
+    }
+
+
+@pytest.mark.timeout(240)
+def test_a_parameter_stays_as_it_was_set(deployed: Deployed) -> None:
+    def throttling() -> list[float]:
+        names = ["ThrottlingRate", "ThrottlingBurst"]
+        if deployed.stage == "dev":
+            apis = deployed.client("apigatewayv2")
+            stage = apis.get_stage(ApiId=deployed.websocket_api, StageName="api")
+            return [stage["DefaultRouteSettings"][f"{name}Limit"] for name in names]
+        # What CloudFormation sets, the emulator's API Gateway does not show.
+        stacks = deployed.client("cloudformation")
+        [stack] = stacks.describe_stacks(StackName="herald-prod")["Stacks"]
         values = {one["ParameterKey"]: one["ParameterValue"] for one in stack["Parameters"]}
-        return values["ThrottlingRate"]
+        return [float(values[name]) for name in names]
 
-    deployed.deploy(packaged, "prod", ThrottlingRate="4000")
-    assert rate() == "4000"
-    deployed.deploy(packaged, "prod", ThrottlingBurst="2000")
-    assert rate() == "4000"
-    with pytest.raises(DeploymentError, match="Nonsense is no parameter; there are AccessLogs"):
-        deployed.deploy(packaged, "prod", Nonsense="1")
+    before = deployed.running
+    assert throttling() == [4000, 2500]  # the first by its deployment, the second by default
+    deployed.deploy(ThrottlingBurst="2000")
+    assert throttling() == [4000, 2000]
+    assert deployed.running == before
+    with pytest.raises(RuntimeError, match="Nonsense is no parameter; there are A"):
+        deployed.deploy(Nonsense="1")
+
+
+def test_a_stage_is_deployed_in_one_way(deployed: Deployed) -> None:
+    other = {"prod": "chalice", "dev": "cloudformation"}[deployed.stage]
+    with pytest.raises(RuntimeError, match="was deployed the other way: destroy it first"):
+        deployed.command("deploy", "--with", other)
 
 
 def test_who_has_no_right_token_gets_nowhere(cloud: Client) -> None:
@@ -148,7 +191,7 @@ def test_the_sweep_runs_and_counts(deployed: Deployed, cloud: Client) -> None:
         if "active"
         in (
             item := deployed.client("dynamodb").get_item(
-                TableName="herald-prod-users",
+                TableName=f"herald-{deployed.stage}-users",
                 Key={"user": {"S": f"sweep-connections-{number}"}},
             )["Item"]
         )

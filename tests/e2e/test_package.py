@@ -3,11 +3,15 @@
 import json
 import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gateway.configuration import PROJECT
-from infra.stage import FUNCTIONS
+from infra.stage import FUNCTIONS, Stage
+from infra.template import edge, storage
 
 CFN_LINT = PROJECT / ".venv" / "e2e" / "bin" / "cfn-lint"
 COMPILED = ("_cffi_backend.", "cryptography/hazmat/bindings/_rust.", "httptools/parser/parser.")
@@ -41,6 +45,15 @@ def test_the_template_is_sound(packaged: Path) -> None:
     subprocess.run([CFN_LINT, packaged / "sam.json"], check=True)
 
 
+@pytest.mark.parametrize("template", [storage, edge])
+def test_what_chalice_deploy_lacks_is_sound(
+    template: Callable[[Stage], dict[str, Any]], tmp_path: Path
+) -> None:
+    written = tmp_path / "template.json"
+    written.write_text(json.dumps(template(Stage("dev"))))
+    subprocess.run([CFN_LINT, written], check=True)
+
+
 def test_the_template_has_all_that_a_stage_needs(packaged: Path) -> None:
     template: Any = json.loads((packaged / "sam.json").read_text())
     resources = template["Resources"]
@@ -68,3 +81,5 @@ def test_the_template_has_all_that_a_stage_needs(packaged: Path) -> None:
     ]
     assert all(name.startswith("herald-prod-") for name in names)
     assert len(names) == 4
+    domains = [name for name, one in resources.items() if one["Type"].endswith("::DomainName")]
+    assert sorted(domains) == ["ApiGatewayCustomDomain", "WebsocketApiCustomDomain"]

@@ -20,7 +20,7 @@ from chalice.app import (
 )
 from chalice.app import WebsocketEvent as ChaliceEvent
 
-from chalicelib import authorizers, rest
+from chalicelib import authorizers, loading, rest
 from chalicelib.access import AccessRules
 from chalicelib.errors import ANSWERS, Forbidden, HeraldError, Unauthorized, Unavailable
 from chalicelib.events import WebSocketEvent
@@ -77,9 +77,10 @@ def verify(token: str) -> Principal:
 @cache
 def service() -> "Service":
     """What needs AWS. Made at first use: the authorizers do without, and start faster for it."""
-    from chalicelib.service import Service
+    with loading.to_stay():
+        from chalicelib.service import Service
 
-    return Service(settings, verify, rules, metrics)
+        return Service(settings, verify, rules, metrics)
 
 
 @app.middleware("all")

@@ -189,13 +189,13 @@ def fetch(url: str) -> object:
 def _stored_secret(arn: str) -> OctKey:
     """The current secret of `arn`. Raises NotFetched."""
     # The SDK takes longer to load than everything else that an authorizer does.
-    import boto3
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.session import Session
 
-    from chalicelib.storage import CLIENT_LIMITS
+    from chalicelib.sdk import sdk_client
 
     try:
-        client = boto3.client("secretsmanager", region_name=arn.split(":")[3], config=CLIENT_LIMITS)
+        client = sdk_client(Session(), "secretsmanager", arn.split(":")[3])
         answer = client.get_secret_value(SecretId=arn)
     except (BotoCoreError, ClientError) as error:
         raise NotFetched(str(error)) from error

@@ -1,11 +1,9 @@
 """Herald, wired: what needs AWS, made once for an execution environment."""
 
 import time
-from collections.abc import Callable
 from functools import cache, partial
 
-import boto3
-from botocore.exceptions import BotoCoreError
+from botocore.session import Session
 
 from chalicelib.access import AccessRules
 from chalicelib.actions import Actions
@@ -16,7 +14,6 @@ from chalicelib.consequences import Consequences
 from chalicelib.delivery import Delivery
 from chalicelib.dispatch import Dispatcher
 from chalicelib.encryption import Encryption
-from chalicelib.errors import Unavailable
 from chalicelib.fanout import Fanout, Worker
 from chalicelib.handshake import Doorkeeper
 from chalicelib.idempotency import Idempotency
@@ -29,9 +26,9 @@ from chalicelib.pace import Pacer
 from chalicelib.principal import Principal
 from chalicelib.progress import Progress
 from chalicelib.records import Tables
+from chalicelib.sdk import credentials, sdk_client
 from chalicelib.settings import EVICT_OLDEST, FAILS_OPEN, Settings
-from chalicelib.signing import Credentials
-from chalicelib.storage import CLIENT_LIMITS, check, dynamodb_client
+from chalicelib.storage import check, dynamodb_client
 from chalicelib.submissions import Submissions
 from chalicelib.sweep import Sweeper, active_connections
 from chalicelib.terminate import Terminator
@@ -53,8 +50,8 @@ class Service:
     def __init__(
         self, settings: Settings, verify: Verify, rules: AccessRules, metrics: Metrics
     ) -> None:
-        session = boto3.Session()
-        region = session.region_name or DEFAULT_REGION
+        session = Session()
+        region = session.get_config_variable("region") or DEFAULT_REGION
         client = dynamodb_client(session)
         tables = Tables(
             settings.connections_table,
@@ -78,21 +75,21 @@ class Service:
         )
         self.users = Users(client, tables, messages)
         self.delivery = Delivery(
-            sdk_credentials(session),
+            credentials(session),
             region,
             settings.management_endpoint,
         )
         audiences = Audiences(client, tables)
         topic = None
         if settings.notify_topic_arn is not None:
-            sns = cache(partial(session.client, "sns", config=CLIENT_LIMITS))
+            sns = cache(partial(sdk_client, session, "sns"))
             topic = Topic(sns, settings.notify_topic_arn)
         notifier = Notifier(audiences, self.delivery, topic)
         consequences = Consequences(self.connections, self.delivery, notifier, now_ms)
         self.terminator = Terminator(self.connections, self.delivery, now_ms)
         broadcaster = Broadcaster(self.delivery, consequences, self.terminator, metrics)
         self.progress = Progress(client, tables.messages, self.encryption)
-        sqs = cache(partial(session.client, "sqs", config=CLIENT_LIMITS))
+        sqs = cache(partial(sdk_client, session, "sqs"))
         queue = Queue(sqs, settings.fanout_queue_url or "")
         fanout = Fanout(self.progress, queue, partial(active_connections, client, tables))
         self.worker = Worker(
@@ -159,23 +156,3 @@ class Service:
     def parser(self, sender: Principal, stamp: Stamp) -> MessageParser:
         """Parses what `sender` sends in one request."""
         return MessageParser(sender.user_id, stamp, may_encrypt=self.encryption.available)
-
-
-def sdk_credentials(session: boto3.Session) -> Callable[[], Credentials]:
-    """What the SDK would sign with at each moment; it refreshes what expires.
-
-    The function raises Unavailable where there are none.
-    https://docs.aws.amazon.com/boto3/latest/guide/credentials.html
-    """
-
-    def current() -> Credentials:
-        try:
-            found = session.get_credentials()
-            frozen = found and found.get_frozen_credentials()
-        except BotoCoreError as error:
-            raise Unavailable(f"AWS credentials are missing: {error}") from error
-        if not frozen or not frozen.access_key or not frozen.secret_key:
-            raise Unavailable("AWS credentials are missing")
-        return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
-
-    return current

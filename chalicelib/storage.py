@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
+from botocore.session import Session
 
 from chalicelib.errors import Contended, Unavailable
 from chalicelib.expressions import Action
 from chalicelib.records import Item, Tables
+from chalicelib.sdk import sdk_client
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -32,25 +32,12 @@ CONFLICT_BACKOFF_SECONDS = 0.02
 
 logger = logging.getLogger("herald.storage")
 
-CLIENT_LIMITS = Config(
-    connect_timeout=0.4,
-    read_timeout=0.8,
-    retries={"mode": "standard", "total_max_attempts": 2},
-    max_pool_connections=50,
-)
-"""An answer, or an end, within three seconds: 0.8 s twice, and the SDK's pause of up to 1 s.
 
-DynamoDB answers in milliseconds, so who waits longer waits for nothing; and a second try, on
-another socket, mends what one lost packet or one slow server did. The SDK's defaults are a minute
-for each try: a client in its handshake, or a caller of POST, would wait for longer than API
-Gateway does. https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
-"""
-
-
-def dynamodb_client(session: boto3.Session) -> "DynamoDBClient":
-    """A client that answers or gives up soon. Raises Unavailable where AWS is not configured."""
+def dynamodb_client(session: Session) -> "DynamoDBClient":
+    """A client of it. Raises Unavailable where AWS is not configured."""
     with reaching_storage():
-        return session.client("dynamodb", config=CLIENT_LIMITS)
+        client: DynamoDBClient = sdk_client(session, "dynamodb")
+    return client
 
 
 def check(client: "DynamoDBClient", tables: Tables) -> None:

@@ -14,6 +14,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.cloudformation import DeploymentError
+from infra.code import compile_modules
 from infra.deploy import Deployment
 from infra.direct import DirectDeployment
 from infra.policies import policy
@@ -87,6 +88,7 @@ def package(stage: Stage) -> Path:
         stdout=subprocess.DEVNULL,
     )
     code = out / "deployment.zip"
+    compile_modules(code)
     size = code.stat().st_size
     if size > MAX_ZIP_BYTES:
         raise SystemExit(f"{code} has {size:,} bytes; {MAX_ZIP_BYTES:,} are allowed")

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from infra.template import edge, storage
 CFN_LINT = PROJECT / ".venv" / "e2e" / "bin" / "cfn-lint"
 COMPILED = ("_cffi_backend.", "cryptography/hazmat/bindings/_rust.", "httptools/parser/parser.")
 PACKAGES = {
+    "__pycache__",
     "aws_lambda_powertools",
     "cffi",
     "chalice",
@@ -38,7 +40,21 @@ def test_the_code_is_complete_and_small_and_nothing_else(packaged: Path) -> None
         assert any(name.startswith(prefix) and name.endswith(".so") for name in names)
     folders = {name.partition("/")[0] for name in names if "/" in name}
     assert {one for one in folders if not one.endswith((".dist-info", ".data"))} == PACKAGES
-    assert not any("__pycache__" in name and name.startswith("chalicelib") for name in names)
+
+
+def test_no_module_is_compiled_at_a_cold_start(packaged: Path, tmp_path: Path) -> None:
+    """Python says of each module that it loads where from."""
+    zipfile.ZipFile(packaged / "deployment.zip").extractall(tmp_path)
+    loaded = subprocess.run(
+        [sys.executable, "-v", "-c", "import app; import chalicelib.service"],
+        cwd=tmp_path,
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    assert f"# code object from {tmp_path}" not in loaded
+    assert f"# code object from '{tmp_path}/chalicelib/__pycache__/service.cpython-" in loaded
 
 
 def test_the_template_is_sound(packaged: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib.storage import CLIENT_LIMITS
+from chalicelib.sdk import CLIENT_LIMITS
 from tests.clients import Client, token
 from tests.proxy import Proxy, proxy
 

@@ -6,16 +6,17 @@ import sys
 from itertools import pairwise
 from typing import Any
 
-import boto3
 import pytest
 from botocore.credentials import RefreshableCredentials
+from botocore.session import Session as SdkSession
 
 from chalicelib.access import AccessRules
 from chalicelib.auth import TokenVerifier
 from chalicelib.errors import Unavailable
 from chalicelib.metrics import Metrics
 from chalicelib.principal import Principal
-from chalicelib.service import Service, sdk_credentials
+from chalicelib.sdk import credentials
+from chalicelib.service import Service
 from chalicelib.settings import Settings
 from chalicelib.signing import Credentials
 from chalicelib.ulid import ALPHABET, Stamp
@@ -48,20 +49,20 @@ def test_credentials_that_expire_are_refreshed() -> None:
         expiring(1, minutes=1), refresh_using=lambda: expiring(2, minutes=60), method="test"
     )
     session: Any = Session(found)
-    assert sdk_credentials(session)() == Credentials("AK2", "secret2", "token2")
+    assert credentials(session)() == Credentials("AK2", "secret2", "token2")
 
 
 def test_the_sdks_own_chain_supplies_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
-    assert sdk_credentials(boto3.Session())() == Credentials("AK", "secret", "token")
+    assert credentials(SdkSession())() == Credentials("AK", "secret", "token")
 
 
 def test_no_credentials_are_an_error_that_says_so() -> None:
     session: Any = Session(None)
     with pytest.raises(Unavailable, match="credentials are missing"):
-        sdk_credentials(session)()
+        credentials(session)()
 
 
 def test_the_authorizers_need_no_sdk() -> None:

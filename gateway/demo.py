@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
-from websockets.asyncio.client import ClientConnection, connect
 
+from clients.python.herald_client import Herald
 from gateway.configuration import Configuration
 from gateway.server import Running, gateway
 from gateway.tokens import token
@@ -23,19 +23,14 @@ async def demo(configured: Configuration) -> int:
         async with contextlib.AsyncExitStack() as stack:
             clients = {}
             for name, user in (("bob's phone", "bob"), ("bob's laptop", "bob"), ("carol", "carol")):
-                client = connect(
-                    running.websocket,
-                    additional_headers={
-                        "Authorization": f"Bearer {token(configured.environment, user)}"
-                    },
-                )
+                client = Herald(running.websocket, token(configured.environment, user))
                 clients[name] = await stack.enter_async_context(client)
                 print(f"{name} is connected")
             report = await _post(running, token(configured.environment, "alice"))
             print(f"alice posted a message; the report: {json.dumps(report)}")
             received = await asyncio.gather(*map(_receive, clients.values()))
-    for name, frame in zip(clients, received, strict=True):
-        print(f"{name} received {frame or 'NOTHING'}")
+    for name, message in zip(clients, received, strict=True):
+        print(f"{name} received {json.dumps(message) if message else 'NOTHING'}")
     return 0 if all(received) else 1
 
 
@@ -49,9 +44,7 @@ async def _post(running: Running, alice: str) -> Any:
     return answer.json()
 
 
-async def _receive(client: ClientConnection) -> str | None:
-    try:
+async def _receive(client: Herald) -> Any:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(RECEIVE_SECONDS):
-            return str(await client.recv())
-    except TimeoutError:
-        return None
+            return await anext(aiter(client))

@@ -1,0 +1,1 @@
+"""Clients of Herald, to be copied: each is one file."""

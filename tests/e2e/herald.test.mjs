@@ -1,0 +1,192 @@
+/**
+ * `clients/js` in Node: what it keeps up, and what it says when it can't.
+ *
+ * HERALD_URL and HERALD_REST are of a gateway that closes what is idle for a second; HERALD_SECRET
+ * signs its tokens.
+ */
+
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { SignJWT } from "jose";
+import { WebSocket, WebSocketServer } from "ws";
+
+import { Herald, HeraldError, expiry } from "../../clients/js/herald.js";
+
+const { HERALD_URL: URL, HERALD_REST: REST, HERALD_SECRET: SECRET } = process.env;
+const SCOPE = "ws:connect messages:send messages:broadcast users:read connections:manage";
+const SOON = { firstPause: 50, longestPause: 100 };
+
+const token = (sub, { seconds = 600, ...claims } = {}) =>
+  new SignJWT({ scope: SCOPE, ...claims, sub, exp: Math.floor(Date.now() / 1000) + seconds })
+    .setProtectedHeader({ alg: "HS256" })
+    .sign(new TextEncoder().encode(SECRET));
+
+const herald = async (user, options = {}) => {
+  const client = new Herald(URL, { token: () => token(user), WebSocket, ...options });
+  await client.connect();
+  return client;
+};
+
+const detail = async (client, type) => (await once(client, type))[0].detail;
+
+const rest = async (user, path, options = {}) =>
+  fetch(REST + path, { ...options, headers: { Authorization: `Bearer ${await token(user)}` } });
+
+/** A server that does to each connection what Herald would not. */
+const server = async (t, handle) => {
+  const serving = new WebSocketServer({ port: 0, host: "127.0.0.1" });
+  await once(serving, "listening");
+  serving.on("connection", handle);
+  t.after(() => {
+    serving.clients.forEach((client) => client.terminate());
+    serving.close();
+  });
+  return `ws://127.0.0.1:${serving.address().port}`;
+};
+
+test("a message is sent, reported and received", async () => {
+  const [pat, ron] = [await herald("js-pat"), await herald("js-ron")];
+  const received = detail(ron, "message");
+  const report = await pat.send({ to: { users: ["js-ron"] }, data: { text: "Hi" } });
+  assert.deepEqual([report.recipients, report.delivered, report.ref], [1, 1, undefined]);
+  const message = await received;
+  assert.deepEqual([message.from, message.data], ["js-pat", { text: "Hi" }]);
+  assert.ok((await ron.ping()) > 0);
+  pat.close();
+  ron.close();
+});
+
+test("a refusal has its code", async () => {
+  const pat = await herald("js-pat");
+  await assert.rejects(pat.join("no-group-of-mine"), (error) => {
+    assert.ok(error instanceof HeraldError);
+    return error.code === "forbidden" && error.details.type === "error";
+  });
+  pat.close();
+});
+
+test("groups are joined and left", async () => {
+  const pat = await herald("js-pat", { token: token("js-pat", { groups: ["js-*"] }) });
+  const message = { to: { groups: ["js-1"] }, data: 1 };
+  await pat.join("js-1");
+  assert.equal((await pat.send(message)).delivered, 1);
+  await pat.leave("js-1");
+  assert.equal((await pat.send(message)).recipients, 0);
+  pat.close();
+});
+
+test("it connects again when the connection breaks", async () => {
+  const rita = await herald("js-rita", SOON);
+  const [closed, opened] = [detail(rita, "close"), detail(rita, "open")];
+  assert.equal((await rest("js-rita", "/users/js-rita/connections", { method: "DELETE" })).status, 204);
+  const { code, retryIn } = await closed;
+  assert.equal(code, 1000);
+  assert.ok(retryIn >= 0 && retryIn <= 50);
+  assert.deepEqual(await opened, { again: true });
+  assert.equal((await rita.send({ to: { users: ["js-rita"] }, data: 1 })).delivered, 1);
+  rita.close();
+});
+
+test("pings keep it from being idle", async () => {
+  const pat = await herald("js-pat", { pingEvery: 200 });
+  const lost = detail(pat, "close");
+  assert.equal(await Promise.race([lost, sleep(2500, "still there")]), "still there");
+  pat.close();
+  assert.equal((await lost).retryIn, null);
+});
+
+test("a newer token comes before the old one expires", async () => {
+  let asked = 0;
+  const tess = await herald("js-tess", {
+    pingEvery: 300,
+    token: () => token("js-tess", { seconds: (asked += 1) === 1 ? 3 : 600 }),
+  });
+  const lost = detail(tess, "close");
+  assert.equal(await Promise.race([lost, sleep(9000, "still there")]), "still there");
+  assert.equal(asked, 2);
+  await tess.ping(); // which Herald would not answer with the first one
+  tess.close();
+});
+
+test("what waits for an answer is told of the end", async (t) => {
+  const url = await server(t, (socket) => socket.on("message", () => socket.close()));
+  const client = new Herald(url, { token: "-", WebSocket, ...SOON });
+  await client.connect();
+  await assert.rejects(client.ping(), { code: "disconnected" });
+  client.close();
+  await assert.rejects(client.ping(), { code: "disconnected" });
+});
+
+test("no answer in time is an error", async (t) => {
+  const client = new Herald(await server(t, () => {}), { token: "-", WebSocket, timeout: 100 });
+  await client.connect();
+  await assert.rejects(client.send({ to: { all: true }, data: 1 }), { code: "timeout" });
+  client.close();
+});
+
+test("a connection on which nothing answers is given up", async (t) => {
+  let opened = 0;
+  const url = await server(t, () => (opened += 1));
+  const client = new Herald(url, { token: "-", WebSocket, pingEvery: 50, timeout: 100, ...SOON });
+  await client.connect();
+  while (opened < 3) await detail(client, "open");
+  client.close();
+});
+
+test("an id that came before is dropped", async (t) => {
+  const frame = (...ids) =>
+    JSON.stringify({ type: "messages", messages: ids.map((id) => ({ id, data: id })) });
+  const url = await server(t, (socket) => {
+    for (const text of [frame("a", "b"), frame("b", "a", "c"), frame("d")]) socket.send(text);
+  });
+  const client = new Herald(url, { token: "-", WebSocket });
+  const received = [];
+  client.addEventListener("message", (event) => received.push(event.detail.data));
+  client.connect();
+  while (!received.includes("d")) await detail(client, "frame");
+  assert.deepEqual(received, ["a", "b", "c", "d"]);
+  client.close();
+});
+
+test("a better token is tried next, and a display sees none", async () => {
+  const tokens = ["nonsense", await token("js-pat")];
+  const client = new Herald(URL, { token: () => tokens.shift(), WebSocket, ...SOON });
+  const frames = [];
+  client.addEventListener("frame", (event) => frames.push(event.detail.text));
+  await client.connect();
+  await client.ping();
+  assert.equal(frames.length, 2);
+  assert.ok(frames.every((text) => !text.includes("eyJ")));
+  client.close();
+});
+
+test("notices are apart from messages, and what nobody waits for is a failure", async (t) => {
+  const url = await server(t, (socket) => {
+    socket.send('{"type": "notice", "code": "token_expired"}');
+    socket.send('{"message": "Internal server error", "connectionId": "-", "requestId": "-"}');
+  });
+  const client = new Herald(url, { token: "-", WebSocket });
+  const [notice, failure] = [detail(client, "notice"), detail(client, "failure")];
+  await client.connect();
+  assert.equal((await notice).code, "token_expired");
+  assert.equal((await failure).message, "Internal server error");
+  client.close();
+});
+
+test("close() ends what it began", async () => {
+  const client = new Herald("ws://127.0.0.1:9", { token: "-", WebSocket, ...SOON });
+  const connecting = client.connect();
+  await detail(client, "close");
+  client.close();
+  await assert.rejects(connecting, { code: "closed" });
+});
+
+test("when a token expires", async () => {
+  const before = Date.now();
+  const seconds = (expiry(await token("js-pat")) - before) / 1000;
+  assert.ok(seconds > 590 && seconds <= 600);
+  for (const nonsense of ["", "a.b", "a.e30.c"]) assert.equal(expiry(nonsense), Infinity);
+});

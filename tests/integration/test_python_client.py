@@ -1,0 +1,241 @@
+"""`clients/python`: what it keeps up, and what it says when it can't."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+from clients.python.herald_client import Herald, HeraldError, Options, expiry
+from tests.clients import Client, token
+
+SOON = Options(first_pause=0.05, longest_pause=0.1, timeout=5.0)
+SECONDS = 10.0
+
+
+@asynccontextmanager
+async def server(handle: Callable[[ServerConnection], Awaitable[None]]) -> AsyncIterator[str]:
+    """A server that does to each connection what Herald would not; its URL."""
+    async with serve(handle, "127.0.0.1", 0, subprotocols=["herald.v1"]) as serving:  # type: ignore[list-item]
+        yield f"ws://127.0.0.1:{serving.sockets[0].getsockname()[1]}"
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def first(herald: Herald, count: int) -> list[Any]:
+    """The data of the next messages."""
+    found: list[Any] = []
+    async with asyncio.timeout(SECONDS):
+        async for message in herald:
+            found.append(message["data"])
+            if len(found) == count:
+                break
+    return found
+
+
+def test_a_message_is_sent_reported_and_received(herald: Client) -> None:
+    async def run() -> None:
+        url = herald.running.websocket
+        async with Herald(url, token("pat")) as pat, Herald(url, token("ron")) as ron:
+            report = await pat.send({"to": {"users": ["ron"]}, "data": {"text": "Hi"}})
+            assert (report["recipients"], report["delivered"]) == (1, 1)
+            assert "ref" not in report
+            assert await first(ron, 1) == [{"text": "Hi"}]
+            assert await ron.ping() < SECONDS
+
+    asyncio.run(run())
+
+
+def test_a_refusal_has_its_code(herald: Client) -> None:
+    async def run() -> None:
+        async with Herald(herald.running.websocket, token("pat", "ws:connect")) as pat:
+            with pytest.raises(HeraldError, match="scope") as refused:
+                await pat.send({"to": {"users": ["ron"]}, "data": 1})
+            assert refused.value.code == "forbidden"
+            with pytest.raises(HeraldError) as wrong:
+                await pat.join("no-group-of-mine")
+            assert wrong.value.details["type"] == "error"
+
+    asyncio.run(run())
+
+
+def test_groups_are_joined_and_left(herald: Client) -> None:
+    async def run() -> None:
+        url, mine = herald.running.websocket, token("pat", groups=["den-*"])
+        to_group = {"to": {"groups": ["den-1"]}, "data": 1}
+        async with Herald(url, mine) as pat:
+            await pat.join("den-1")
+            assert (await pat.send(to_group))["delivered"] == 1
+            await pat.leave("den-1")
+            assert (await pat.send(to_group))["recipients"] == 0
+
+    asyncio.run(run())
+
+
+def test_it_connects_again_when_the_connection_breaks(herald: Client) -> None:
+    async def run() -> None:
+        async with Herald(herald.running.websocket, token("rita"), SOON) as rita:
+            before = herald.connection_id("rita")
+            delete = f"{herald.running.management}/@connections/{before}"
+            assert (await asyncio.to_thread(herald.http.delete, delete)).status_code == 204
+            await until(lambda: not rita.connected)
+            await rita.connect()
+            assert rita.connected
+            await asyncio.to_thread(herald.report, {"users": ["rita"]}, "again")
+            assert await first(rita, 1) == ["again"]
+
+    asyncio.run(run())
+
+
+def test_what_waits_for_an_answer_is_told_of_the_end(herald: Client) -> None:
+    async def run() -> None:
+        async def mute(connection: ServerConnection) -> None:
+            await connection.recv()
+            await connection.close()
+
+        async with server(mute) as url, Herald(url, "-", SOON) as herald:
+            with pytest.raises(HeraldError) as lost:
+                await herald.send({"to": {"all": True}, "data": 1})
+            assert lost.value.code == "disconnected"
+
+    asyncio.run(run())
+
+
+def test_pings_keep_it_from_being_idle(herald_with: Callable[..., Client]) -> None:
+    herald = herald_with(GATEWAY_IDLE_TIMEOUT_SECONDS="0.6")
+
+    async def run() -> None:
+        active = Options(ping_every=0.1)
+        async with Herald(herald.running.websocket, token("pat"), active) as pat:
+            before = herald.connection_id("pat")
+            await asyncio.sleep(1.5)
+            assert pat.connected
+            assert herald.connection_id("pat") == before
+
+    asyncio.run(run())
+
+
+def test_a_connection_on_which_nothing_answers_is_given_up() -> None:
+    async def run() -> None:
+        opened = 0
+
+        async def mute(connection: ServerConnection) -> None:
+            nonlocal opened
+            opened += 1
+            with suppress(Exception):
+                await connection.wait_closed()
+
+        options = Options(ping_every=0.05, timeout=0.2, first_pause=0.05)
+        async with server(mute) as url, Herald(url, "-", options):
+            await until(lambda: opened >= 3)
+
+    asyncio.run(run())
+
+
+def test_a_newer_token_comes_before_the_old_one_expires(herald: Client) -> None:
+    async def run() -> None:
+        asked = 0
+
+        async def fetch() -> str:
+            nonlocal asked
+            asked += 1
+            return token("tess", exp=int(time.time()) + (3 if asked == 1 else 600))
+
+        async with Herald(herald.running.websocket, fetch) as tess:
+            [before] = herald.connections("tess")
+            await until(lambda: herald.connections("tess")[0]["tokenUntil"] != before["tokenUntil"])
+            [after] = herald.connections("tess")
+            assert after["connectionId"] == before["connectionId"]
+            assert int(after["tokenUntil"]["N"]) > int(before["tokenUntil"]["N"]) + 500
+            assert tess.connected
+            assert asked == 2
+
+    asyncio.run(run())
+
+
+def test_an_id_that_came_before_is_dropped() -> None:
+    async def run() -> None:
+        def frame(*ids: str) -> str:
+            return json.dumps({"type": "messages", "messages": [{"id": i, "data": i} for i in ids]})
+
+        async def twice(connection: ServerConnection) -> None:
+            for text in (frame("a", "b"), frame("b", "a", "c"), frame("d")):
+                await connection.send(text)
+            await connection.wait_closed()
+
+        async with server(twice) as url, Herald(url, "-") as herald:
+            assert await first(herald, 4) == ["a", "b", "c", "d"]
+
+    asyncio.run(run())
+
+
+def test_no_answer_in_time_is_an_error() -> None:
+    async def run() -> None:
+        async def mute(connection: ServerConnection) -> None:
+            await connection.wait_closed()
+
+        async with server(mute) as url, Herald(url, "-", Options(timeout=0.1)) as herald:
+            with pytest.raises(HeraldError, match="no answer to send") as late:
+                await herald.send({"to": {"all": True}, "data": 1})
+            assert late.value.code == "timeout"
+
+    asyncio.run(run())
+
+
+def test_a_fixed_token_that_is_refused_is_an_error_at_once(herald: Client) -> None:
+    async def run() -> None:
+        with pytest.raises(HeraldError, match="answered 401") as refused:
+            await Herald(herald.running.websocket, "nonsense", SOON).connect()
+        assert refused.value.code == "refused"
+
+    asyncio.run(run())
+
+
+def test_a_better_token_is_tried_next(herald: Client) -> None:
+    async def run() -> None:
+        tokens = iter(["nonsense", token("pat")])
+        async with Herald(herald.running.websocket, lambda: next(tokens), SOON) as pat:
+            assert pat.connected
+
+    asyncio.run(run())
+
+
+def test_notices_are_apart_from_messages() -> None:
+    async def run() -> None:
+        notice = {"type": "notice", "code": "connection_removed", "reason": "x"}
+
+        async def tell(connection: ServerConnection) -> None:
+            await connection.send(json.dumps(notice))
+            await connection.wait_closed()
+
+        async with server(tell) as url, Herald(url, "-") as herald:
+            assert await asyncio.wait_for(herald.notices.get(), SECONDS) == notice
+
+    asyncio.run(run())
+
+
+def test_iteration_ends_with_the_connection(herald: Client) -> None:
+    async def run() -> None:
+        pat = Herald(herald.running.websocket, token("pat"))
+        await pat.connect()
+        await pat.close()
+        assert [message async for message in pat] == []
+        with pytest.raises(HeraldError) as closed:
+            await pat.ping()
+        assert closed.value.code == "disconnected"
+
+    asyncio.run(run())
+
+
+def test_when_a_token_expires() -> None:
+    assert expiry(token(exp=1_900_000_000)) == 1_900_000_000
+    for nonsense in ("", "a.b", "a.e30.c"):
+        assert expiry(nonsense) is None

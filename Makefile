@@ -47,7 +47,8 @@ deploy: $(READY) ## Deploy a stage to AWS: make deploy STAGE=dev PARAMETERS="Ala
 destroy: $(READY) ## Delete a stage, its tables too: make destroy STAGE=dev CONFIRM=dev
 	@CONFIRM="$(CONFIRM)" exec $(BIN)/python -m infra destroy "$(STAGE)"
 
-e2e: $(READY) tests/e2e/node_modules $(VENV)/e2e/.ready ## Deploy into an emulated AWS, and drive that and the local gateway with real clients (needs Node 20+ and npm)
+e2e: $(READY) tests/e2e/node_modules $(VENV)/e2e/.ready ## Deploy into an emulated AWS, and drive that and the local gateway with real clients (needs Node 20+ and npm; it installs Chromium)
+	@tests/e2e/install-browser.sh
 	$(BIN)/pytest tests/e2e
 
 tests/e2e/node_modules: tests/e2e/package-lock.json

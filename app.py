@@ -13,6 +13,7 @@ from chalice.app import (
     AuthResponse,
     Chalice,
     CloudWatchEvent,
+    CORSConfig,
     Rate,
     Request,
     Response,
@@ -46,6 +47,13 @@ ANSWERING_SECONDS = 2.0  # kept back from delivery, for the answer
 
 app = Chalice(app_name="herald")
 app.experimental_feature_flags.update(["WEBSOCKETS"])
+# Any page may ask: what it may do depends on the token that it sends, and `caller` asks for its
+# origin. Nothing is sent along by the browser itself, such as a cookie.
+app.api.cors = CORSConfig(
+    allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
+    expose_headers=["Idempotent-Replayed", "Retry-After", "x-amzn-RequestId"],
+    max_age=600,
+)
 
 configure_logging()
 logger = logging.getLogger("herald.app")

@@ -41,6 +41,7 @@ Herald is running. It reloads when code changes; Ctrl-C stops it.
   REST          {running.http}
   WebSocket     {running.websocket}
   @connections  {running.management}/@connections/{{connectionId}}
+  Console       {running.http}/console
 
 {first_steps}"""
 

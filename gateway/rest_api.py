@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from typing import Any
 
 from starlette.requests import Request
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from gateway.authorization import Refused, authorize
 from gateway.environments import Environments, FunctionError
 from gateway.events import RestRequest, canonical_headers, new_id
+from gateway.feed import Feed
 from gateway.log import log_line, printable
 from gateway.runtime import REST_FUNCTION
 
@@ -20,22 +22,30 @@ INTERNAL_ERROR = b'{"message": "Internal server error"}'
 class RestApi:
     """What API Gateway does around the function behind a REST API."""
 
-    def __init__(self, environments: Environments, domain_name: str, port: int) -> None:
+    def __init__(self, environments: Environments, domain_name: str, port: int, feed: Feed) -> None:
+        self._feed = feed
         self._environments = environments
         self._domain_name = domain_name
         self._port = port
 
     async def endpoint(self, request: Request) -> Response:
         """Answer one request, whatever becomes of it."""
+        began = time.perf_counter()
         response = await self._respond(request)
+        took = round((time.perf_counter() - began) * 1000, 1)
         path = printable(request.url.path)
-        log_line("REST", f"{request.method} {path}  {response.status_code}")
+        log_line("REST", f"{request.method} {path}  {response.status_code}  {took:.0f} ms")
+        self._feed.tell(
+            "rest", method=request.method, path=path, status=response.status_code, ms=took
+        )
         return response
 
     async def _respond(self, request: Request) -> Response:
         declared = self._environments.declared
         path: str = request.scope["raw_path"].decode("ascii", "replace").partition("?")[0]
         match = match_route(declared["routes"], path)
+        if match is not None and request.method == "OPTIONS" and match[0] in declared["preflights"]:
+            return Response(headers=declared["preflights"][match[0]], media_type="application/json")
         if match is None or request.method not in declared["routes"][match[0]]:
             return _error(
                 403, "MissingAuthenticationTokenException", "Missing Authentication Token"
@@ -121,7 +131,11 @@ def _error(status: int, error_type: str, message: str | None, field: str = "mess
     return Response(
         json.dumps({field: message}),
         status,
-        headers={"x-amzn-RequestId": new_id(), "x-amzn-ErrorType": error_type},
+        headers={
+            "x-amzn-RequestId": new_id(),
+            "x-amzn-ErrorType": error_type,
+            "Access-Control-Allow-Origin": "*",  # as the deployed stage's template has it
+        },
         media_type="application/json",
     )
 

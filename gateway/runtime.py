@@ -57,12 +57,26 @@ def describe(app: Any) -> dict[str, Any]:
         }
     return {
         "routes": routes,
+        "preflights": _preflights(app),
         "websocket": {key: _function(entry) for key, entry in app.websocket_handlers.items()},
         "schedules": _schedules(app),
         "queues": _queues(app),
         "functions": [_function(entry) for entry in app.pure_lambda_functions],
         "binaryTypes": app.api.binary_types,
     }
+
+
+def _preflights(app: Any) -> dict[str, dict[str, str]]:
+    """What OPTIONS of a path is answered where its methods allow pages of other origins."""
+    headers = {}
+    for path, methods in app.routes.items():
+        allowed = {method: entry.cors for method, entry in methods.items() if entry.cors}
+        if allowed:
+            headers[path] = {
+                **next(iter(allowed.values())).get_access_control_headers(),
+                "Access-Control-Allow-Methods": ",".join([*sorted(allowed), "OPTIONS"]),
+            }
+    return headers
 
 
 def _schedules(app: Any) -> dict[str, str]:

@@ -18,8 +18,11 @@ from watchfiles import PythonFilter, awatch
 from websockets import http11
 
 from gateway.configuration import Configuration
+from gateway.console import Console
 from gateway.emulator import emulated_aws
 from gateway.environments import Environments, FunctionError
+from gateway.faults import Faults
+from gateway.feed import Feed
 from gateway.log import log_line
 from gateway.queues import run_queues
 from gateway.rest_api import RestApi
@@ -88,11 +91,13 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
         stack.push_async_callback(environments.stop)
         await environments.start()
         domain_name = f"{configuration.host}:{port}"
-        websocket_api = WebSocketApi(environments, configuration, domain_name, port)
-        rest_api = RestApi(environments, domain_name, port)
-        server = _Server(_uvicorn(websocket_api, rest_api))
+        feed, faults = Feed(), Faults()
+        websocket_api = WebSocketApi(environments, configuration, domain_name, port, feed, faults)
+        rest_api = RestApi(environments, domain_name, port, feed)
+        console = Console(configuration, websocket_api, feed, faults)
+        server = _Server(_uvicorn(websocket_api, rest_api, console))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
-        stack.push_async_callback(_stop, server, serving, websocket_api)
+        stack.push_async_callback(_stop, server, serving, websocket_api, feed)
         scheduling = asyncio.create_task(run_schedules(environments, configuration.schedule))
         stack.callback(scheduling.cancel)
         feeding = asyncio.create_task(run_queues(environments, aws))
@@ -118,7 +123,7 @@ def _listener(configuration: Configuration) -> socket.socket:
     return listener
 
 
-def _uvicorn(websocket_api: WebSocketApi, rest_api: RestApi) -> uvicorn.Config:
+def _uvicorn(websocket_api: WebSocketApi, rest_api: RestApi, console: Console) -> uvicorn.Config:
     async def websocket_only(request: Request) -> Response:
         return PlainTextResponse("Upgrade Required", 426, {"Upgrade": "websocket"})
 
@@ -136,6 +141,7 @@ def _uvicorn(websocket_api: WebSocketApi, rest_api: RestApi) -> uvicorn.Config:
                 websocket_api.connections,
                 methods=connections,
             ),
+            *console.routes,
             Route("/{path:path}", rest_api.endpoint, methods=HTTP_METHODS),
         ]
     )
@@ -164,8 +170,9 @@ def _no_refusal(record: logging.LogRecord) -> bool:
 
 
 async def _stop(
-    server: uvicorn.Server, serving: asyncio.Task[None], websocket_api: WebSocketApi
+    server: uvicorn.Server, serving: asyncio.Task[None], websocket_api: WebSocketApi, feed: Feed
 ) -> None:
+    feed.close()
     websocket_api.close_all()
     await asyncio.sleep(0.05)  # the close frames go out before the server closes what is left
     server.should_exit = True

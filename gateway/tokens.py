@@ -13,9 +13,14 @@ DEFAULT_LIFETIME_SECONDS = 24 * 60 * 60
 
 
 def token(
-    environment: Mapping[str, str], user: str, scope: str = DEFAULT_SCOPE, **claims: object
+    environment: Mapping[str, str],
+    user: str,
+    scope: str = DEFAULT_SCOPE,
+    *,
+    seconds: int = DEFAULT_LIFETIME_SECONDS,
+    **claims: object,
 ) -> str:
-    """A token for `user` with `scope` (space-separated) and other claims, valid for a day.
+    """A token for `user` with `scope` (space-separated) and other claims, valid for `seconds`.
 
     Raises ConfigurationError where there is no secret to sign it with.
     """
@@ -27,7 +32,7 @@ def token(
         "sub": user,
         "scope": scope,
         "iat": now,
-        "exp": now + DEFAULT_LIFETIME_SECONDS,
+        "exp": now + seconds,
         **claims,
     }
     if environment.get("HERALD_JWT_ISSUER"):

@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,11 +16,14 @@ from gateway.authorization import Refused, authorize
 from gateway.configuration import Configuration
 from gateway.environments import Environments, FunctionError
 from gateway.events import WebSocketContext, canonical_headers, new_id
+from gateway.faults import Faults
+from gateway.feed import Feed
 from gateway.log import log_event, log_line, printable
 from gateway.sockets import CLOSED_BY_API, GOING_AWAY, MAX_MESSAGE_BYTES, BufferFull, Socket
 
 STAGE = "ws"
 CONNECT_AUTHORIZER = "connect_authorizer"  # a deployment attaches this function to `$connect`
+CARD = "card"  # the query parameter by which the console knows its connections again
 MESSAGES_AT_ONCE = 32  # handlers of one connection; more wait in the client's socket
 CONNECTION_ID = re.compile(r"[A-Za-z0-9_-]{15}=")
 
@@ -28,13 +32,33 @@ class WebSocketApi:
     """Connections, and the functions that hear of them."""
 
     def __init__(
-        self, environments: Environments, configuration: Configuration, domain_name: str, port: int
+        self,
+        environments: Environments,
+        configuration: Configuration,
+        domain_name: str,
+        port: int,
+        feed: Feed,
+        faults: Faults,
     ) -> None:
         self._environments = environments
         self._configuration = configuration
         self._domain_name = domain_name
         self._port = port
+        self._feed = feed
+        self._faults = faults
         self._sockets: dict[str, Socket] = {}
+
+    @property
+    def open_count(self) -> int:
+        """How many connections are open."""
+        return len(self._sockets)
+
+    def cut_off(self, connection_id: str) -> bool:
+        """Close a connection as API Gateway closes one that is too old; whether there is one."""
+        socket = self._sockets.get(connection_id)
+        if socket is not None:
+            socket.close(*GOING_AWAY)
+        return socket is not None
 
     def close_all(self) -> None:
         """The gateway stops."""
@@ -57,6 +81,7 @@ class WebSocketApi:
             subprotocol = await self._handshake(context)
         except Refused as refusal:
             log_event("CONNECT", context, str(refusal.status))
+            self._tell_feed("connect", context, status=refusal.status)
             await websocket.send_denial_response(_refusal(refusal.status, context))
             return
         await websocket.accept(subprotocol=subprotocol)
@@ -68,6 +93,7 @@ class WebSocketApi:
             self._configuration.max_duration,
         )
         self._sockets[context.connection_id] = socket
+        self._tell_feed("connect", context, status=101)
         writer = asyncio.create_task(socket.write())
         code, reason = 1006, "Connection closed abnormally"
         try:
@@ -76,11 +102,15 @@ class WebSocketApi:
             self._sockets.pop(context.connection_id, None)
             socket.release()
             writer.cancel()
+            self._faults.deliveries.pop(context.connection_id, None)
             log_event("DISCONNECT", context, f"{code} {printable(reason)}")
+            self._tell_feed("disconnect", context, code=code, reason=reason)
             await self._tell("$disconnect", context.disconnect(code, reason))
 
     async def _handshake(self, context: WebSocketContext) -> str | None:
         """The subprotocol that the `$connect` function chose. Raises Refused."""
+        if self._faults.handshake is not None:
+            raise Refused(self._faults.handshake)
         declared = self._environments.declared
         if CONNECT_AUTHORIZER in declared["functions"]:
             context.authorizer = await authorize(
@@ -170,18 +200,37 @@ class WebSocketApi:
         if socket is None or socket.closing is not None:
             return _error(410, "GoneException")
         if request.method == "POST":
-            return self._post(socket, body)
+            return await self._post(socket, body)
         if request.method == "DELETE":
             socket.close(*CLOSED_BY_API)
             return _answer(204)
         return _answer(200, json.dumps(_described(socket)).encode())
 
-    def _post(self, socket: Socket, body: bytes) -> Response:
+    async def _post(self, socket: Socket, body: bytes) -> Response:
+        fault = self._faults.of(socket.context.connection_id)
+        if fault.delay_ms:
+            await asyncio.sleep(fault.delay_ms / 1000)
+        response = FAULTS[fault.status]() if fault.status else self._send(socket, body)
+        self._tell_feed("delivery", socket.context, status=response.status_code, bytes=len(body))
+        return response
+
+    def _send(self, socket: Socket, body: bytes) -> Response:
+        if socket.closing is not None:  # while it was delayed
+            return _error(410, "GoneException")
         try:
             socket.send(body.decode("utf-8", "replace"))
         except BufferFull:
             return _error(429, "LimitExceededException", "The client reads too slowly")
         return _answer(200)
+
+    def _tell_feed(self, kind: str, context: WebSocketContext, **details: Any) -> None:
+        self._feed.tell(
+            kind,
+            connectionId=context.connection_id,
+            card=dict(parse_qsl(context.query)).get(CARD),
+            connections=self.open_count,
+            **details,
+        )
 
 
 def _ending(received: Any) -> tuple[int, str]:
@@ -233,3 +282,11 @@ def _answer(status: int, body: bytes = b"", headers: dict[str, str] | None = Non
 def _error(status: int, error_type: str, message: str | None = None) -> Response:
     body = b"" if message is None else json.dumps({"message": message}).encode()
     return _answer(status, body, {"x-amzn-ErrorType": error_type})
+
+
+FAULTS = {
+    403: lambda: _error(403, "ForbiddenException", "Forbidden"),
+    410: lambda: _error(410, "GoneException"),
+    429: lambda: _error(429, "LimitExceededException", "Too many requests"),
+    500: lambda: _error(500, "InternalServerErrorException", "Internal server error"),
+}

@@ -111,14 +111,19 @@ def edge(stage: Stage) -> dict[str, Any]:
 
 
 def gateway_responses() -> dict[str, Any]:
-    """API Gateway's own 401 of REST says which scheme it wants, as RFC 9110 section 11.6.1
-    demands."""
+    """API Gateway's own refusals of REST requests: pages of other origins may read them, and 401
+    says which scheme it wants, as RFC 9110 section 11.6.1 demands."""
+    readable = {"gatewayresponse.header.Access-Control-Allow-Origin": "'*'"}
+    templates = {"application/json": '{"message": $context.error.messageString}'}
+    wanted = {**readable, "gatewayresponse.header.WWW-Authenticate": "'Bearer'"}
     return {
         "UNAUTHORIZED": {
             "statusCode": "401",
-            "responseParameters": {"gatewayresponse.header.WWW-Authenticate": "'Bearer'"},
-            "responseTemplates": {"application/json": '{"message": $context.error.messageString}'},
-        }
+            "responseParameters": wanted,
+            "responseTemplates": templates,
+        },
+        "DEFAULT_4XX": {"responseParameters": readable, "responseTemplates": templates},
+        "DEFAULT_5XX": {"responseParameters": readable, "responseTemplates": templates},
     }
 
 

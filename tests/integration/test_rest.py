@@ -179,3 +179,32 @@ def test_503_when_storage_is_unreachable(herald_with: Callable[..., Client]) -> 
         assert int(answer.headers["retry-after"]) >= 1
         assert answer.json()["code"] == "unavailable"
     assert herald.refusal(f"?token={token()}") == 503
+
+
+def test_pages_of_other_origins_may_ask_and_read(herald: Client) -> None:
+    origin = {"Origin": "https://app.example.com"}
+    asked = {**origin, "Access-Control-Request-Method": "POST"}
+    preflight = herald.http.options("/messages", headers=asked)
+    assert preflight.status_code == 200
+    assert preflight.headers["Access-Control-Allow-Origin"] == "*"
+    assert preflight.headers["Access-Control-Allow-Methods"] == "POST,OPTIONS"
+    allowed = preflight.headers["Access-Control-Allow-Headers"].split(",")
+    assert {"Authorization", "Content-Type", "Idempotency-Key"} <= set(allowed)
+    answers = [
+        herald.http.get("/health", headers=origin),
+        herald.http.get("/keys", headers=origin),  # API Gateway's 401
+        herald.http.get("/users/bob", headers={**origin, "Authorization": f"Bearer {token()}"}),
+        herald.http.post(
+            "/messages", content="{", headers={**origin, "Authorization": f"Bearer {token()}"}
+        ),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 401, 200, 415]
+    for answer in answers:
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert "Access-Control-Allow-Credentials" not in answer.headers
+    exposed = answers[0].headers["Access-Control-Expose-Headers"].split(",")
+    assert set(exposed) == {"Idempotent-Replayed", "Retry-After", "x-amzn-RequestId"}
+
+
+def test_what_allows_no_other_origins_has_no_preflight(herald: Client) -> None:
+    assert herald.http.options("/nothing").status_code == 403

@@ -1,0 +1,34 @@
+/** A stage's REST API, as the holder of a token sees it. */
+export class Rest {
+  #base;
+  #token;
+
+  /** `token` is a function that returns a JWT, or a promise of one. */
+  constructor(base, token) {
+    this.#base = base;
+    this.#token = token;
+  }
+
+  /** The answer to `POST /messages`: `{ messages, durationMs }`. */
+  post = (message) => this.#ask("/messages", { method: "POST", body: JSON.stringify(message) });
+
+  /** How far a queued message is. */
+  progress = (id) => this.#ask(`/messages/${id}`);
+
+  presence = (user) => this.#ask(`/users/${encodeURIComponent(user)}`);
+
+  /** The user's keys, as JWKs. */
+  keys = async () => (await this.#ask("/keys")).keys;
+
+  async #ask(path, options = {}) {
+    const headers = {
+      Authorization: `Bearer ${await this.#token()}`,
+      ...(options.body && { "Content-Type": "application/json" }),
+    };
+    const answer = await fetch(this.#base + path, { ...options, headers });
+    const content = await answer.json();
+    if (answer.ok) return content;
+    const why = content.detail ?? content.message ?? content.Message;
+    throw new Error(`${answer.status} ${content.code ?? ""}: ${why}`);
+  }
+}

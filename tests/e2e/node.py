@@ -1,0 +1,25 @@
+"""Runs tests that are written for Node's own runner."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from tests.clients import SECRET, Client
+
+
+def run_tests(file: Path, herald: Client, **environment: str) -> None:
+    """Run a file of tests against a gateway; what failed is in the error's text."""
+    settings = {
+        "HERALD_URL": herald.running.websocket,
+        "HERALD_REST": herald.running.http,
+        "HERALD_SECRET": SECRET,
+        **environment,
+    }
+    ended = subprocess.run(
+        ["node", "--test", "--test-reporter=spec", file],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr

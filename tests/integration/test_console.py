@@ -1,0 +1,166 @@
+"""What the console's page asks of the gateway; the page itself is tested in a browser."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+
+from tests.clients import SECRET, Client, configured, eventually, served
+
+ALICE = {"user": "alice", "scope": "ws:connect", "tenant": "acme", "groups": ["a"], "seconds": 60}
+
+
+def test_the_page_and_all_that_it_loads(herald: Client) -> None:
+    page = herald.http.get("/console")
+    assert page.status_code == 200
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+    assert "<script>" not in page.text
+    for path, kind in (
+        ("main.js", "javascript"),
+        ("style.css", "css"),
+        ("icon.svg", "svg"),
+        ("client/herald.js", "javascript"),
+    ):
+        answer = herald.http.get(f"/console/{path}")
+        assert answer.status_code == 200
+        assert kind in answer.headers["Content-Type"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    for path in ("nothing.js", "..%2fapp.py", "%2e%2e/app.py"):
+        assert herald.http.get(f"/console/{path}").status_code == 404
+
+
+def test_it_makes_the_token_that_the_page_asks_for(herald: Client) -> None:
+    made = herald.http.post("/console/token", json=ALICE).json()["token"]
+    claims = jwt.decode(made, SECRET, algorithms=["HS256"])
+    assert claims.pop("exp") - claims.pop("iat") == 60
+    assert claims == {"sub": "alice", "scope": "ws:connect", "tenant": "acme", "groups": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({**ALICE, "user": ""}, "user must have 1 to 128 characters"),
+        ({**ALICE, "seconds": 0}, "seconds must be from 1 to 604800"),
+        ({**ALICE, "seconds": True}, "seconds must be"),
+        ({**ALICE, "admin": True}, "admin is unknown"),
+        ([], "must be an object"),
+    ],
+)
+def test_what_it_can_not_sign_is_named(herald: Client, body: Any, error: str) -> None:
+    answer = herald.http.post("/console/token", json=body)
+    assert answer.status_code == 400
+    assert error in answer.json()["message"]
+
+
+def test_without_a_secret_it_makes_no_token(herald_with: Callable[..., Client]) -> None:
+    answer = herald_with(HERALD_JWT_SECRET="").http.post("/console/token", json=ALICE)
+    assert answer.status_code == 400
+    assert "only its owner can make a token" in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Host": "evil.example"},  # a name of another's that leads here
+        {"Host": "evil.example", "Origin": "http://evil.example"},
+    ],
+)
+def test_pages_of_others_get_nothing(herald: Client, headers: dict[str, str]) -> None:
+    for method, path in (
+        ("GET", "/console"),
+        ("POST", "/console/token"),
+        ("GET", "/console/events"),
+        ("PUT", "/console/handshakes"),
+    ):
+        answer = herald.http.request(method, path, headers=headers, json=ALICE)
+        assert answer.status_code == 403
+        assert "token" not in answer.json()
+        assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_it_tells_what_happens(herald: Client) -> None:
+    events: list[Any] = []
+    url = f"{herald.running.http}/console/events"
+    with httpx.stream("GET", url, timeout=10) as stream:
+        lines = (line for line in stream.iter_lines() if line.startswith("data: "))
+
+        def until(kind: str, **details: Any) -> Any:
+            while True:
+                for event in events:
+                    if event["kind"] == kind and details.items() <= event.items():
+                        return event
+                events.extend(json.loads(next(lines).removeprefix("data: ")))
+
+        before = until("start")["connections"]
+        with herald.open("?card=c1&token=" + herald_token("feeder")).connection:
+            connected = until("connect", card="c1", status=101)
+            assert connected["connections"] >= before + 1
+            assert herald.report({"users": ["feeder"]})["delivered"] == 1
+            delivered = until("delivery", connectionId=connected["connectionId"])
+            assert delivered["status"] == 200
+            assert delivered["bytes"] > 0
+        ended = until("disconnect", connectionId=connected["connectionId"])
+        assert ended["code"] == 1000
+        posted = until("rest", path="/messages")
+        assert (posted["method"], posted["status"]) == ("POST", 200)
+        assert posted["ms"] > 0
+        assert "token" not in json.dumps(events)
+
+
+def herald_token(user: str) -> str:
+    claims = {"sub": user, "scope": "ws:connect", "exp": int(time.time()) + 60}
+    return jwt.encode(claims, SECRET, algorithm="HS256")
+
+
+def test_handshakes_are_refused_while_that_is_asked_for(
+    herald_with: Callable[..., Client],
+) -> None:
+    herald = herald_with()
+    for status in (401, 503):
+        assert herald.http.put("/console/handshakes", json={"status": status}).status_code == 204
+        assert herald.refusal(f"?token={herald_token('pat')}") == status
+    assert herald.http.put("/console/handshakes", json={}).status_code == 204
+    herald.open(f"?token={herald_token('pat')}")
+    wrong = herald.http.put("/console/handshakes", json={"status": 200})
+    assert wrong.status_code == 400
+    assert wrong.json()["message"].startswith("status must be one of 401, 403")
+
+
+def test_a_connection_is_spoilt_and_mended(herald: Client) -> None:
+    socket = herald.connect("spoilt")
+    path = f"/console/connections/{herald.connection_id('spoilt')}"
+    assert herald.http.put(path, json={"delayMs": 300}).status_code == 204
+    began = time.monotonic()
+    assert herald.report({"users": ["spoilt"]}, "late")["delivered"] == 1
+    assert time.monotonic() - began >= 0.3
+    assert herald.http.put(path, json={}).status_code == 204
+    assert socket.messages() == ["late"]
+    assert herald.http.put(path, json={"delayMs": -1}).status_code == 400
+    assert herald.http.put(path, json={"status": 410}).status_code == 204
+    assert herald.report({"users": ["spoilt"]})["gone"] == 1
+
+
+def test_a_connection_is_cut_off(herald: Client) -> None:
+    socket = herald.connect("cut")
+    path = f"/console/connections/{herald.connection_id('cut')}"
+    assert herald.http.delete(path).status_code == 204
+    assert socket.closed_with() == (1001, "Going away")
+    eventually(lambda: not herald.connections("cut"))
+    assert herald.http.delete(path).status_code == 404
+
+
+def test_who_watches_holds_no_stop_up() -> None:
+    """The gateway would wait three seconds for an answer that has no end."""
+    with served(configured()) as running:
+        stream = httpx.stream("GET", f"{running.http}/console/events", timeout=10)
+        lines = stream.__enter__().iter_lines()
+        assert next(lines).startswith("data: ")
+    assert [line for line in lines if line.startswith("data: ")] == []
+    stream.__exit__(None, None, None)

@@ -18,10 +18,12 @@ from websockets.sync.client import ClientConnection, connect
 from gateway import configuration as settings
 from gateway.configuration import Configuration
 from gateway.server import Running, gateway
+from tests.schemas import check_answer, check_received, check_sent
 
 SECRET = "a-secret-for-the-tests-of-at-least-32-bytes"
 EVERY_SCOPE = "ws:connect messages:send messages:broadcast users:read connections:manage"
 RECEIVE_SECONDS = 10.0
+ACCEPTED = ("pong", "ack", "joined", "left", "refreshed")
 QUIET_SECONDS = 0.3
 """How long nothing must arrive before a test believes that nothing will."""
 
@@ -37,6 +39,8 @@ def token(
 
 class Client:
     """Speaks to one gateway; keeps every WebSocket that it opens until `close`."""
+
+    has_herald = True  # or else another app, whose frames are its own
 
     def __init__(self, running: Running) -> None:
         self.running = running
@@ -71,7 +75,7 @@ class Client:
             compression=None,
             **options,
         )
-        return Socket(self._stack.enter_context(connection))
+        return Socket(self._stack.enter_context(connection), checked=self.has_herald)
 
     def refusal(self, query: str = "", **options: Any) -> int:
         """The status of a handshake that must be refused."""
@@ -93,6 +97,7 @@ class Client:
         """Post one message that must be accepted; its report."""
         answer = self.post({"to": to, "data": data}, user, **claims)
         assert answer.status_code == 200, answer.text
+        check_answer("Reports", answer.json())
         [report] = answer.json()["messages"]
         return report
 
@@ -119,17 +124,25 @@ class Client:
 class Socket:
     """An open WebSocket that speaks JSON."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: ClientConnection, *, checked: bool) -> None:
+        """`checked`: every frame must be one of `docs/asyncapi.yaml`."""
         self.connection = connection
+        self._checked = checked
 
     def receive(self) -> Any:
         """The next frame."""
-        return json.loads(self.connection.recv(timeout=RECEIVE_SECONDS))
+        frame = json.loads(self.connection.recv(timeout=RECEIVE_SECONDS))
+        if self._checked:
+            check_received(frame)
+        return frame
 
     def ask(self, frame: Any) -> Any:
         """Send a frame, and receive the next one."""
         self.connection.send(frame if isinstance(frame, str) else json.dumps(frame))
-        return self.receive()
+        answer = self.receive()
+        if self._checked and not isinstance(frame, str) and answer.get("type") in ACCEPTED:
+            check_sent(frame)
+        return answer
 
     def messages(self) -> list[Any]:
         """The data of the messages in the next frame."""

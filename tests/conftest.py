@@ -52,7 +52,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("checkout") / "herald"
     copy.mkdir()
     shutil.copy(PROJECT / "app.py", copy)
-    for folder in (".chalice", "chalicelib", "clients", "gateway", "infra"):
+    for folder in (".chalice", "chalicelib", "clients", "console", "gateway", "infra"):
         shutil.copytree(PROJECT / folder, copy / folder)
     return copy
 

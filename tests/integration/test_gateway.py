@@ -27,6 +27,7 @@ API_GATEWAY_ID = re.compile(r"[A-Za-z0-9_-]{15}=")
 class Echo(Client):
     """A client of the echo app, and the events that its functions got."""
 
+    has_herald = False
     events_file: Path
 
     def events(self, event_type: str | None = None) -> list[Any]:

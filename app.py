@@ -26,6 +26,7 @@ from chalicelib.access import AccessRules
 from chalicelib.errors import ANSWERS, Forbidden, HeraldError, Unauthorized, Unavailable
 from chalicelib.events import WebSocketEvent
 from chalicelib.json_text import encode
+from chalicelib.messages import parse_name
 from chalicelib.metrics import Metrics
 from chalicelib.observability import configure_logging, correlated
 from chalicelib.principal import Principal, Scope, user_key
@@ -231,7 +232,8 @@ def post_messages() -> rest.Reply:
 @answering
 def get_message(message_id: str) -> dict[str, object]:
     """How far a queued message has come."""
-    return service().progress.of(unquote(message_id), caller(), service().now())
+    reader = caller()
+    return service().progress.of(name("messageId", message_id), reader, service().now())
 
 
 @app.route("/users/{user_id}", methods=["GET"], authorizer=rest_authorizer)
@@ -262,7 +264,7 @@ def delete_connections(user_id: str) -> None:
 def delete_connection(user_id: str, connection_id: str) -> None:
     """One that is another's, or doesn't exist, is told apart by nothing."""
     key = user_key(*owner(user_id, Scope.CONNECTIONS_MANAGE))
-    connection = service().connections.find(unquote(connection_id))
+    connection = service().connections.find(name("connectionId", connection_id))
     if connection is not None and connection.principal.key == key:
         close([connection])
 
@@ -283,10 +285,15 @@ def get_health() -> dict[str, object]:
 def owner(user_id: str, scope: Scope) -> tuple[str | None, str]:
     """The tenant and the id of the user whom a path names, who is the caller but for `scope`."""
     principal = caller()
-    user_id = unquote(user_id)
+    user_id = name("userId", user_id)
     if user_id != principal.user_id:
         principal.require(scope)
     return principal.tenant, user_id
+
+
+def name(parameter: str, value: str) -> str:
+    """A name that a path holds, decoded. Raises BadRequest."""
+    return parse_name(parameter, unquote(value))
 
 
 def close(connections: Sequence[Connection]) -> None:

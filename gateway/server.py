@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from watchfiles import PythonFilter, awatch
 from websockets import http11
@@ -142,9 +143,9 @@ def _uvicorn(websocket_api: WebSocketApi, rest_api: RestApi, console: Console) -
                 methods=connections,
             ),
             *console.routes,
-            Route("/{path:path}", rest_api.endpoint, methods=HTTP_METHODS),
         ]
     )
+    app.router.default = _rest(rest_api, app.router.not_found)
     logging.getLogger("uvicorn.error").addFilter(_no_refusal)
     http11.MAX_LINE_LENGTH = MAX_HEADER_BYTES
     return uvicorn.Config(
@@ -162,6 +163,18 @@ def _uvicorn(websocket_api: WebSocketApi, rest_api: RestApi, console: Console) -
         lifespan="off",
         timeout_graceful_shutdown=STOP_SECONDS,
     )
+
+
+def _rest(rest_api: RestApi, not_found: ASGIApp) -> ASGIApp:
+    """Everything else over HTTP, whatever its path holds: a route's pattern stops at a newline."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await not_found(scope, receive, send)
+        response = await rest_api.endpoint(Request(scope, receive))
+        return await response(scope, receive, send)
+
+    return answer
 
 
 def _no_refusal(record: logging.LogRecord) -> bool:

@@ -208,3 +208,28 @@ def test_pages_of_other_origins_may_ask_and_read(herald: Client) -> None:
 
 def test_what_allows_no_other_origins_has_no_preflight(herald: Client) -> None:
     assert herald.http.options("/nothing").status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "field"),
+    [
+        ("GET", "/users/{}", "userId"),
+        ("GET", "/users/{}/connections", "userId"),
+        ("DELETE", "/users/{}/connections", "userId"),
+        ("DELETE", "/users/alice/connections/{}", "connectionId"),
+        ("GET", "/messages/{}", "messageId"),
+    ],
+)
+def test_a_name_in_a_path_that_is_too_long_is_named(
+    herald: Client, method: str, path: str, field: str
+) -> None:
+    headers = {"Authorization": f"Bearer {token()}"}
+    answer = herald.http.request(method, path.format("x" * 3000), headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == f"{field} must be a string of 1 to 128 characters"
+
+
+def test_a_path_may_hold_anything(herald: Client) -> None:
+    headers = {"Authorization": f"Bearer {token()}"}
+    answer = herald.http.get("/users/a%0Ab%00c", headers=headers)
+    assert (answer.status_code, answer.json()["userId"]) == (200, "a\nb\0c")

@@ -1,7 +1,7 @@
 # What a user types. Each command sets up what it needs, once; nothing is installed by hand.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token test lint types tests package deploy destroy e2e bench simulate audit
+.PHONY: help run demo token test lint types tests package deploy destroy docs e2e bench simulate audit
 
 # The newest Python that Herald supports; make PYTHON=... run takes another.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -59,6 +59,16 @@ $(VENV)/e2e/.ready: $(READY) tests/e2e/requirements.txt
 	@rm -rf $(VENV)/e2e
 	@$(PYTHON) -m venv $(VENV)/e2e
 	@$(VENV)/e2e/bin/python -m pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt >&2
+	@touch $@
+
+docs: $(VENV)/docs/.ready ## Make a site of docs/, in .herald/site, and check its links
+	@$(VENV)/docs/bin/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs .herald/site
+	@echo "file://$(CURDIR)/.herald/site/index.html"
+
+$(VENV)/docs/.ready: $(READY) docs/requirements.txt
+	@rm -rf $(VENV)/docs
+	@$(PYTHON) -m venv $(VENV)/docs
+	@$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt >&2
 	@touch $@
 
 audit: $(READY) ## Look each installed package up among the known vulnerabilities (needs the internet)

@@ -160,13 +160,20 @@ def _master_key(entry: Mapping[str, Any]) -> MasterKey:
 
 def _variable(
     name: str,
+    meaning: str,
     parse: Callable[[str], object],
     allowed: str,
     default: object = None,
     *,
     secret: bool = False,
 ) -> Any:
-    metadata = {"variable": name, "parse": parse, "allowed": allowed, "secret": secret}
+    metadata = {
+        "variable": name,
+        "meaning": meaning,  # for docs/configuration.md
+        "parse": parse,
+        "allowed": allowed,
+        "secret": secret,
+    }
     return field(default=default, repr=not secret, metadata=metadata)
 
 
@@ -174,84 +181,165 @@ def _variable(
 class Settings:
     """Herald's settings. Seconds, bytes and counts as the names say; None is «not set»."""
 
-    stage: str = _variable("HERALD_STAGE", _text, "text", "local")
+    stage: str = _variable("HERALD_STAGE", "the metrics' dimension `Stage`", _text, "text", "local")
     jwt_secret: str | None = _variable(
         "HERALD_JWT_SECRET",
+        "HS256 secret",
         _secret,
         f"at least {MIN_SECRET_BYTES} bytes that are no public key",
         secret=True,
     )
     jwt_secret_arn: str | None = _variable(
-        "HERALD_JWT_SECRET_ARN", _secret_arn, "the ARN of a Secrets Manager secret"
+        "HERALD_JWT_SECRET_ARN",
+        "the same in Secrets Manager: all of the secret's value is the key",
+        _secret_arn,
+        "the ARN of a Secrets Manager secret",
     )
     jwks_url: str | None = _variable(
-        "HERALD_JWKS_URL", _key_set_url, "an https URL; http for a loopback address alone"
+        "HERALD_JWKS_URL",
+        "RS256, ES256 and EdDSA keys of an identity provider, a JWK Set",
+        _key_set_url,
+        "an https URL; http for a loopback address alone",
     )
-    jwt_issuer: str | None = _variable("HERALD_JWT_ISSUER", _text, "text")
-    jwt_audience: str | None = _variable("HERALD_JWT_AUDIENCE", _text, "text")
+    jwt_issuer: str | None = _variable("HERALD_JWT_ISSUER", "checked when set", _text, "text")
+    jwt_audience: str | None = _variable("HERALD_JWT_AUDIENCE", "checked when set", _text, "text")
     jwt_leeway_seconds: int = _variable(
-        "HERALD_JWT_LEEWAY_SECONDS", _whole_number(0), "a whole number from 0", 5
+        "HERALD_JWT_LEEWAY_SECONDS", "clock skew", _whole_number(0), "a whole number from 0", 5
     )
     connections_table: str = _variable(
-        "HERALD_CONNECTIONS_TABLE", _text, "a table's name", "herald-connections"
+        "HERALD_CONNECTIONS_TABLE", "connections", _text, "a table's name", "herald-connections"
     )
-    users_table: str = _variable("HERALD_USERS_TABLE", _text, "a table's name", "herald-users")
-    groups_table: str = _variable("HERALD_GROUPS_TABLE", _text, "a table's name", "herald-groups")
+    users_table: str = _variable(
+        "HERALD_USERS_TABLE", "users", _text, "a table's name", "herald-users"
+    )
+    groups_table: str = _variable(
+        "HERALD_GROUPS_TABLE", "groups' members", _text, "a table's name", "herald-groups"
+    )
     messages_table: str = _variable(
-        "HERALD_MESSAGES_TABLE", _text, "a table's name", "herald-messages"
+        "HERALD_MESSAGES_TABLE",
+        "queued messages, idempotency keys and the workers' pace",
+        _text,
+        "a table's name",
+        "herald-messages",
     )
     max_connections_per_user: int = _variable(
-        "HERALD_MAX_CONNECTIONS_PER_USER", _whole_number(1), "a whole number from 1", 10
+        "HERALD_MAX_CONNECTIONS_PER_USER",
+        "connections of each user",
+        _whole_number(1),
+        "a whole number from 1",
+        10,
     )
     connection_limit_policy: str = _variable(
         "HERALD_CONNECTION_LIMIT_POLICY",
+        "one more is refused with 429, or takes the oldest one's place",
         _one_of("reject", EVICT_OLDEST),
         "reject or evict-oldest",
         "reject",
     )
     stale_after_seconds: int = _variable(
-        "HERALD_STALE_AFTER_SECONDS", _whole_number(1), "a whole number from 1", 600
+        "HERALD_STALE_AFTER_SECONDS",
+        "a connection that was silent for so long is stale, and asked whether it lives",
+        _whole_number(1),
+        "a whole number from 1",
+        600,
     )
     ip_allow: tuple[Network, ...] = _variable(
-        "HERALD_IP_ALLOW", _networks, "comma-separated IPv4 or IPv6 CIDRs", ()
+        "HERALD_IP_ALLOW",
+        "who may come in; none: everybody",
+        _networks,
+        "comma-separated IPv4 or IPv6 CIDRs",
+        (),
     )
     ip_deny: tuple[Network, ...] = _variable(
-        "HERALD_IP_DENY", _networks, "comma-separated IPv4 or IPv6 CIDRs", ()
+        "HERALD_IP_DENY",
+        "who may not; this wins",
+        _networks,
+        "comma-separated IPv4 or IPv6 CIDRs",
+        (),
     )
     allowed_origins: tuple[str, ...] = _variable(
         "HERALD_ALLOWED_ORIGINS",
+        "a browser's `Origin` must be one, if there are any; without `Origin` a request passes",
         _origins,
         "comma-separated origins such as https://app.example.com",
         (),
     )
     message_rate: float = _variable(
-        "HERALD_MESSAGE_RATE", _number_above_zero, "a number above 0, per second", 20.0
+        "HERALD_MESSAGE_RATE",
+        "requests of each user, over REST and WebSockets together",
+        _number_above_zero,
+        "a number above 0, per second",
+        20.0,
     )
     message_burst: int = _variable(
-        "HERALD_MESSAGE_BURST", _whole_number(1), "a whole number from 1", 40
+        "HERALD_MESSAGE_BURST",
+        "how many of them at once",
+        _whole_number(1),
+        "a whole number from 1",
+        40,
     )
     connect_rate: float = _variable(
-        "HERALD_CONNECT_RATE", _number_above_zero, "a number above 0, per minute", 60.0
+        "HERALD_CONNECT_RATE",
+        "connections of each user; a minute's may come at once",
+        _number_above_zero,
+        "a number above 0, per minute",
+        60.0,
     )
     daily_message_quota: int = _variable(
-        "HERALD_DAILY_MESSAGE_QUOTA", _whole_number(0), "a whole number from 0", 0
+        "HERALD_DAILY_MESSAGE_QUOTA",
+        "messages for each user and UTC day; each message of a POST counts; 0: no limit",
+        _whole_number(0),
+        "a whole number from 0",
+        0,
     )
     limiter_failure: str = _variable(
-        "HERALD_LIMITER_FAILURE", _one_of("closed", FAILS_OPEN), "closed or open", "closed"
+        "HERALD_LIMITER_FAILURE",
+        "when storage can't say what a user has done, messages are refused with 503, or pass "
+        "uncounted; the log says so either way",
+        _one_of("closed", FAILS_OPEN),
+        "closed or open",
+        "closed",
     )
     inline_recipients: int = _variable(
-        "HERALD_INLINE_RECIPIENTS", _whole_number(0), "a whole number from 0", 1000
+        "HERALD_INLINE_RECIPIENTS",
+        "a request for up to so many connections is delivered before it is answered; for more, "
+        "through the queue",
+        _whole_number(0),
+        "a whole number from 0",
+        1000,
     )
-    fanout_queue_url: str | None = _variable("HERALD_FANOUT_QUEUE_URL", _http_url, "an http(s) URL")
+    fanout_queue_url: str | None = _variable(
+        "HERALD_FANOUT_QUEUE_URL",
+        "the SQS queue; without one everything is delivered before the answer",
+        _http_url,
+        "an http(s) URL",
+    )
     fanout_batch_seconds: int = _variable(
-        "HERALD_FANOUT_BATCH_SECONDS", _whole_number_between(0, 300), "0 to 300", 0
+        "HERALD_FANOUT_BATCH_SECONDS",
+        "how long a worker waits for more jobs that it could do together: every queued message "
+        "waits so long. At 0 it takes what is there",
+        _whole_number_between(0, 300),
+        "0 to 300",
+        0,
     )
     fanout_rate: int = _variable(
-        "HERALD_FANOUT_RATE", _whole_number(0), "a whole number from 0, per second", 8000
+        "HERALD_FANOUT_RATE",
+        "frames of all workers together, in equal shares for the tenants; 0: no limit. The rest"
+        " of the account's quota (10,000 a second by default) is for what is delivered before "
+        "its answer",
+        _whole_number(0),
+        "a whole number from 0, per second",
+        8000,
     )
-    notify_topic_arn: str | None = _variable("HERALD_NOTIFY_TOPIC_ARN", _text, "a topic's ARN")
+    notify_topic_arn: str | None = _variable(
+        "HERALD_NOTIFY_TOPIC_ARN",
+        "the SNS topic that is told, too, of what users are told of their connections",
+        _text,
+        "a topic's ARN",
+    )
     encryption_keys: tuple[MasterKey, ...] = _variable(
         "HERALD_ENCRYPTION_KEYS",
+        "the master keys of encrypted messages; the first encrypts",
         _master_keys,
         f"a JWK Set of keys with kty oct, a kid of their own, and k of {MIN_SECRET_BYTES} bytes"
         " or more",
@@ -259,13 +347,27 @@ class Settings:
         secret=True,
     )
     history_seconds: int = _variable(
-        "HERALD_HISTORY_SECONDS", _whole_number(0), "a whole number from 0", 300
+        "HERALD_HISTORY_SECONDS",
+        "how long messages can be resumed; nothing reads it yet, and a log line says so where "
+        "it is set",
+        _whole_number(0),
+        "a whole number from 0",
+        300,
     )
     frame_bytes: int = _variable(
-        "HERALD_FRAME_BYTES", _whole_number_between(1024, 131072), "1024 to 131072", 32768
+        "HERALD_FRAME_BYTES",
+        "messages for one connection travel together up to this size; API Gateway meters in "
+        "steps of 32 KB",
+        _whole_number_between(1024, 131072),
+        "1024 to 131072",
+        32768,
     )
     management_endpoint: str | None = _variable(
-        "HERALD_MANAGEMENT_ENDPOINT", _http_url, "an http(s) URL"
+        "HERALD_MANAGEMENT_ENDPOINT",
+        "where `@connections` is called, if not where the connection's event says: needed where"
+        " the API's own name (`…execute-api…`) is disabled; then for one region alone",
+        _http_url,
+        "an http(s) URL",
     )
 
     @property

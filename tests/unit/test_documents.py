@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.settings_table import PAGE, page
 from gateway.configuration import PROJECT
 
 DOCUMENTS = [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")]
@@ -35,3 +36,44 @@ def test_every_rule_of_the_standards_is_answered() -> None:
     for line in text.splitlines():
         if line.startswith("| ") and line.endswith("| |"):
             assert len(line.split("|")[2].split()) >= 2, line
+
+
+def test_the_settings_are_those_of_the_settings_object() -> None:
+    text = PAGE.read_text()
+    assert page(text) == text, "python docs/settings_table.py writes it"
+
+
+COMMANDS = {
+    "make run": "test_what_run_prints_can_be_pasted",
+    ".venv/bin/websockets": "test_the_websocket_client_receives_what_curl_sends",
+    "curl": "test_the_websocket_client_receives_what_curl_sends",
+    "make demo": "test_demo_shows_who_received_the_message",
+    "make token": "test_token_prints_a_token_and_nothing_else",
+    "make deploy": "test_everything_is_there",  # in the emulator, by both ways
+    "python3 -c": "test_the_configurations_command_makes_master_keys",
+    # These run the tests, or are run beside them: .ci/run has them.
+    "make test": "",
+    "make e2e": "",
+    "make docs": "",
+}
+"""How a command of a document's begins, and the test that runs it."""
+IN_CI = (PROJECT / ".ci" / "run").read_text()
+TOO_LONG = "make bench"  # a quarter of an hour, and no promise of it is true or false
+
+
+def commands(document: Path) -> list[str]:
+    """What the shell would run, a command a line."""
+    blocks = re.findall(r"```sh\n(.*?)```", document.read_text(), re.DOTALL)
+    joined = re.sub(r"\\\n\s*|(?<=,)\n\s+", " ", "".join(blocks))
+    return [line for line in joined.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_is_run_by_a_test(document: Path) -> None:
+    functions = set().union(*FUNCTIONS.values())
+    for command in commands(document):
+        if command.startswith(TOO_LONG):
+            continue
+        [begin] = [begin for begin in COMMANDS if command.startswith(begin)]
+        test = COMMANDS[begin]
+        assert test in functions or f"{begin}\n" in IN_CI

@@ -1,0 +1,16 @@
+"""How Sphinx makes a site of these pages: https://www.sphinx-doc.org/en/master/usage/configuration.html"""
+
+project = "Herald"
+html_title = "Herald"
+extensions = ["myst_parser", "sphinxcontrib.mermaid"]
+exclude_patterns = ["requirements.txt"]
+nitpicky = True
+
+myst_heading_anchors = 3  # as GitHub makes them
+myst_fence_as_directive = ["mermaid"]  # so that GitHub shows the diagrams, too
+
+html_theme = "furo"
+html_show_copyright = False
+html_show_sphinx = False
+html_favicon = "../console/icon.svg"
+html_extra_path = ["openapi.yaml", "asyncapi.yaml"]

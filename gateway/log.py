@@ -1,20 +1,43 @@
 """One line for each event, for the person at the terminal."""
 
 import logging
+import os
 import sys
 
 from gateway.events import WebSocketContext
 
 logger = logging.getLogger("gateway")
 
+RED, GREEN, YELLOW, BLUE, FAINT = 31, 32, 33, 34, 2
+COLOURS = {"CONNECT": GREEN, "DISCONNECT": YELLOW, "ERROR": RED, "REST": BLUE, "RELOAD": FAINT}
+
 
 def log_to_terminal() -> None:
-    """Show the lines; nothing is shown where nobody asked for it."""
+    """Show the lines; nothing is shown where nobody asked for it.
+
+    In colour on a terminal, unless NO_COLOR is set: https://no-color.org
+    """
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    handler.setFormatter(_Lines(in_colour=in_colour))
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+class _Lines(logging.Formatter):
+    """The time, the kind of the event, and what happened."""
+
+    def __init__(self, *, in_colour: bool) -> None:
+        super().__init__("%(asctime)s  %(message)s", "%H:%M:%S")
+        self._in_colour = in_colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        kind = str(record.args[0]) if isinstance(record.args, tuple) and record.args else ""
+        if not self._in_colour or kind not in COLOURS:
+            return line
+        return line.replace(kind, f"\x1b[{COLOURS[kind]}m{kind}\x1b[0m", 1)
 
 
 def log_event(kind: str, context: WebSocketContext, what: str) -> None:

@@ -1,0 +1,37 @@
+"""The lines for the person at the terminal."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.log import log_line, log_to_terminal, logger
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.level, logger.propagate = before
+
+
+@pytest.mark.parametrize(
+    ("terminal", "no_color", "coloured"),
+    [(True, "", True), (True, "1", False), (False, "", False)],
+)
+def test_colour_is_for_terminals(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    terminal: bool,
+    no_color: str,
+    coloured: bool,
+) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    log_to_terminal()
+    log_line("ERROR", "it broke")
+    log_line("QUEUE", "plain")
+    error, plain = capsys.readouterr().out.splitlines()
+    assert ("\x1b[31mERROR\x1b[0m       it broke" in error) == coloured
+    assert ("\x1b" in error) == coloured
+    assert plain.endswith("  QUEUE       plain")

@@ -1,4 +1,5 @@
-"""`docs/openapi.yaml` against the running app, by thousands of requests that nobody thought of."""
+"""`docs/openapi.yaml` against the running app, by thousands of requests that nobody thought of; and
+whether `docs/asyncapi.yaml` is what it says. Frames are checked wherever a test receives one."""
 
 import json
 import os
@@ -7,14 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft7Validator
 
 from gateway.configuration import PROJECT
 from tests.clients import Client, token
+from tests.schemas import DOCUMENTS
 
 SCHEMATHESIS = PROJECT / ".venv" / "e2e" / "bin" / "schemathesis"
 MASTER_KEYS = {"keys": [{"kty": "oct", "kid": "k", "k": "bmV3" * 11}]}
 EXAMPLES = 60
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+
+
+ASYNCAPI = Path(__file__).parent / "node_modules" / "@asyncapi" / "specs" / "schemas" / "3.0.0.json"
+
+
+def test_the_frames_document_is_asyncapi() -> None:
+    Draft7Validator(json.loads(ASYNCAPI.read_text())).validate(DOCUMENTS["asyncapi.yaml"])
 
 
 @pytest.mark.timeout(300)

@@ -10,4 +10,4 @@ as_root=()
 [ "$(id -u)" -eq 0 ] || as_root=(sudo)
 export DEBIAN_FRONTEND=noninteractive
 "${as_root[@]}" apt-get update -qq
-"${as_root[@]}" apt-get install -qq --no-install-recommends -y chromium >&2
+"${as_root[@]}" apt-get install -qq --no-install-recommends -y chromium fonts-dejavu-core >&2

@@ -81,14 +81,16 @@ def test_groups_are_joined_and_left(herald: Client) -> None:
 
 
 def test_it_connects_again_when_the_connection_breaks(herald: Client) -> None:
+    def ids(user: str) -> list[str]:
+        return [item["connectionId"]["S"] for item in herald.connections(user)]
+
     async def run() -> None:
         async with Herald(herald.running.websocket, token("rita"), SOON) as rita:
             before = herald.connection_id("rita")
             delete = f"{herald.running.management}/@connections/{before}"
             assert (await asyncio.to_thread(herald.http.delete, delete)).status_code == 204
-            await until(lambda: not rita.connected)
-            await rita.connect()
-            assert rita.connected
+            await until(lambda: ids("rita") not in ([], [before]) and rita.connected)
+            await until(lambda: before not in ids("rita"))
             await asyncio.to_thread(herald.report, {"users": ["rita"]}, "again")
             assert await first(rita, 1) == ["again"]
 

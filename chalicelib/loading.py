@@ -16,6 +16,6 @@ def to_stay() -> Iterator[None]:
     gc.disable()
     try:
         yield
+        gc.freeze()  # not what a failure leaves: that is garbage
     finally:
-        gc.freeze()
         gc.enable()

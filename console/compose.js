@@ -97,6 +97,7 @@ export class Compose {
     for (const [who, at] of this.#early.get(report.id) ?? []) arrived(at, who.name);
     this.#early.delete(report.id);
     this.#arrivals.set(report.id, (who, at) => arrived(at, who.name));
+    if (this.#arrivals.size > KEPT_REPORTS) this.#arrivals.delete(this.#arrivals.keys().next().value);
     if (report.queued) this.#follow(card, report.id, shown, counts, list, took);
     else {
       const herald = report.durationMs === undefined ? "" : `, ${report.durationMs} ms of it in Herald`;

@@ -1,7 +1,8 @@
 """The console at `/console`: its page, and what the page asks of the gateway.
 
-It hands out tokens, so it answers only pages of its own: a request must name this machine as its
-host (no other site's name that leads here), and come from no other page.
+It hands out tokens, so it answers this machine alone, wherever else the gateway listens, and only
+pages of its own: a request must name this machine as its host (no other site's name that leads
+here), and come from no other page.
 """
 
 import ipaddress
@@ -81,10 +82,14 @@ class Console:
         ]
 
     def _own(self, endpoint: Endpoint) -> Endpoint:
-        """For this machine's own pages alone, and with an error that says what was wrong."""
+        """For this machine and its own pages, and with an error that says what was wrong."""
 
         @wraps(endpoint)
         async def answer(request: Request) -> Response:
+            if request.client is None or not ipaddress.ip_address(request.client.host).is_loopback:
+                return _refusal(
+                    403, "the console answers the machine that it runs on, and no other"
+                )
             if not self._is_own(request.headers):
                 return _refusal(403, "the console answers only pages of its own")
             try:

@@ -81,7 +81,7 @@ class WebSocketApi:
             subprotocol = await self._handshake(context)
         except Refused as refusal:
             log_event("CONNECT", context, str(refusal.status))
-            self._tell_feed("connect", context, status=refusal.status)
+            self._tell_feed("connect", context, status=refusal.status, card=_card(context))
             await websocket.send_denial_response(_refusal(refusal.status, context))
             return
         await websocket.accept(subprotocol=subprotocol)
@@ -93,7 +93,7 @@ class WebSocketApi:
             self._configuration.max_duration,
         )
         self._sockets[context.connection_id] = socket
-        self._tell_feed("connect", context, status=101)
+        self._tell_feed("connect", context, status=101, card=_card(context))
         writer = asyncio.create_task(socket.write())
         code, reason = 1006, "Connection closed abnormally"
         try:
@@ -227,10 +227,13 @@ class WebSocketApi:
         self._feed.tell(
             kind,
             connectionId=context.connection_id,
-            card=dict(parse_qsl(context.query)).get(CARD),
             connections=self.open_count,
             **details,
         )
+
+
+def _card(context: WebSocketContext) -> str | None:
+    return dict(parse_qsl(context.query)).get(CARD)
 
 
 def _ending(received: Any) -> tuple[int, str]:

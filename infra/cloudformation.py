@@ -18,6 +18,7 @@ Template = dict[str, Any]
 WAIT = {"Delay": 2, "MaxAttempts": 900}
 CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
 NOTHING_TO_DO = ("didn't contain changes", "No updates are to be performed")
+FIRST_TRY_FAILED = "ROLLBACK_COMPLETE"  # there is nothing in such a stack, and it can't be changed
 
 
 class DeploymentError(Exception):
@@ -96,6 +97,9 @@ class Stack:
         """
         known = set(template.get("Parameters", {}))
         stack = self._current()
+        if stack is not None and stack["StackStatus"] == FIRST_TRY_FAILED:
+            self.delete()
+            stack = None
         kind = "CREATE" if stack is None else "UPDATE"
         before = [] if stack is None else stack.get("Parameters", [])
         kept = {one["ParameterKey"] for one in before} & known - parameters.keys()
@@ -117,7 +121,9 @@ class Stack:
 
     @property
     def exists(self) -> bool:
-        return self._current() is not None
+        """Whether there is one, with something in it."""
+        stack = self._current()
+        return stack is not None and stack["StackStatus"] != FIRST_TRY_FAILED
 
     @property
     def outputs(self) -> dict[str, str]:
@@ -152,9 +158,6 @@ class Stack:
             if "does not exist" in error.response["Error"]["Message"]:
                 return None
             raise
-        if stack["StackStatus"] == "ROLLBACK_COMPLETE":  # of a first try, with nothing in it
-            self.delete()
-            return None
         return None if stack["StackStatus"] == "REVIEW_IN_PROGRESS" else stack
 
     def _wait(self, what: Any) -> None:

@@ -44,7 +44,7 @@ class DirectDeployment:
     @property
     def exists(self) -> bool:
         """Whether the stage was deployed so."""
-        return self._bucket.read(RECORD) is not None
+        return self._before.exists
 
     def deploy(self, folder: Path, parameters: Mapping[str, str]) -> dict[str, str]:
         """Deploy the app that was built in `folder`; outputs as a template's deployment has them.
@@ -74,7 +74,8 @@ class DirectDeployment:
 
     def destroy(self, folder: Path) -> None:
         """Delete all of it: what Chalice made first, since its routes hold the authorizer."""
-        self._chalice("delete", folder)
+        if self._bucket.read(RECORD) is not None:  # or else its first deployment has failed
+            self._chalice("delete", folder)
         self._after.delete()
         self._before.delete()
         delete_tables(self._stage, self._session)
@@ -103,7 +104,8 @@ class DirectDeployment:
     def _throttling(self, api: str, parameters: Mapping[str, str]) -> dict[str, Any]:
         """As it is given, or else as the API's stage has it, or else the template's."""
         client = self._session.client("apigatewayv2")
-        before = client.get_stage(ApiId=api, StageName=API_STAGE)["DefaultRouteSettings"]
+        stage = client.get_stage(ApiId=api, StageName=API_STAGE)
+        before: Mapping[str, Any] = stage.get("DefaultRouteSettings", {})
 
         def value(name: str) -> Any:
             default = PARAMETERS[name]["Default"]

@@ -172,7 +172,7 @@ class Herald:
                 if status in FOR_GOOD and isinstance(self._token, str):
                     raise HeraldError("refused", f"the handshake was answered {status}") from None
                 logger.warning("the handshake was answered %d", status)
-            except (OSError, TimeoutError, WebSocketException) as error:
+            except (HeraldError, OSError, TimeoutError, WebSocketException) as error:
                 logger.warning("not connected: %s", error or type(error).__name__)
             # Full jitter, so that those who were cut off together don't come back together:
             # https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
@@ -228,8 +228,13 @@ class Herald:
             token = newer
 
     async def _fetch_token(self) -> str:
-        found = self._token if isinstance(self._token, str) else self._token()
-        return await found if inspect.isawaitable(found) else found
+        """Raises HeraldError where there is none: the application's function may fail in any way,
+        such as while the network is down, and that ends no connection for good."""
+        try:
+            found = self._token if isinstance(self._token, str) else self._token()
+            return await found if inspect.isawaitable(found) else found
+        except Exception as error:
+            raise HeraldError("no_token", f"no token: {error or type(error).__name__}") from error
 
     # --- Frames
 

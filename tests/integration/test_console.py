@@ -1,5 +1,6 @@
 """What the console's page asks of the gateway; the page itself is tested in a browser."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -8,7 +9,11 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from starlette.applications import Starlette
 
+from gateway.console import Console
+from gateway.faults import Faults
+from gateway.feed import Feed
 from tests.clients import SECRET, Client, configured, eventually, served
 
 ALICE = {"user": "alice", "scope": "ws:connect", "tenant": "acme", "groups": ["a"], "seconds": 60}
@@ -83,6 +88,23 @@ def test_pages_of_others_get_nothing(herald: Client, headers: dict[str, str]) ->
         assert answer.status_code == 403
         assert "token" not in answer.json()
         assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+@pytest.mark.parametrize(("address", "status"), [("127.0.0.1", 200), ("10.0.0.9", 403)])
+def test_other_machines_get_nothing(address: str, status: int) -> None:
+    """Where the gateway listens to the network, too."""
+    absent: Any = None
+    console = Console(configured(HOST="0.0.0.0"), absent, Feed(), Faults())
+
+    async def ask() -> httpx.Response:
+        app = Starlette(routes=console.routes)
+        transport = httpx.ASGITransport(app, client=(address, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://10.0.0.1:8000") as http:
+            return await http.post("/console/token", json=ALICE)
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == status
+    assert ("token" in answer.json()) == (status == 200)
 
 
 def test_it_tells_what_happens(herald: Client) -> None:

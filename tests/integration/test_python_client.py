@@ -210,6 +210,35 @@ def test_a_better_token_is_tried_next(herald: Client) -> None:
     asyncio.run(run())
 
 
+def test_a_token_that_can_not_be_had_is_asked_for_again(herald: Client) -> None:
+    async def run() -> None:
+        asked = 0
+
+        async def fetch() -> str:
+            nonlocal asked
+            asked += 1
+            if asked < 3:
+                raise LookupError("the identity provider is down")
+            return token("pat")
+
+        async with Herald(herald.running.websocket, fetch, SOON) as pat:
+            assert pat.connected
+            assert asked == 3
+
+    asyncio.run(run())
+
+
+def test_a_token_that_is_not_renewed_costs_nothing_before_it_expires(herald: Client) -> None:
+    async def run() -> None:
+        tokens = iter([token("vera", exp=int(time.time()) + 3)])
+
+        async with Herald(herald.running.websocket, lambda: next(tokens), SOON) as vera:
+            await asyncio.sleep(2.2)  # it was asked for after two thirds, and failed
+            assert await vera.ping() < SECONDS
+
+    asyncio.run(run())
+
+
 def test_notices_are_apart_from_messages() -> None:
     async def run() -> None:
         notice = {"type": "notice", "code": "connection_removed", "reason": "x"}

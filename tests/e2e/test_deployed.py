@@ -3,13 +3,15 @@ emulator's API Gateway, with real clients."""
 
 import json
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra.stage import FUNCTIONS
 from tests.clients import Client, eventually, token
-from tests.e2e.deployment import Deployed
+from tests.e2e.deployment import Deployed, emulated
 from tests.e2e.test_node import Node
 
 SECONDS = 30.0
@@ -210,3 +212,22 @@ def test_node_hears_the_same(deployed: Deployed, cloud: Client) -> None:
     assert (number, kind) == (1, "message")
     assert json.loads(text)["messages"][0]["data"] == "for node"
     node.process.communicate(timeout=10)
+
+
+def test_what_a_first_deployment_that_fails_has_left_can_be_destroyed(
+    packaged: Path, tmp_path: Path
+) -> None:
+    checkout = tmp_path / "herald"
+    shutil.copytree(packaged.parent, checkout)
+    (checkout / "app.py").write_text("raise RuntimeError('no app')\n")
+    with emulated() as endpoint:
+        aws = Deployed(endpoint, checkout, "half", "chalice")
+        with pytest.raises(RuntimeError, match="chalice deploy failed, for the reason above"):
+            aws.deploy()
+        assert len(aws.client("dynamodb").list_tables()["TableNames"]) == 4
+        with pytest.raises(RuntimeError, match="was deployed the other way"):
+            aws.command("deploy")
+        aws.destroy()
+        assert aws.client("dynamodb").list_tables()["TableNames"] == []
+        assert aws.client("sqs").list_queues().get("QueueUrls", []) == []
+        assert aws.client("s3").list_buckets()["Buckets"] == []

@@ -31,7 +31,7 @@ from chalicelib.metrics import Metrics
 from chalicelib.observability import configure_logging, correlated
 from chalicelib.principal import Principal, Scope, user_key
 from chalicelib.records import Connection
-from chalicelib.settings import WITHOUT_EFFECT_YET, Settings
+from chalicelib.settings import Settings
 from chalicelib.tokens import authenticate, bearer_token
 
 if TYPE_CHECKING:
@@ -59,8 +59,6 @@ app.api.cors = CORSConfig(
 configure_logging()
 logger = logging.getLogger("herald.app")
 settings = Settings.from_environ(os.environ)
-for variable in sorted(WITHOUT_EFFECT_YET & os.environ.keys()):
-    logger.warning("%s is set, but has no effect yet", variable)
 if settings.jwks_url is not None and settings.jwt_audience is None:  # RFC 8725 section 3.9
     logger.warning(
         "HERALD_JWKS_URL is set without HERALD_JWT_AUDIENCE:"

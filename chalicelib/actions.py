@@ -23,6 +23,7 @@ from chalicelib.messages import Message, MessageParser, parse_name, parse_text
 from chalicelib.metrics import Metrics
 from chalicelib.principal import Principal, Scope
 from chalicelib.records import Connection, Recipient
+from chalicelib.resume import Resumer
 from chalicelib.terminate import Terminator
 from chalicelib.tokens import Verify
 from chalicelib.ulid import Stamp
@@ -38,7 +39,7 @@ logger = logging.getLogger("herald.actions")
 class Request:
     """What a frame asks. Reading it goes as far as it can: `error` says what is wrong with it."""
 
-    connection_id: str
+    recipient: Recipient
     principal: Principal
     deadline: float
     action: str = ""
@@ -57,6 +58,7 @@ class Actions:
         delivery: Delivery,
         connections: Connections,
         terminator: Terminator,
+        resumer: Resumer,
         verify: Verify,
         now: Callable[[], int],
         parser: Callable[[Principal, Stamp], MessageParser],
@@ -68,6 +70,7 @@ class Actions:
         self._delivery = delivery
         self._connections = connections
         self._terminator = terminator
+        self._resumer = resumer
         self._verify = verify
         self._now = now
         self._parser = parser
@@ -77,6 +80,7 @@ class Actions:
             "send": self._send,
             "join": self._join,
             "leave": self._leave,
+            "resume": self._resume,
             "refresh": self._refresh,
         }
 
@@ -90,7 +94,7 @@ class Actions:
         try:
             principal = event.principal or self._stored_principal(event)
             recipient = event.recipient(principal)
-            request = self._read(event, principal, deadline)
+            request = self._read(event, recipient, principal, deadline)
             ref = request.ref
             frame = self._answer(request)
         except HeraldError as error:
@@ -118,8 +122,10 @@ class Actions:
             raise ConnectionGone("the connection has ended: connect again")
         return connection.principal
 
-    def _read(self, event: WebSocketEvent, principal: Principal, deadline: float) -> Request:
-        request = Request(event.connection_id, principal, deadline)
+    def _read(
+        self, event: WebSocketEvent, recipient: Recipient, principal: Principal, deadline: float
+    ) -> Request:
+        request = Request(recipient, principal, deadline)
         try:
             fields = parse_json(event.body)
             if not isinstance(fields, dict):
@@ -150,7 +156,10 @@ class Actions:
         """Whatever a frame holds, its client has been heard, and pays for it."""
         now = self._now()
         request.principal = self._connections.hear(
-            request.connection_id, request.principal, now, 0 if request.message is None else 1
+            request.recipient.connection_id,
+            request.principal,
+            now,
+            0 if request.message is None else 1,
         )
         if request.action != "refresh":  # which brings a token of its own
             request.principal.require_unexpired(now / 1000)
@@ -171,13 +180,23 @@ class Actions:
         group = _group(request)
         if not request.principal.may_join(group):
             raise Forbidden("the token's groups do not allow this group")
-        self._connections.join(self._connection(request), group)
+        self._connections.join(self._connection(request), group, self._now())
         return {"type": "joined", "group": group}
 
     def _leave(self, request: Request) -> AnswerFrame:
         group = _group(request)
-        self._connections.leave(self._connection(request), group)
+        self._connections.leave(self._connection(request), group, self._now())
         return {"type": "left", "group": group}
+
+    def _resume(self, request: Request) -> AnswerFrame:
+        _only(request, "after")
+        after = request.fields.get("after")
+        if not isinstance(after, str):
+            raise BadRequest("after must be a string")
+        resumed = self._resumer.resume(
+            request.principal, request.recipient, after, self._now(), request.deadline
+        )
+        return {"type": "resumed", "count": resumed.count, "complete": resumed.complete}
 
     def _refresh(self, request: Request) -> AnswerFrame:
         _only(request, "token")
@@ -188,11 +207,11 @@ class Actions:
         principal.require(Scope.WS_CONNECT)
         if principal.key != request.principal.key:
             raise Forbidden("the token is another user's")
-        self._connections.refresh(self._connection(request), principal)
+        self._connections.refresh(self._connection(request), principal, self._now())
         return {"type": "refreshed", "expiresAt": principal.expires_at * 1000}
 
     def _connection(self, request: Request) -> Connection:
-        connection = self._connections.find(request.connection_id)
+        connection = self._connections.find(request.recipient.connection_id)
         if connection is None:
             raise ConnectionGone("the connection has ended: connect again")
         return connection

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 from chalicelib.errors import BadRequest, ConnectionGone, TooManyConnections, Unavailable
 from chalicelib.expressions import Action, Part, delete, number, put, update
 from chalicelib.limits import Meter
+from chalicelib.membership import Memberships
 from chalicelib.metrics import Metrics
 from chalicelib.principal import Principal, group_key
 from chalicelib.records import (
+    JOINED_PREFIX,
     REACH_PREFIX,
     USER_SECONDS,
     Connection,
@@ -31,7 +33,7 @@ from chalicelib.records import (
     Status,
     Tables,
     connection_ids,
-    groups_of,
+    joined_at,
     principal_value,
     recipients_of,
 )
@@ -69,6 +71,7 @@ class Connections:
         limit: int,
         connects: Meter,
         messages: Meter,
+        memberships: Memberships,
         metrics: Metrics,
     ) -> None:
         """`limit` is a user's number of connections; the meters charge what users ask for."""
@@ -77,6 +80,7 @@ class Connections:
         self._limit = limit
         self._connects = connects
         self._messages = messages
+        self._memberships = memberships
         self._metrics = metrics
         self._refreshed: OrderedDict[str, Principal] = OrderedDict()
 
@@ -170,13 +174,15 @@ class Connections:
         still be in its handshake can't be opened afterwards: its `$disconnect` has overtaken its
         `$connect`.
         """
-        guess = frozenset(groups)
+        guess = dict.fromkeys(groups, recipient.connected_at)
+        unread = [_never_joined(guess)]
         ended = [_untied(recipient), *_tombstone(recipient, now), _seen(now)]
         for _ in range(TRIES):
             actions = [
-                self._delete(recipient.connection_id, guess),
+                self._delete(recipient.connection_id, frozenset(guess), *unread),
                 self._user(recipient, *ended),
                 *(self._no_membership(recipient, group) for group in guess),
+                *self._memberships.ended(recipient, guess, now),
             ]
             try:
                 transact(self._client, actions)
@@ -188,7 +194,7 @@ class Connections:
             if not stored:
                 self.untie(recipient, now)
                 return False
-            guess = groups_of(stored)
+            guess, unread = joined_at(stored), []
         raise Unavailable("the connection's groups change faster than they can be left")
 
     def untie(self, recipient: Recipient, now: int) -> None:
@@ -202,9 +208,16 @@ class Connections:
 
     # --- What changes while it is active
 
-    def join(self, connection: Connection, group: str) -> None:
+    def join(self, connection: Connection, group: str, now: int) -> None:
         """Make a connection a member of a group. Raises BadRequest for one group too many, and
         ConnectionGone when it is terminated."""
+        since = Part()
+        if group not in connection.groups:
+            since = Part(
+                set=("#joined = :now",),
+                names={"#joined": JOINED_PREFIX + group},
+                values={":now": number(now)},
+            )
         joined = Part(
             add=("#groups :groups",),
             when=(
@@ -218,34 +231,40 @@ class Connections:
                 ":most": number(MAX_GROUPS),
             },
         )
-        if self._change(connection, joined, [self._membership(connection, group)]) is not None:
+        membership = self._membership(connection, group)
+        if self._change(connection, [joined, since], [membership]) is not None:
             raise BadRequest(f"a connection can be in {MAX_GROUPS} groups")
 
-    def leave(self, connection: Connection, group: str) -> None:
+    def leave(self, connection: Connection, group: str, now: int) -> None:
         """End a membership, if there is one. Raises ConnectionGone when it is terminated."""
         left = Part(
             delete=("#groups :groups",),
-            names={"#groups": "groups"},
+            remove=("#joined",),
+            names={"#groups": "groups", "#joined": JOINED_PREFIX + group},
             values={":groups": {"SS": [group]}},
         )
-        self._change(connection, left, [self._no_membership(connection.recipient, group)])
+        recipient = connection.recipient
+        others = [
+            self._no_membership(recipient, group),
+            *self._memberships.left(recipient, [group], now),
+        ]
+        self._change(connection, [left], others)
 
-    def refresh(self, connection: Connection, principal: Principal) -> None:
+    def refresh(self, connection: Connection, principal: Principal, now: int) -> None:
         """Give a connection a new token's principal, which is the same user's. Groups that the
         new token doesn't allow are left. Raises ConnectionGone when it is terminated."""
         for _ in range(TRIES):
             kept = frozenset(filter(principal.may_join, connection.groups))
             renewed = replace(connection, principal=principal, groups=kept)
+            recipient, lost = connection.recipient, connection.groups - kept
             stored = self._change(
                 connection,
-                _renewal(connection.groups, renewed),
+                [_renewal(connection.groups, renewed), _no_longer_joined(lost)],
                 [
                     self._user(renewed.recipient, _tie(renewed)),
                     *(self._membership(renewed, group) for group in kept),
-                    *(
-                        self._no_membership(connection.recipient, group)
-                        for group in connection.groups - kept
-                    ),
+                    *(self._no_membership(recipient, group) for group in lost),
+                    *self._memberships.left(recipient, lost, now),
                 ],
             )
             if stored is None:
@@ -305,11 +324,13 @@ class Connections:
             raise LimitReached(self._limit, recipients)
         return dict(user)
 
-    def _change(self, connection: Connection, part: Part, others: list[Action]) -> Item | None:
-        """Write; the item where the condition of `part` does not hold for it."""
+    def _change(
+        self, connection: Connection, parts: Sequence[Part], others: list[Action]
+    ) -> Item | None:
+        """Write; the item where the conditions of `parts` do not hold for it."""
         try:
             transact(
-                self._client, [self._connection(connection.connection_id, EXISTS, part), *others]
+                self._client, [self._connection(connection.connection_id, EXISTS, *parts), *others]
             )
         except Cancelled as cancelled:
             stored = cancelled.items[0]
@@ -340,13 +361,13 @@ class Connections:
     def _user(self, recipient: Recipient, *parts: Part) -> Action:
         return update(self._tables.users, {"user": {"S": recipient.user_key}}, *parts)
 
-    def _delete(self, connection_id: str, groups: frozenset[str]) -> Action:
+    def _delete(self, connection_id: str, groups: frozenset[str], *parts: Part) -> Action:
         part = Part(when=("attribute_not_exists(#groups)",), names={"#groups": "groups"})
         if groups:
             values = {":groups": {"SS": sorted(groups)}}
             part = Part(when=("#groups = :groups",), names={"#groups": "groups"}, values=values)
         key = {"connectionId": {"S": connection_id}}
-        return delete(self._tables.connections, key, EXISTS, part)
+        return delete(self._tables.connections, key, EXISTS, part, *parts)
 
     def _membership(self, connection: Connection, group: str) -> Action:
         return put(self._tables.groups, connection.membership(group))
@@ -410,6 +431,22 @@ def _tombstone(recipient: Recipient, now: int) -> list[Part]:
     this, after = (CLOSED_SLOTS[(minute + step) % len(CLOSED_SLOTS)] for step in (0, 1))
     values = {":ids": {"SS": [recipient.connection_id]}}
     return [Part(add=(f"{this} :ids",), remove=(after,), values=values)]
+
+
+def _never_joined(groups: Iterable[str]) -> Part:
+    """A connection has been in these groups since it was opened."""
+    names = _joined_names(groups)
+    return Part(when=[f"attribute_not_exists({name})" for name in names], names=names)
+
+
+def _no_longer_joined(groups: Iterable[str]) -> Part:
+    """Since when a connection was in these groups is of no interest any more."""
+    names = _joined_names(groups)
+    return Part(remove=list(names), names=names)
+
+
+def _joined_names(groups: Iterable[str]) -> dict[str, str]:
+    return {f"#joined{index}": JOINED_PREFIX + group for index, group in enumerate(groups)}
 
 
 def _renewal(groups: frozenset[str], renewed: Connection) -> Part:

@@ -8,6 +8,7 @@ from chalicelib.broadcast import Broadcaster
 from chalicelib.encryption import Encryption
 from chalicelib.fanout import Fanout
 from chalicelib.frames import Framer
+from chalicelib.history import History
 from chalicelib.messages import Audience, AudienceKind, Message, Queued, Report
 from chalicelib.metrics import Metrics
 from chalicelib.principal import Principal, Scope
@@ -23,6 +24,7 @@ class Dispatcher:
         audiences: Audiences,
         broadcaster: Broadcaster,
         fanout: Fanout | None,
+        history: History,
         encryption: Encryption,
         frame_bytes: int,
         inline_recipients: int,
@@ -34,6 +36,7 @@ class Dispatcher:
         self._audiences = audiences
         self._broadcaster = broadcaster
         self._fanout = fanout
+        self._history = history
         self._encryption = encryption
         self._frame_bytes = frame_bytes
         self._inline_recipients = inline_recipients
@@ -52,10 +55,12 @@ class Dispatcher:
             sender.require(_scope_for(message))
         framer = Framer(messages, self._frame_bytes, sender.tenant, self._encryption)
         audiences = [message.audience for message in messages]
+        self._history.keep(messages, sender.tenant)  # and only then look who is there
         pages: Iterable[Page] = self._audiences.pages(audiences, sender.tenant)
         if self._fanout is not None and self._may_be_many(audiences):
             pages, all_read = self._read_ahead(iter(pages), deadline)
             if not all_read:
+                self._history.delay(messages, sender.tenant)
                 queued = self._fanout.put(messages, sender)
                 self._metrics.count("MessagesAccepted", len(messages))
                 self._metrics.count("FanoutQueued", len(messages))

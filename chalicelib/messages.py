@@ -39,7 +39,8 @@ class Audience:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One accepted message. `timestamp` is in epoch milliseconds, `data` any JSON value."""
+    """One accepted message. `timestamp` is in epoch milliseconds, `data` any JSON value; `stored`
+    is whether it may be kept in the history."""
 
     id: str
     sender: str
@@ -48,6 +49,7 @@ class Message:
     type: str
     data: object
     encrypted: bool = False
+    stored: bool = True
 
     def to_frame_entry(self) -> dict[str, object]:
         """The message as its recipients see it, before it is encrypted."""
@@ -60,7 +62,7 @@ class Message:
         }
 
     def to_dict(self) -> dict[str, object]:
-        """The message as the queue's workers read it."""
+        """The message as the queue and the history keep it."""
         audience = self.audience
         return {
             **self.to_frame_entry(),
@@ -190,6 +192,7 @@ class MessageParser:
             type=parse_text(_join(path, "type"), kind),
             data=fields["data"],
             encrypted=encrypted,
+            stored=fields.get("store", True),
         )
 
 

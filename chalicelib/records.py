@@ -23,6 +23,7 @@ EXPIRY_GRACE_SECONDS = 10 * 60  # TTL is the last resort: it comes after everyth
 USER_SECONDS = 90 * 24 * 60 * 60  # how long it is known when somebody was last seen
 HANDSHAKE_SECONDS = 30  # API Gateway waits for `$connect` 29 s at most
 REACH_PREFIX = "@"
+JOINED_PREFIX = "+"
 
 Item = dict[str, Any]
 """A DynamoDB item as its client has it: attribute names to typed values."""
@@ -43,6 +44,7 @@ class Tables:
     users: str
     groups: str
     messages: str
+    history: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,13 @@ def principal_value(principal: Principal) -> Item:
 def groups_of(item: Mapping[str, Any]) -> frozenset[str]:
     """The groups that a connection's item is in."""
     return frozenset(item["groups"]["SS"]) if "groups" in item else frozenset()
+
+
+def joined_at(item: Mapping[str, Any]) -> dict[str, int]:
+    """Since when a connection's item is in each of its groups, in epoch milliseconds. Only for a
+    group that was joined later is it written: in an attribute of its own, `+<group>`."""
+    opened = item["connectedAt"]
+    return {group: int(item.get(JOINED_PREFIX + group, opened)["N"]) for group in groups_of(item)}
 
 
 def stored_recipient(item: Mapping[str, Any]) -> Recipient:

@@ -16,9 +16,11 @@ from chalicelib.dispatch import Dispatcher
 from chalicelib.encryption import Encryption
 from chalicelib.fanout import Fanout, Worker
 from chalicelib.handshake import Doorkeeper
+from chalicelib.history import History
 from chalicelib.idempotency import Idempotency
 from chalicelib.jobs import Queue
 from chalicelib.limits import Limiter, Meter, Rate
+from chalicelib.membership import Memberships
 from chalicelib.messages import MessageParser
 from chalicelib.metrics import Metrics, Unit
 from chalicelib.notify import Notifier, Topic
@@ -26,6 +28,7 @@ from chalicelib.pace import Pacer
 from chalicelib.principal import Principal
 from chalicelib.progress import Progress
 from chalicelib.records import Tables
+from chalicelib.resume import Resumer
 from chalicelib.sdk import credentials, sdk_client
 from chalicelib.settings import EVICT_OLDEST, FAILS_OPEN, Settings
 from chalicelib.storage import check, dynamodb_client
@@ -58,6 +61,7 @@ class Service:
             settings.users_table,
             settings.groups_table,
             settings.messages_table,
+            settings.history_table,
         )
         messages = Meter(
             Limiter(
@@ -68,10 +72,19 @@ class Service:
             fails_open=settings.limiter_failure == FAILS_OPEN,
         )
         connects = Meter(Limiter("connectDue", Rate.per_minute(settings.connect_rate)))
+        # Whoever connects again resumes: as often, and not more.
+        resumes = Meter(Limiter("resumeDue", Rate.per_minute(settings.connect_rate)))
+        memberships = Memberships(client, tables, settings.history_seconds)
         self.now = now_ms
         self.encryption = Encryption(settings.encryption_keys)
         self.connections = Connections(
-            client, tables, settings.max_connections_per_user, connects, messages, metrics
+            client,
+            tables,
+            settings.max_connections_per_user,
+            connects,
+            messages,
+            memberships,
+            metrics,
         )
         self.users = Users(client, tables, messages)
         self.delivery = Delivery(
@@ -103,10 +116,12 @@ class Service:
             now_ms,
             metrics,
         )
+        history = History(client, tables.history, settings.history_seconds, self.encryption, now_ms)
         dispatcher = Dispatcher(
             audiences,
             broadcaster,
             fanout if settings.fanout_queue_url else None,
+            history,
             self.encryption,
             settings.frame_bytes,
             settings.inline_recipients,
@@ -126,6 +141,16 @@ class Service:
             self.delivery,
             self.connections,
             self.terminator,
+            Resumer(
+                client,
+                tables.users,
+                resumes,
+                history,
+                memberships,
+                self.delivery,
+                self.encryption,
+                settings.frame_bytes,
+            ),
             verify,
             now_ms,
             self.parser,

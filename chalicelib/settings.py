@@ -31,14 +31,6 @@ class MasterKey:
     secret: bytes = field(repr=False)
 
 
-WITHOUT_EFFECT_YET = frozenset(
-    {
-        "HERALD_HISTORY_SECONDS",
-    }
-)
-"""Checked, but read by nothing yet: `app.py` warns about each one that is set."""
-
-
 class SettingsError(ValueError):
     """The environment holds values that are not allowed; the text has a line for each."""
 
@@ -222,6 +214,13 @@ class Settings:
         "a table's name",
         "herald-messages",
     )
+    history_table: str = _variable(
+        "HERALD_HISTORY_TABLE",
+        "what was sent of late, for clients that come back",
+        _text,
+        "a table's name",
+        "herald-history",
+    )
     max_connections_per_user: int = _variable(
         "HERALD_MAX_CONNECTIONS_PER_USER",
         "connections of each user",
@@ -348,8 +347,7 @@ class Settings:
     )
     history_seconds: int = _variable(
         "HERALD_HISTORY_SECONDS",
-        "how long messages can be resumed; nothing reads it yet, and a log line says so where "
-        "it is set",
+        "how long messages are kept for clients that come back; 0: none are",
         _whole_number(0),
         "a whole number from 0",
         300,

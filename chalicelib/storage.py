@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 MAX_BATCH_GET = 100  # keys in one BatchGetItem
+MAX_BATCH_WRITE = 25  # items in one BatchWriteItem
 BATCH_TRIES = 5
 BATCH_BACKOFF_SECONDS = 0.05
 RETRY_AFTER_SECONDS = 1.0
@@ -50,6 +51,7 @@ def check(client: "DynamoDBClient", tables: Tables) -> None:
                 tables.users: {"Keys": [{"user": absent}]},
                 tables.groups: {"Keys": [{"group": absent, "connectionId": absent}]},
                 tables.messages: {"Keys": [{"id": absent}]},
+                tables.history: {"Keys": [{"stream": absent, "position": absent}]},
             }
         )
 
@@ -96,6 +98,19 @@ def _batch_get_one(client: "DynamoDBClient", table: str, keys: list[Any]) -> Ite
         if table not in answer["UnprocessedKeys"]:
             return
         keys = list(answer["UnprocessedKeys"][table]["Keys"])
+        time.sleep(random.uniform(0, BATCH_BACKOFF_SECONDS * 2**attempt))
+    raise Unavailable("storage is too busy", retry_after=RETRY_AFTER_SECONDS)
+
+
+def batch_put(client: "DynamoDBClient", table: str, items: Sequence[Item]) -> None:
+    """Put up to 25 items, whatever was there. Raises Unavailable; some may be written then."""
+    requests: Any = {table: [{"PutRequest": {"Item": item}} for item in items]}
+    for attempt in range(BATCH_TRIES):
+        with reaching_storage():
+            answer = client.batch_write_item(RequestItems=requests)
+        requests = answer["UnprocessedItems"]  # in a throttled moment
+        if not requests:
+            return
         time.sleep(random.uniform(0, BATCH_BACKOFF_SECONDS * 2**attempt))
     raise Unavailable("storage is too busy", retry_after=RETRY_AFTER_SECONDS)
 

@@ -7,6 +7,7 @@ from itertools import count
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32
 RANDOM_BITS = 80
+CHARACTERS = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,21 @@ class Stamp:
         """The ids of its messages."""
         first = self.now << RANDOM_BITS | self.seed
         return (_encoded(first + number) for number in count())
+
+
+def earliest(moment: int) -> str:
+    """The lowest id of a moment, which is in epoch milliseconds."""
+    return _encoded(max(0, moment) << RANDOM_BITS)
+
+
+def moment_of(ulid: str) -> int:
+    """When an id was made, in epoch milliseconds. Raises ValueError for what is none."""
+    if len(ulid) != CHARACTERS or ulid[0] > "7":  # 128 bits, of which the first has three
+        raise ValueError("not a ULID")
+    value = 0
+    for character in ulid:
+        value = value << 5 | ALPHABET.index(character)
+    return value >> RANDOM_BITS
 
 
 def _encoded(ulid: int) -> str:

@@ -13,11 +13,12 @@ Statement = dict[str, Any]
 
 # DynamoDB's TransactWriteItems needs what its actions would need by themselves:
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html
-CONNECTIONS, USERS, GROUPS, MESSAGES = (
+CONNECTIONS, USERS, GROUPS, MESSAGES, HISTORY = (
     "ConnectionsTable",
     "UsersTable",
     "GroupsTable",
     "MessagesTable",
+    "HistoryTable",
 )
 TRACING = ("xray:PutTelemetryRecords", "xray:PutTraceSegments")
 """These know no resources:
@@ -42,7 +43,12 @@ def policy(stage: Stage, function: str, *, traced: bool = False) -> dict[str, An
         ("secretsmanager:GetSecretValue",), f"arn:*:secretsmanager:*:*:secret:{stage.prefix}*"
     )
     opening = [on(CONNECTIONS, "PutItem"), on(USERS, "UpdateItem"), on(GROUPS, "PutItem")]
-    ending = [on(CONNECTIONS, "DeleteItem"), on(USERS, "UpdateItem"), on(GROUPS, "DeleteItem")]
+    ending = [
+        on(CONNECTIONS, "DeleteItem"),
+        on(USERS, "UpdateItem"),
+        on(GROUPS, "DeleteItem"),
+        on(HISTORY, "PutItem"),
+    ]
     # Whoever calls a connection finds that it is gone, stale, or refused, and tells its user.
     calling = [
         _allow(("execute-api:ManageConnections",), "arn:*:execute-api:*:*:*/api/*/@connections/*"),
@@ -68,6 +74,7 @@ def policy(stage: Stage, function: str, *, traced: bool = False) -> dict[str, An
             on(MESSAGES, "PutItem"),
             on(CONNECTIONS, "GetItem"),
             on(GROUPS, "PutItem"),
+            on(HISTORY, "BatchWriteItem", "Query"),
         ],
         "api_handler": [
             *sending,
@@ -76,6 +83,7 @@ def policy(stage: Stage, function: str, *, traced: bool = False) -> dict[str, An
             on(USERS, "GetItem"),
             on(GROUPS, "BatchGetItem"),  # for /health, which looks at all tables
             on(MESSAGES, "BatchGetItem"),
+            on(HISTORY, "BatchGetItem", "BatchWriteItem"),
         ],
         "sweep": [
             on(CONNECTIONS, "BatchGetItem", "Scan"),

@@ -31,6 +31,7 @@ TABLES = {
     "HERALD_USERS_TABLE": "UsersTable",
     "HERALD_GROUPS_TABLE": "GroupsTable",
     "HERALD_MESSAGES_TABLE": "MessagesTable",
+    "HERALD_HISTORY_TABLE": "HistoryTable",
 }
 """Where the functions read the name of each table."""
 

@@ -5,11 +5,15 @@ from typing import Any
 
 from chalicelib.connections import Connections
 from chalicelib.limits import Limiter, Meter, Rate
+from chalicelib.membership import Memberships
 from chalicelib.metrics import Metrics
 from chalicelib.principal import Principal
 from chalicelib.records import Connection, Recipient, Tables
 
-TABLES = Tables("herald-connections", "herald-users", "herald-groups", "herald-messages")
+TABLES = Tables(
+    "herald-connections", "herald-users", "herald-groups", "herald-messages", "herald-history"
+)
+HISTORY_SECONDS = 300
 NOW = 1_795_477_071_772
 LATER = NOW // 1000 + 3600
 UNLIMITED = Rate.per_second(1_000_000, 1_000_000)
@@ -62,6 +66,7 @@ def connections_of(
         limit,
         meter("connectDue", connects),
         meter("messageDue", messages),
+        Memberships(client, TABLES, HISTORY_SECONDS),
         Metrics("test"),
     )
 

@@ -27,9 +27,11 @@ from chalicelib.events import WebSocketEvent
 from chalicelib.fanout import Fanout, Worker
 from chalicelib.frames import frame_of
 from chalicelib.handshake import Doorkeeper
+from chalicelib.history import History
 from chalicelib.idempotency import Idempotency
 from chalicelib.jobs import Queue
 from chalicelib.lanes import Parcel
+from chalicelib.membership import Memberships
 from chalicelib.messages import MessageParser, Result
 from chalicelib.metrics import Metrics
 from chalicelib.notify import Notifier
@@ -37,18 +39,19 @@ from chalicelib.pace import Pacer
 from chalicelib.principal import Principal, Scope
 from chalicelib.progress import Progress
 from chalicelib.records import Recipient, Tables
+from chalicelib.resume import Resumer
 from chalicelib.settings import Settings
 from chalicelib.submissions import Submissions
 from chalicelib.sweep import Sweeper
 from chalicelib.terminate import Terminator
 from chalicelib.ulid import Stamp
 from chalicelib.users import Users
-from tests.tables import meter
+from tests.tables import HISTORY_SECONDS, meter
 
 LIMIT = 2
 STALE_AFTER_SECONDS = 600
 SCOPES = frozenset({Scope.WS_CONNECT, Scope.MESSAGES_SEND})
-LIFE = Tables("life-connections", "life-users", "life-groups", "life-messages")
+LIFE = Tables("life-connections", "life-users", "life-groups", "life-messages", "life-history")
 FRAME_BYTES = 32768
 NEVER = 10_000.0  # seconds: no deadline
 
@@ -250,7 +253,10 @@ class Herald:
         verify = TokenVerifier(config).verify
         messages = meter("messageDue")
         self.metrics = metrics = Metrics("test")
-        self.connections = Connections(client, LIFE, LIMIT, meter("connectDue"), messages, metrics)
+        memberships = Memberships(client, LIFE, HISTORY_SECONDS)
+        self.connections = Connections(
+            client, LIFE, LIMIT, meter("connectDue"), messages, memberships, metrics
+        )
         audiences = Audiences(client, LIFE)
         consequences = Consequences(
             self.connections, delivery, Notifier(audiences, delivery, None), now
@@ -271,11 +277,13 @@ class Herald:
             now,
             metrics,
         )
+        history = History(client, LIFE.history, HISTORY_SECONDS, encryption, now)
         fanout = Fanout(self.progress, queue, lambda: world.estimate)
         self.dispatcher = Dispatcher(
             audiences,
             broadcaster,
             None if inline is None else fanout,
+            history,
             encryption,
             FRAME_BYTES,
             inline or 0,
@@ -295,6 +303,16 @@ class Herald:
             delivery,
             self.connections,
             terminator,
+            Resumer(
+                client,
+                LIFE.users,
+                meter("resumeDue"),
+                history,
+                memberships,
+                delivery,
+                encryption,
+                FRAME_BYTES,
+            ),
             verify,
             now,
             self.parser,
@@ -338,6 +356,7 @@ def empty(client: Any) -> None:
         (LIFE.users, ("user",)),
         (LIFE.groups, ("group", "connectionId")),
         (LIFE.messages, ("id",)),
+        (LIFE.history, ("stream", "position")),
     ):
         for item in list(scan(client, table)):
             client.delete_item(TableName=table, Key={name: item[name] for name in names})

@@ -169,11 +169,6 @@ def test_a_taken_port_is_named(command: Callable[..., Command]) -> None:
     assert run.output == f"PORT {port} is taken; try PORT={port + 1}\n"
 
 
-def test_a_setting_without_effect_is_said(command: Callable[..., Command]) -> None:
-    run = command("run", HERALD_HISTORY_SECONDS="5")
-    run.until("HERALD_HISTORY_SECONDS is set, but has no effect yet")
-
-
 def test_demo_shows_who_received_the_message(command: Callable[..., Command]) -> None:
     demo = command("demo")
     assert demo.end() == 0

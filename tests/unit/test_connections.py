@@ -136,7 +136,7 @@ def test_connecting_again_keeps_what_was_joined_since(
 ) -> None:
     opened = connection(user, user)
     connections.open(opened)
-    connections.join(opened, user)
+    connections.join(opened, user, NOW + 1)
     connections.open(opened)
     assert stored(dynamodb, user)["groups"] == {"SS": [user]}
 
@@ -297,9 +297,9 @@ def test_what_is_gone_is_not_made_a_ghost(
     gone = connection(user, user)
     for change in (
         lambda: connections.hear(user, gone.principal, NOW, 1),
-        lambda: connections.join(gone, user),
-        lambda: connections.leave(gone, user),
-        lambda: connections.refresh(gone, gone.principal),
+        lambda: connections.join(gone, user, NOW + 1),
+        lambda: connections.leave(gone, user, NOW + 1),
+        lambda: connections.refresh(gone, gone.principal, NOW + 1),
     ):
         with pytest.raises(ConnectionGone):
             change()
@@ -324,12 +324,12 @@ def test_groups_are_joined_and_left_and_end_with_the_connection(
     opened = connection(user, user, "t", f"{user}-a")
     connections.open(opened)
     for _ in range(2):
-        connections.join(opened, f"{user}-b")
-    connections.leave(opened, f"{user}-never")
+        connections.join(opened, f"{user}-b", NOW + 1)
+    connections.leave(opened, f"{user}-never", NOW + 1)
     assert members(dynamodb, f"{user}-a", "t") == members(dynamodb, f"{user}-b", "t") == [user]
     assert members(dynamodb, f"{user}-a") == []
     for _ in range(2):
-        connections.leave(opened, f"{user}-a")
+        connections.leave(opened, f"{user}-a", NOW + 1)
     assert members(dynamodb, f"{user}-a", "t") == []
     connections.close(recipient(user, user, "t"), NOW)
     assert members(dynamodb, f"{user}-b", "t") == []
@@ -339,9 +339,9 @@ def test_one_group_too_many_is_refused(connections: Connections, user: str) -> N
     groups = [f"{user}-{number}" for number in range(MAX_GROUPS)]
     opened = connection(user, user, None, *groups)
     connections.open(opened)
-    connections.join(opened, groups[7])
+    connections.join(opened, groups[7], NOW + 1)
     with pytest.raises(BadRequest, match="50 groups"):
-        connections.join(opened, "another")
+        connections.join(opened, "another", NOW + 1)
     assert connections.close(opened.recipient, NOW, groups)
 
 
@@ -357,9 +357,9 @@ def test_refresh_gives_a_new_principal_and_leaves_what_it_does_not_allow(
 ) -> None:
     opened = connection(user, user, None, f"{user}-a", f"{user}-b")
     connections.open(opened)
-    connections.join(opened, f"{user}-c")
+    connections.join(opened, f"{user}-c", NOW + 1)
     renewed = refreshed(opened, groups=(f"{user}-a", f"{user}-c*"))
-    connections.refresh(opened, renewed)
+    connections.refresh(opened, renewed, NOW + 1)
     found = connections.find(user)
     assert found is not None
     assert found.principal == renewed
@@ -367,7 +367,7 @@ def test_refresh_gives_a_new_principal_and_leaves_what_it_does_not_allow(
     assert members(dynamodb, f"{user}-b") == []
     assert stored(dynamodb, user)["tokenUntil"] == {"N": str(LATER + 3600)}
     assert user_item(dynamodb, user)[f"@{user}"] == stored(dynamodb, user)["reach"]
-    connections.refresh(found, refreshed(opened, groups=()))
+    connections.refresh(found, refreshed(opened, groups=()), NOW + 1)
     assert "groups" not in stored(dynamodb, user)
     assert members(dynamodb, f"{user}-a") == []
 
@@ -378,7 +378,7 @@ def test_after_a_refresh_its_principal_is_the_one_in_one_call(
     opened = connection(user, user)
     connections.open(opened)
     renewed = refreshed(opened, scopes=frozenset({Scope.MESSAGES_SEND}))
-    connections.refresh(opened, renewed)
+    connections.refresh(opened, renewed, NOW + 1)
     client.calls.clear()
     assert connections.hear(user, opened.principal, NOW, 0) == renewed
     assert client.calls == ["transact_write_items"]

@@ -133,8 +133,9 @@ def test_what_it_costs(life: Any) -> None:
     client = Counted(scene.aws)
     herald = scene.herald(client)
     herald.submissions.submit(SENDER, JSON, json.dumps(EVERYBODY), time.monotonic() + NEVER)
-    limit, page, put = ["update_item"], ["scan"], ["put_item", "transact_write_items"]
-    assert client.calls == [*limit, *page, *put, "send_message_batch"]
+    limit, kept, page = ["update_item"], ["batch_write_item"], ["scan"]
+    late, put = ["batch_write_item"], ["put_item", "transact_write_items"]
+    assert client.calls == [*limit, *kept, *page, *late, *put, "send_message_batch"]
     client.calls.clear()
     herald.worker.work(scene.receive(), time.monotonic() + NEVER)
     claim, content, advance = ["update_item"], ["batch_get_item"], ["update_item"]
@@ -496,7 +497,7 @@ def test_a_request_that_was_queued_in_part_is_queued_again_under_the_same_ids(
         )
 
     dying = Handler(scene.aws, submit)
-    for _ in range(5):  # claim, charge, read, content, progress
+    for _ in range(7):  # claim, charge, keep, read, keep as late, content, progress
         dying.step()
     dying.crash()
     assert scene.world.queue == []

@@ -25,7 +25,7 @@ from tests.world import LIFE, NEVER, SCOPES, Handler, Herald, Socket, World, emp
 HEADERS = {"content-type": "application/json", "idempotency-key": "key"}
 BODY = json.dumps({"messages": [{"to": {"users": ["bob"]}, "data": number} for number in (1, 2)]})
 SENDER = Principal("alice", 10**12, scopes=SCOPES)
-CALLS = 4  # claim, charge, audience, finish
+CALLS = 5  # claim, charge, keep, audience, finish
 
 
 class Scene:
@@ -71,7 +71,14 @@ def test_what_it_costs(life: Any) -> None:
     warm = Herald(client, Scene(life).world, evicts=False)
     deadline = time.monotonic() + NEVER
     warm.submissions.submit(SENDER, HEADERS, BODY, deadline)
-    assert client.calls == ["update_item", "update_item", "batch_get_item", "update_item"]
+    claim, charge, kept, read, answer = (
+        "update_item",
+        "update_item",
+        "batch_write_item",
+        "batch_get_item",
+        "update_item",
+    )
+    assert client.calls == [claim, charge, kept, read, answer]
     client.calls.clear()
     assert is_replay(warm.submissions.submit(SENDER, HEADERS, BODY, deadline))
     assert client.calls == ["update_item", "update_item"]

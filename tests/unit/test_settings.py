@@ -1,6 +1,6 @@
 import pytest
 
-from chalicelib.settings import WITHOUT_EFFECT_YET, Settings, SettingsError
+from chalicelib.settings import Settings, SettingsError
 
 SECRET = "x" * 32
 
@@ -73,12 +73,6 @@ def test_lists_are_parsed() -> None:
     )
     assert [str(network) for network in settings.ip_allow] == ["10.0.0.0/8", "2001:db8::/32"]
     assert settings.allowed_origins == ("https://app.example.com", "http://localhost:3000")
-
-
-def test_what_has_no_effect_yet_is_a_setting() -> None:
-    from dataclasses import fields
-
-    assert {field.metadata["variable"] for field in fields(Settings)} >= WITHOUT_EFFECT_YET
 
 
 def test_the_url_of_a_key_set_is_taken_to_the_letter() -> None:

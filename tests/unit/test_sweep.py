@@ -11,6 +11,7 @@ from chalicelib.connections import Connections
 from chalicelib.delivery import Outcome
 from chalicelib.frames import PROBE
 from chalicelib.messages import Result
+from chalicelib.membership import Memberships
 from chalicelib.metrics import Metrics
 from chalicelib.principal import user_key
 from chalicelib.records import Recipient
@@ -36,7 +37,13 @@ class Sweep:
         self.reported: list[int] = []
         this: Any = self  # stands in for Consequences and Terminator
         self.connections = Connections(
-            client, LIFE, 10, meter("connectDue"), meter("messageDue"), Metrics("test")
+            client,
+            LIFE,
+            10,
+            meter("connectDue"),
+            meter("messageDue"),
+            Memberships(client, LIFE, 0),
+            Metrics("test"),
         )
         self.sweeper = Sweeper(
             client,

@@ -1,0 +1,138 @@
+"""What was sent while a client was away is had once more, through the whole gateway."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chalicelib.ulid import earliest, moment_of
+from tests.clients import Client, Socket
+
+Start = Callable[..., Client]
+
+
+def resume(socket: Socket, after: str) -> tuple[list[Any], Any]:
+    """The messages of the frames that come, and the answer after them."""
+    answer = socket.ask({"action": "resume", "after": after, "ref": "r"})
+    messages = []
+    while answer["type"] == "messages":
+        messages += answer["messages"]
+        answer = socket.receive()
+    return messages, answer
+
+
+def data_of(messages: list[Any]) -> list[Any]:
+    return [message["data"] for message in messages]
+
+
+def first(herald: Client, user: str, socket: Socket) -> Any:
+    """A message that a user's connection has got."""
+    herald.report({"users": [user]}, "first")
+    [message] = socket.receive()["messages"]
+    return message
+
+
+def test_what_was_missed_comes_in_order_and_once(herald: Client, user: str) -> None:
+    socket = herald.connect(user, groups=[user])
+    seen = first(herald, user, socket)
+    socket.connection.close()
+    for message in (
+        {"to": {"users": [user]}, "data": 1, "type": "chat"},
+        {"to": {"groups": [user]}, "data": 2},
+        {"to": {"all": True}, "data": 3},
+        {"to": {"groups": [user, f"{user}-not"]}, "data": 4},
+        {"to": {"users": [user]}, "data": "typing", "store": False},
+        {"to": {"users": [f"{user}-not"]}, "data": "another's"},
+        {"to": {"all": True, "exceptUsers": [user]}, "data": "not for him"},
+    ):
+        assert herald.post(message).status_code == 200
+
+    again = herald.connect(user, groups=[user])
+    messages, answer = resume(again, seen["id"])
+    # Others of this test run broadcast to everybody as well.
+    messages = [one for one in messages if one["from"] == seen["from"]]
+    assert data_of(messages) == [1, 2, 3, 4]
+    assert messages[0]["type"] == "chat"
+    assert messages[0].keys() == seen.keys()
+    assert [one["id"] for one in messages] == sorted(one["id"] for one in messages)
+    assert answer["type"] == "resumed"
+    assert answer["ref"] == "r"
+    assert answer["complete"] is True
+    assert answer["count"] >= 4
+
+    messages, answer = resume(again, messages[-1]["id"])
+    assert [one for one in messages if one["from"] == seen["from"]] == []
+    assert answer["complete"] is True
+
+
+def test_nothing_that_a_client_has_is_sent_again_where_one_function_sent_all(
+    herald_with: Start, user: str
+) -> None:
+    herald = herald_with(GATEWAY_CONCURRENCY="1")
+    socket = herald.connect(user)
+    seen = [first(herald, user, socket) for _ in range(4)]
+    messages, answer = resume(socket, seen[1]["id"])
+    assert [one["id"] for one in messages] == [seen[2]["id"], seen[3]["id"]]
+    assert answer == {"type": "resumed", "count": 2, "complete": True, "ref": "r"}
+
+
+def test_an_id_of_a_moment_reaches_back(herald: Client, user: str) -> None:
+    """A client that has no message yet names the time."""
+    socket = herald.connect(user)
+    seen = first(herald, user, socket)
+    moment = moment_of(seen["id"])
+    messages, answer = resume(socket, earliest(moment + 500))
+    assert seen in messages
+    assert answer["complete"] is True
+
+
+def test_what_is_out_of_the_history_is_not_complete(herald_with: Start, user: str) -> None:
+    herald = herald_with(HERALD_HISTORY_SECONDS="60")
+    socket = herald.connect(user)
+    seen = first(herald, user, socket)
+    messages, answer = resume(socket, earliest(moment_of(seen["id"]) - 61_000))
+    assert messages == [seen]
+    assert (answer["count"], answer["complete"]) == (1, False)
+
+
+def test_without_a_history_nothing_is_kept(herald_with: Start, user: str) -> None:
+    herald = herald_with(HERALD_HISTORY_SECONDS="0")
+    socket = herald.connect(user, groups=["room"])
+    seen = first(herald, user, socket)
+    socket.connection.close()
+    herald.report({"users": [user]})
+    messages, answer = resume(herald.connect(user), earliest(moment_of(seen["id"]) - 1))
+    assert messages == []
+    assert answer == {"type": "resumed", "count": 0, "complete": False, "ref": "r"}
+    assert herald.tables.scan(TableName="herald-history")["Items"] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "detail"),
+    [
+        ({}, "after must be a string"),
+        ({"after": 1}, "after must be a string"),
+        ({"after": ""}, "after must be the id of a message"),
+        ({"after": "01J"}, "after must be the id of a message"),
+        ({"after": "8" + "0" * 25}, "after must be the id of a message"),
+        ({"after": "01ARZ3NDEKTSV4RRFFQ69G5FAU"}, "after must be the id of a message"),
+        ({"after": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "limit": 1}, "limit is not a known field"),
+    ],
+)
+def test_a_wrong_request(herald: Client, user: str, fields: Any, detail: str) -> None:
+    socket = herald.connect(user)
+    answer = socket.ask({"action": "resume", "ref": "r", **fields})
+    assert (answer["type"], answer["code"], answer["ref"]) == ("error", "bad_request", "r")
+    assert detail in answer["message"]
+
+
+def test_resumes_are_limited(herald_with: Start, user: str) -> None:
+    herald = herald_with(HERALD_CONNECT_RATE="2", GATEWAY_CONCURRENCY="1")
+    socket = herald.connect(user)
+    after = first(herald, user, socket)["id"]
+    for _ in range(2):
+        assert resume(socket, after)[1]["type"] == "resumed"
+    answer = resume(socket, after)[1]
+    assert (answer["type"], answer["code"]) == ("error", "rate_limited")
+    assert 0 < answer["retryAfterMs"] <= 30_000
+    assert socket.ask({"action": "ping"})["type"] == "pong"

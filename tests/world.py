@@ -100,7 +100,7 @@ class Handler:
     """A handler in a thread that stands still before each of its DynamoDB calls."""
 
     def __init__(self, client: Any, run: Callable[[Any], object]) -> None:
-        self.result: object = None
+        self.result: Any = None
         self.error: BaseException | None = None
         self.done = False
         self._client = client
@@ -209,9 +209,13 @@ class World:
                     if result is Result.DELIVERED:
                         ids = [message.id for message in frame.messages]
                         self.received[recipient.connection_id] += ids
+                        self.arrive(recipient.connection_id, frame.body)
                     yield Outcome(recipient, frame, result, str(result), 1)
                     if result is not Result.DELIVERED:
                         break
+
+    def arrive(self, connection_id: str, body: bytes) -> None:
+        """A frame comes to a client; who wants to know of it overrides this."""
 
     def post(self, connection_id: str, endpoint: str, body: bytes, deadline: float) -> None:
         list(self.deliver([[Parcel(self._recipient(connection_id), (frame_of(body),))]], deadline))
@@ -277,7 +281,7 @@ class Herald:
             now,
             metrics,
         )
-        history = History(client, LIFE.history, HISTORY_SECONDS, encryption, now)
+        self.history = history = History(client, LIFE.history, HISTORY_SECONDS, encryption, now)
         fanout = Fanout(self.progress, queue, lambda: world.estimate)
         self.dispatcher = Dispatcher(
             audiences,

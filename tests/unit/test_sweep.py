@@ -10,8 +10,8 @@ from chalicelib import sweep as sweep_module
 from chalicelib.connections import Connections
 from chalicelib.delivery import Outcome
 from chalicelib.frames import PROBE
-from chalicelib.messages import Result
 from chalicelib.membership import Memberships
+from chalicelib.messages import Result
 from chalicelib.metrics import Metrics
 from chalicelib.principal import user_key
 from chalicelib.records import Recipient

@@ -1,0 +1,398 @@
+"""What is sent reaches whom it concerns, once and in order, though they come and go.
+
+Hypothesis plays the network and fate: clients drop, with or without anybody knowing; handlers stop
+before each of their DynamoDB calls, where others go on or they die; the queue brings jobs late and
+again. When all is quiet, each client has every message that it must have, and none that it may not.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import run_state_machine_as_test as run_machine
+
+from chalicelib import consequences, fanout, history, terminate
+from chalicelib.errors import HeraldError
+from chalicelib.messages import Queued
+from chalicelib.principal import Principal, Scope
+from chalicelib.ulid import Stamp, earliest
+from tests.world import NEVER, SCOPES, Aws, Crash, Handler, Herald, Inline, Socket, World, empty
+
+EXPLORE = os.environ.get("LIFE_EXAMPLES")
+"""How many lives to try, new ones each time; by default it's the same few."""
+
+USERS = ("alice", "bob", "carol")
+ROOM = "room-1"
+SENDER = Principal("server", 10**12, scopes=SCOPES | {Scope.MESSAGES_BROADCAST})
+SOON = st.sampled_from([0, 1, 2, 3, 4, 50, 50, 50])
+"""How many calls a handler makes before anything else happens; 50 is all."""
+
+
+@dataclass
+class Sent:
+    """A message, and when it was: `began` and `ended` are moments of the machine."""
+
+    id: str
+    to: dict[str, Any]
+    began: int
+    ended: int | None = None
+    stored: bool = True
+    queued: bool = False
+
+
+@dataclass
+class Member:
+    """A user's membership of the room, from the first moment that it may be to the last; surely
+    from `joined` to `leaving`."""
+
+    joining: int
+    joined: int | None = None
+    leaving: int | None = None
+    left: int | None = None
+
+
+@dataclass
+class Reader:
+    """A client as the protocol has it: it drops what it has seen, and holds back what comes while
+    it resumes."""
+
+    user: str
+    after: str
+    since: int
+    socket: Socket | None = None
+    resuming: bool = False
+    held: list[str] = field(default_factory=list)
+    got: list[str] = field(default_factory=list)
+    rooms: list[Member] = field(default_factory=list)
+
+    @property
+    def room(self) -> Member | None:
+        """Its last membership."""
+        return self.rooms[-1] if self.rooms else None
+
+    def receive(self, frame: dict[str, Any], now: int) -> None:
+        match frame["type"]:
+            case "messages":
+                ids = [message["id"] for message in frame["messages"]]
+                self.held += ids
+                if not self.resuming:
+                    self.take()
+            case "resumed":
+                assert frame["complete"]
+                self.resuming = False
+                self.held.sort()
+                self.take()
+            case "joined" if self.room and self.room.joined is None:
+                self.room.joined = now
+            case "left" if self.room:
+                self.room.left = now
+
+    def take(self) -> None:
+        for message_id in self.held:
+            if message_id not in self.got:
+                self.got.append(message_id)
+            self.after = max(self.after, message_id)
+        self.held = []
+
+    def drop(self) -> None:
+        self.socket, self.held, self.resuming = None, [], False
+
+
+class Network(World):
+    """Hands frames to readers; those whose network is gone get nothing, and nobody knows."""
+
+    def __init__(self, machine: "Lives") -> None:
+        super().__init__()
+        self._machine = machine
+
+    def arrive(self, connection_id: str, body: bytes) -> None:
+        for reader in self._machine.readers.values():
+            if reader.socket and reader.socket.connection_id == connection_id and body:
+                reader.receive(json.loads(body), next(self._machine.moments))
+
+
+class Lives(RuleBasedStateMachine):
+    """Everything that can happen, in any order."""
+
+    client: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        empty(self.client)
+        self.moments = count(1)
+        self.readers: dict[str, Reader] = {}
+        self.world = Network(self)
+        self.aws = Aws(self.client, self.world)
+        self.handlers: list[tuple[Handler, Callable[[Handler], None], Any]] = []
+        self.environments: list[Any] = []
+        self.sent: list[Sent] = []
+
+    @initialize()
+    def everybody_connects(self) -> None:
+        for user in USERS:
+            reader = Reader(user, earliest(self.world.now), next(self.moments))
+            self.readers[user] = reader
+            self._connect(reader, again=False)
+        self.world.now += 1
+
+    # --- What clients and networks do
+
+    @rule(user=st.sampled_from(USERS), known=st.booleans(), told=st.booleans(), soon=SOON)
+    def a_client_drops_or_comes_back(self, user: str, known: bool, told: bool, soon: int) -> None:
+        """API Gateway knows of it or not, and tells Herald or not."""
+        reader = self.readers[user]
+        socket = reader.socket
+        if socket is None:
+            self._connect(reader)
+            self._resume(reader, soon)
+            return
+        reader.drop()
+        if known:
+            socket.state = "closed"
+            if told:
+                self._run(lambda herald: herald.doorkeeper.see_off(socket.event()), soon)
+
+    @rule(user=st.sampled_from(USERS), soon=SOON)
+    def a_client_asks_again(self, user: str, soon: int) -> None:
+        reader = self.readers[user]
+        if reader.resuming:
+            self._resume(reader, soon)
+
+    @rule(user=st.sampled_from(USERS), soon=SOON)
+    def a_client_joins(self, user: str, soon: int) -> None:
+        reader = self.readers[user]
+        if reader.socket and (reader.room is None or reader.room.left):
+            reader.rooms.append(Member(next(self.moments)))
+            self._say(reader, soon, action="join", group=ROOM)
+            self.world.now += 1
+
+    @rule(user=st.sampled_from(USERS))
+    def a_client_leaves(self, user: str) -> None:
+        """Its handler runs through: who was joined by another in between is no question here."""
+        reader = self.readers[user]
+        room = reader.room
+        if reader.socket and room and room.joined and not room.leaving and not self.handlers:
+            room.leaving = next(self.moments)
+            self.world.now += 1
+            self._say(reader, 50, action="leave", group=ROOM)
+            self.world.now += 1
+
+    @rule(
+        to=st.sampled_from(
+            [
+                {"users": ["alice"]},
+                {"users": ["alice", "bob"], "exceptUsers": ["bob"]},
+                {"users": list(USERS)},
+                {"groups": ["team"], "exceptUsers": ["carol"]},
+                {"groups": [ROOM]},
+                {"groups": [ROOM, "team"]},
+                {"all": True},
+            ]
+        ),
+        store=st.sampled_from([True, True, True, False]),
+        soon=SOON,
+    )
+    def a_message_is_sent(self, to: dict[str, Any], store: bool, soon: int) -> None:
+        def send(herald: Herald) -> object:
+            return herald.dispatcher.send([message], SENDER, NEVER + time.monotonic())
+
+        def ended(handler: Handler) -> None:
+            if handler.error is None:
+                sent.ended = next(self.moments)
+                sent.queued = isinstance(handler.result[0], Queued)
+
+        stamp = Stamp.fresh(self.world.now)
+        message = (
+            Herald(None, self.world)
+            .parser(SENDER, stamp)
+            .one({"to": to, "data": 1, "store": store})
+        )
+        sent = Sent(message.id, to, next(self.moments), stored=store)
+        self.sent.append(sent)
+        self.world.now += 1
+        self._run(send, soon, ended)
+
+    # --- What fate does
+
+    @precondition(lambda self: self.world.queue)
+    @rule(data=st.data(), again=st.booleans(), soon=SOON)
+    def a_worker_runs(self, data: st.DataObject, again: bool, soon: int) -> None:
+        queue = self.world.queue
+        record = queue[data.draw(st.integers(0, len(queue) - 1))]
+
+        def work(herald: Herald) -> object:
+            return herald.worker.work([record], NEVER + time.monotonic())
+
+        def ended(handler: Handler) -> None:
+            if handler.result == [] and record in queue and not again:
+                queue.remove(record)
+
+        self._run(work, soon, ended)
+
+    @precondition(lambda self: self.handlers)
+    @rule(data=st.data(), soon=SOON)
+    def a_handler_goes_on(self, data: st.DataObject, soon: int) -> None:
+        entry = self.handlers[data.draw(st.integers(0, len(self.handlers) - 1))]
+        self._go_on(entry, max(1, soon))
+
+    @precondition(lambda self: self.handlers)
+    @rule(data=st.data())
+    def a_handler_crashes(self, data: st.DataObject) -> None:
+        entry = self.handlers[data.draw(st.integers(0, len(self.handlers) - 1))]
+        entry[0].crash()
+        self._settle(entry)
+
+    @rule(seconds=st.sampled_from([1, 5]))
+    def time_passes(self, seconds: int) -> None:
+        self.world.now += seconds * 1000
+
+    # --- What must hold
+
+    @invariant()
+    def nobody_gets_what_is_not_theirs(self) -> None:
+        sent = {one.id: one for one in self.sent}
+        for reader in self.readers.values():
+            for message_id in reader.got:
+                assert self._concerns(reader, sent[message_id], surely=False)
+
+    @invariant()
+    def what_was_sent_one_after_the_other_comes_so(self) -> None:
+        sent = {one.id: one for one in self.sent}
+        for reader in self.readers.values():
+            for index, later in enumerate(reader.got):
+                for earlier in reader.got[index + 1 :]:
+                    ended = sent[earlier].ended
+                    assert sent[earlier].queued or ended is None or ended > sent[later].began
+
+    def teardown(self) -> None:
+        """Everybody comes back, and has everything."""
+        while self.handlers:
+            self._go_on(self.handlers[0], 1000)
+        for reader in self.readers.values():
+            if reader.socket is None or reader.resuming:
+                reader.drop()
+                self._connect(reader)
+                self._resume(reader, 1000)
+        while self.world.queue:
+            record = self.world.queue.pop(0)
+            self._run(lambda herald, one=record: herald.worker.work([one], NEVER + 10**9))
+        kept = [sent for sent in self.sent if sent.ended is not None and sent.stored]
+        for reader in self.readers.values():
+            assert not reader.resuming
+            due = {sent.id for sent in kept if self._concerns(reader, sent, surely=True)}
+            assert due <= set(reader.got)
+        self.nobody_gets_what_is_not_theirs()
+        self.what_was_sent_one_after_the_other_comes_so()
+
+    def _concerns(self, reader: Reader, sent: Sent, *, surely: bool) -> bool:
+        if reader.user in sent.to.get("exceptUsers", ()):
+            return False
+        if "users" in sent.to:
+            return reader.user in sent.to["users"]
+        if "all" in sent.to or "team" in sent.to["groups"]:
+            return True
+        end = sent.ended or next(self.moments)
+        if surely:
+            return any(
+                room.joined is not None
+                and room.joined < sent.began
+                and (room.leaving is None or end < room.leaving)
+                for room in reader.rooms
+            )
+        return any(
+            room.joining < end and (room.left is None or sent.began < room.left)
+            for room in reader.rooms
+        )
+
+    # --- How
+
+    def _connect(self, reader: Reader, *, again: bool = True) -> None:
+        """A handshake that nothing comes between, and what the client was joined to."""
+        socket = self.world.connect(reader.user)
+        self._run(lambda herald: herald.doorkeeper.admit(socket.event()))
+        socket.state = "open"
+        reader.socket = socket
+        reader.resuming = again
+        if reader.room is not None and reader.room.leaving is None:
+            self._say(reader, 1000, action="join", group=ROOM)
+
+    def _resume(self, reader: Reader, soon: int) -> None:
+        reader.resuming = True
+        self._say(reader, soon, action="resume", after=reader.after)
+
+    def _say(self, reader: Reader, soon: int, **frame: str) -> None:
+        assert reader.socket is not None
+        event = reader.socket.event(json.dumps(frame))
+        self._run(lambda herald: herald.actions.receive(event, NEVER + time.monotonic()), soon)
+
+    def _run(
+        self,
+        act: Callable[[Herald], object],
+        steps: int = 1000,
+        ended: Callable[[Handler], None] = lambda _: None,
+    ) -> None:
+        """Start a handler where none is at work, and let it make so many calls."""
+        herald_of = self._environment()
+        handler = Handler(self.aws, lambda client: act(herald_of(client)))
+        entry = handler, ended, herald_of
+        self.handlers.append(entry)
+        self._settle(entry)
+        self._go_on(entry, steps)
+
+    def _environment(self) -> Callable[[Any], Herald]:
+        """One that sends request after request: it knows in which order."""
+        if self.environments:
+            found: Callable[[Any], Herald] = self.environments.pop()
+            return found
+        first = Herald(None, self.world).history
+
+        def herald_of(client: Any) -> Herald:
+            herald = Herald(client, self.world, inline=1, evicts=True)
+            herald.history._writer, herald.history._numbers = first._writer, first._numbers
+            return herald
+
+        return herald_of
+
+    def _go_on(self, entry: tuple[Handler, Any, Any], steps: int) -> None:
+        for _ in range(steps):
+            if entry[0].done:
+                break
+            entry[0].step()
+            self._settle(entry)
+
+    def _settle(self, entry: tuple[Handler, Any, Any]) -> None:
+        handler, ended, environment = entry
+        if not handler.done:
+            return
+        self.handlers.remove(entry)
+        if handler.error is not None and not isinstance(handler.error, HeraldError | Crash):
+            raise handler.error
+        if not isinstance(handler.error, Crash):
+            self.environments.append(environment)
+        ended(handler)
+
+
+@pytest.mark.timeout(0 if EXPLORE else 300)
+def test_nothing_is_lost(life: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (consequences, history, terminate):
+        monkeypatch.setattr(module, "ThreadPoolExecutor", Inline)
+    monkeypatch.setattr(fanout, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    run_machine(
+        type("Machine", (Lives,), {"client": life}),
+        settings=settings(
+            max_examples=int(EXPLORE or 80),
+            derandomize=not EXPLORE,
+            stateful_step_count=50,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -190,15 +190,18 @@ def test_who_left_gets_nothing_though_an_earlier_connection_was_in(scene: Scene)
     assert scene.resume(had)[0] == []
 
 
-def test_who_left_and_joined_again_gets_what_came_after_that(scene: Scene) -> None:
+@pytest.mark.parametrize("groups", [["team"], ["room-1"], ["team", "room-1"]])
+def test_who_left_and_joined_again_gets_what_came_after_that(
+    scene: Scene, groups: list[str]
+) -> None:
     """Also of the token's own group, whose membership is as old as the connection otherwise."""
     [had] = scene.send(to())
-    for group in ("team", "room-1"):
+    for group in groups:
         scene.say(action="join", group=group)
         scene.say(action="leave", group=group)
         scene.send({"to": {"groups": [group]}, "data": 1})
         scene.say(action="join", group=group)
-    wanted = scene.send(*({"to": {"groups": [group]}, "data": 1} for group in ("team", "room-1")))
+    wanted = scene.send(*({"to": {"groups": [group]}, "data": 1} for group in groups))
     assert scene.resume(had)[0] == wanted
     scene.go()
     scene.come()

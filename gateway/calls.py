@@ -46,7 +46,7 @@ def _actions(operation: str, params: Mapping[str, Any]) -> Iterator[tuple[str, s
         for entry in params["TransactItems"]:
             for kind, action in entry.items():
                 yield IN_TRANSACTION[kind], action["TableName"]
-    elif operation == "BatchGetItem":
+    elif operation in ("BatchGetItem", "BatchWriteItem"):
         for table in params["RequestItems"]:
             yield operation, table
     else:

@@ -6,8 +6,9 @@
  *   await herald.connect();
  *   const report = await herald.send({ to: { users: ["bob"] }, data: { text: "Hi" } });
  *
- * It connects again when the connection breaks, with growing, random pauses; keeps it from being
- * idle; brings a newer token before the old one expires; and drops a message that it has seen.
+ * It connects again when the connection breaks, with growing, random pauses, and gets what it missed;
+ * keeps it from being idle; brings a newer token before the old one expires; and drops a message
+ * that it has seen.
  */
 
 export const SUBPROTOCOL = "herald.v1";
@@ -39,6 +40,8 @@ export class HeraldError extends Error {
  *
  * - `open`: connected, for the first time or again: `{ again }`
  * - `message`: `{ id, type, from, timestamp, data, encrypted }`, once for each id
+ * - `resumed`: connected again, what was missed has come: `{ count, complete }`; if it is not
+ *   `complete`, some may be lost
  * - `notice`: `{ code, … }`, such as `connection_removed`
  * - `close`: the connection is lost: `{ code, reason, retryIn }`; `retryIn` (ms) is null if it is
  *   not tried again
@@ -57,6 +60,11 @@ export class Herald extends EventTarget {
   #asked = new Map();
   #nextRef = 1;
   #seen = new Set();
+  #groups = new Set();
+  #after = ""; // the last message that came in its turn, or a moment until which all have
+  #held = null; // what comes while it resumes, for its turn
+  #clock = null; // the server's: its `timestamp` when ours was `at`
+  #heard = 0;
   #timers = { ping: null, refresh: null, retry: null };
 
   /**
@@ -108,15 +116,28 @@ export class Herald extends EventTarget {
     return report;
   }
 
-  /** Join a group that the token allows, or leave one. */
-  join = (group) => this.#ask({ action: "join", group });
-  leave = (group) => this.#ask({ action: "leave", group });
+  /** Join a group that the token allows, and join it in each connection to come. */
+  async join(group) {
+    this.#groups.add(group);
+    try {
+      await this.#ask({ action: "join", group });
+    } catch (error) {
+      if (error.code === "forbidden") this.#groups.delete(group);
+      throw error;
+    }
+  }
+
+  async leave(group) {
+    this.#groups.delete(group);
+    await this.#ask({ action: "leave", group });
+  }
 
   /** @returns {Promise<number>} how long an answer takes, ms. */
   async ping() {
     const began = performance.now();
-    await this.#ask({ action: "ping" });
-    return performance.now() - began;
+    const { timestamp } = await this.#ask({ action: "ping" });
+    this.#clock = { timestamp, at: performance.now() };
+    return this.#clock.at - began;
   }
 
   // --- The connection
@@ -142,7 +163,10 @@ export class Herald extends EventTarget {
       this.#schedulePing();
       this.#scheduleRefresh(token);
       this.#opening?.resolve();
-      this.#emit("open", { again: this.#opened > 1 });
+      const again = this.#opened > 1;
+      if (again) this.#resume(socket);
+      else this.#begin();
+      this.#emit("open", { again });
     };
     socket.onmessage = ({ data }) => this.#receive(data);
     socket.onerror = () => {}; // `close` follows, and says as much
@@ -156,6 +180,7 @@ export class Herald extends EventTarget {
   #lost(code, reason) {
     this.#socket = null;
     this.#stopTimers();
+    this.#noteEnd(code !== 1006);
     this.#rejectAll("disconnected", `the connection is lost (${code})`);
     let retryIn = null;
     if (!this.#closed) {
@@ -167,6 +192,43 @@ export class Herald extends EventTarget {
       this.#timers.retry = setTimeout(() => this.#open(), retryIn);
     }
     this.#emit("close", { code, reason, retryIn });
+  }
+
+  /** The first connection misses nothing; from here on, something might be. */
+  #begin() {
+    this.#held = null;
+    this.ping().catch(() => {}); // for the clock
+  }
+
+  /** Note until when all has come: to the last frame, or the end, if the other side said it. */
+  #noteEnd(clean) {
+    if (this.#held === null && this.#clock !== null) {
+      const heard = clean ? performance.now() : this.#heard;
+      const moment = earliest(this.#clock.timestamp + heard - this.#clock.at);
+      if (moment > this.#after) this.#after = moment;
+    }
+    this.#held = []; // what had not had its turn will come again
+  }
+
+  /** Ask for what was missed, and let what has come meanwhile have its turn after it. */
+  async #resume(socket) {
+    if (socket !== this.#socket) return;
+    let resumed = { count: 0, complete: false };
+    try {
+      for (const group of this.#groups) await this.join(group);
+      const frame = { action: "resume", after: this.#after };
+      if (this.#after) resumed = await this.#ask(frame, 3 * this.#options.timeout);
+    } catch (error) {
+      if (socket !== this.#socket) return;
+      const wait = error.code === "forbidden" ? 0 : error.details.retryAfterMs;
+      if (wait !== undefined) return setTimeout(() => this.#resume(socket), wait);
+      if (error.code === "timeout") return this.#drop(socket, "no answer");
+      this.#emit("failure", error);
+    }
+    const held = this.#held.sort((one, other) => (one.id < other.id ? -1 : 1));
+    this.#held = null;
+    held.forEach((message) => this.#deliver(message));
+    this.#emit("resumed", { count: resumed.count, complete: resumed.complete });
   }
 
   /** Give a socket up without waiting for its close: the other side may be gone. */
@@ -215,7 +277,7 @@ export class Herald extends EventTarget {
 
   // --- Frames
 
-  #ask(frame) {
+  #ask(frame, timeout = this.#options.timeout) {
     if (!this.connected) {
       return Promise.reject(new HeraldError("disconnected", "there is no connection"));
     }
@@ -224,7 +286,7 @@ export class Herald extends EventTarget {
     const timer = setTimeout(() => {
       this.#asked.delete(ref);
       answer.reject(new HeraldError("timeout", `no answer to ${frame.action}`));
-    }, this.#options.timeout);
+    }, timeout);
     this.#asked.set(ref, { ...answer, timer });
     const text = JSON.stringify({ ...frame, ref });
     this.#socket.send(text);
@@ -234,6 +296,7 @@ export class Herald extends EventTarget {
 
   #receive(text) {
     this.#emit("frame", { sent: false, text });
+    this.#heard = performance.now();
     let frame;
     try {
       frame = JSON.parse(text);
@@ -246,6 +309,8 @@ export class Herald extends EventTarget {
   }
 
   #deliver(message) {
+    if (this.#held !== null) return this.#held.push(message);
+    if (message.id > this.#after) this.#after = message.id;
     if (this.#seen.has(message.id)) return;
     this.#seen.add(message.id);
     if (this.#seen.size > this.#options.remembered) {
@@ -289,6 +354,15 @@ export function expiry(token) {
   } catch {
     return Infinity;
   }
+}
+
+/** The first id (a ULID) of a moment, epoch ms. */
+export function earliest(moment) {
+  let text = "";
+  for (let rest = Math.floor(moment); text.length < 10; rest = Math.floor(rest / 32)) {
+    text = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"[rest % 32] + text;
+  }
+  return text.padEnd(26, "0");
 }
 
 function withResolvers() {

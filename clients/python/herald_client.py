@@ -5,8 +5,9 @@
         async for message in herald:
             print(message["from"], message["data"])
 
-It connects again when the connection breaks, with growing, random pauses; keeps it from being idle;
-brings a newer token before the old one expires; and drops a message that it has seen.
+It connects again when the connection breaks, with growing, random pauses, and gets what it missed;
+keeps it from being idle; brings a newer token before the old one expires; and drops a message that
+it has seen.
 """
 
 import asyncio
@@ -31,6 +32,8 @@ from websockets.typing import Subprotocol
 SUBPROTOCOL = "herald.v1"
 FOR_GOOD = frozenset({400, 401, 403, 404})
 """Statuses of a handshake that another try with the same token will not change."""
+
+ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # of ULIDs
 
 logger = logging.getLogger("herald_client")
 
@@ -83,6 +86,13 @@ class Herald:
         self._asked: dict[str, asyncio.Future[Message]] = {}
         self._refs = itertools.count(1)
         self._seen: OrderedDict[str, None] = OrderedDict()
+        self.gaps = 0
+        """How often something may be lost, since what was missed was not kept any more."""
+        self._groups: dict[str, None] = {}
+        self._after = ""  # the last message that came in its turn, or a moment until which all have
+        self._held: list[Message] | None = None  # what comes while it resumes, for its turn
+        self._ahead: float | None = None  # seconds from the monotonic clock to the server's
+        self._heard = 0.0
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -136,18 +146,28 @@ class Herald:
         return {name: value for name, value in report.items() if name not in ("type", "ref")}
 
     async def join(self, group: str) -> None:
-        """Join a group that the token allows. Raises HeraldError."""
-        await self._ask({"action": "join", "group": group})
+        """Join a group that the token allows, and join it in each connection to come. Raises
+        HeraldError."""
+        self._groups[group] = None
+        try:
+            await self._ask({"action": "join", "group": group})
+        except HeraldError as error:
+            if error.code == "forbidden":
+                self._groups.pop(group, None)
+            raise
 
     async def leave(self, group: str) -> None:
         """Leave a group. Raises HeraldError."""
+        self._groups.pop(group, None)
         await self._ask({"action": "leave", "group": group})
 
     async def ping(self) -> float:
         """How long an answer takes, in seconds. Raises HeraldError."""
-        began = time.perf_counter()
-        await self._ask({"action": "ping"})
-        return time.perf_counter() - began
+        began = time.monotonic()
+        pong = await self._ask({"action": "ping"})
+        ended = time.monotonic()
+        self._ahead = pong["timestamp"] / 1000 - ended
+        return ended - began
 
     # --- The connection
 
@@ -184,13 +204,15 @@ class Herald:
         """Receive until the connection ends."""
         self._socket = socket
         self._opened.set()
-        others = [
-            asyncio.create_task(work) for work in (self._stay_active(socket), self._renew(token))
-        ]
+        begin = self._begin() if self._held is None else self._resume(socket)
+        works = (begin, self._stay_active(socket), self._renew(token))
+        others = [asyncio.create_task(work) for work in works]
         try:
             async for text in socket:
                 self._receive(str(text))
+            self._heard = time.monotonic()  # it was closed, and all before that has come
         finally:
+            self._note_end()
             self._socket = None
             self._opened.clear()
             for task in others:
@@ -198,6 +220,42 @@ class Herald:
             for answer in self._asked.values():
                 if not answer.done():
                     answer.set_exception(HeraldError("disconnected", "the connection is lost"))
+
+    async def _begin(self) -> None:
+        """The first connection misses nothing; from here on, something might be."""
+        with contextlib.suppress(HeraldError):
+            await self.ping()  # for the clock
+
+    def _note_end(self) -> None:
+        """Note until when all has come. What had not had its turn will come again."""
+        if self._held is None and self._ahead is not None:
+            self._after = max(self._after, earliest(self._heard + self._ahead))
+        self._held = []
+
+    async def _resume(self, socket: ClientConnection) -> None:
+        """Ask for what was missed, and let what has come meanwhile have its turn after it."""
+        complete = False
+        while True:
+            try:
+                for group in list(self._groups):
+                    await self.join(group)
+                if self._after:
+                    frame = {"action": "resume", "after": self._after}
+                    complete = (await self._ask(frame, 3 * self._options.timeout))["complete"]
+            except HeraldError as error:
+                if error.code == "timeout":
+                    socket.transport.abort()
+                    return
+                wait = 0 if error.code == "forbidden" else error.details.get("retryAfterMs")
+                if wait is not None:
+                    await asyncio.sleep(wait / 1000)
+                    continue
+                logger.warning("what was missed can't be had: %s", error)
+            break
+        self.gaps += not complete
+        held, self._held = self._held or [], None
+        for message in sorted(held, key=lambda message: str(message["id"])):
+            self._deliver(message)
 
     async def _stay_active(self, socket: ClientConnection) -> None:
         """Ping; and give a connection up on which nothing answers."""
@@ -238,14 +296,14 @@ class Herald:
 
     # --- Frames
 
-    async def _ask(self, frame: Message) -> Message:
+    async def _ask(self, frame: Message, seconds: float | None = None) -> Message:
         """Send a frame; its answer. Raises HeraldError."""
         if self._socket is None:
             raise HeraldError("disconnected", "there is no connection")
         ref = str(next(self._refs))
         answer = self._asked[ref] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(self._options.timeout):
+            async with asyncio.timeout(seconds or self._options.timeout):
                 await self._socket.send(json.dumps({**frame, "ref": ref}))
                 return await answer  # type: ignore[no-any-return]
         except TimeoutError:
@@ -256,6 +314,7 @@ class Herald:
             del self._asked[ref]
 
     def _receive(self, text: str) -> None:
+        self._heard = time.monotonic()
         frame = json.loads(text)
         match frame.get("type"):
             case "messages":
@@ -275,12 +334,22 @@ class Herald:
                     answer.set_result(frame)
 
     def _deliver(self, message: Message) -> None:
+        if self._held is not None:
+            self._held.append(message)
+            return
+        self._after = max(self._after, message["id"])
         if message["id"] in self._seen:
             return
         self._seen[message["id"]] = None
         if len(self._seen) > self._options.remembered:
             self._seen.popitem(last=False)
         self._messages.put_nowait(message)
+
+
+def earliest(moment: float) -> str:
+    """The first id (a ULID) of a moment, in epoch seconds."""
+    milliseconds = int(moment * 1000)
+    return "".join(ALPHABET[milliseconds >> shift & 31] for shift in range(45, -1, -5)) + "0" * 16
 
 
 def expiry(token: str) -> float | None:

@@ -70,6 +70,7 @@ def do_everything(herald: Client, stubbed: Stub) -> None:
         {"action": "send", "to": {"users": ["alice"]}, "data": 1},
         {"action": "send", "to": {"groups": ["team"]}, "data": 1},
         {"action": "send", "to": {"all": True}, "data": 1},
+        {"action": "resume", "after": "0" * 26},
     ):
         socket.connection.send(json.dumps(frame))
     headers = {"Authorization": f"Bearer {token()}", "Idempotency-Key": "k"}

@@ -33,7 +33,7 @@ const herald = async (user, options = {}) => {
 const detail = async (client, type) => (await once(client, type))[0].detail;
 
 const rest = async (user, path, options = {}) =>
-  fetch(REST + path, { ...options, headers: { Authorization: `Bearer ${await token(user)}` } });
+  fetch(REST + path, { ...options, headers: { ...options.headers, Authorization: `Bearer ${await token(user)}` } });
 
 /** A server that does to each connection what Herald would not. */
 const server = async (t, handle) => {
@@ -88,6 +88,64 @@ test("it connects again when the connection breaks", async () => {
   assert.deepEqual(await opened, { again: true });
   assert.equal((await rita.send({ to: { users: ["js-rita"] }, data: 1 })).delivered, 1);
   rita.close();
+});
+
+test("nothing is lost while it drops and comes back", async () => {
+  const sockets = [];
+  class Tracked extends WebSocket {
+    constructor(...options) {
+      sockets.push(super(...options));
+    }
+  }
+  const claims = { groups: ["js-team", "js-room-*"] };
+  const nora = await herald("js-nora", { ...SOON, WebSocket: Tracked, token: token("js-nora", claims) });
+  const [received, gaps] = [[], []];
+  nora.addEventListener("message", (event) => received.push(event.detail.data));
+  nora.addEventListener("resumed", (event) => event.detail.complete || gaps.push(event.detail));
+  await nora.join("js-room-1");
+  await nora.ping();
+  const kinds = [{ users: ["js-nora"] }, { groups: ["js-team"] }, { groups: ["js-room-1"] }];
+  const sent = Array.from({ length: 30 }, (_, number) => number);
+  for (const number of sent) {
+    const body = JSON.stringify({ to: kinds[number % 3], data: number });
+    const headers = { "Content-Type": "application/json" };
+    const answer = await rest("js-nora", "/messages", { method: "POST", body, headers });
+    assert.equal(answer.status, 200);
+    if (number % 4 === 1) sockets.at(-1).terminate();
+    if (number % 6 === 1) await sleep(150);
+  }
+  while (received.length < sent.length) await detail(nora, "message");
+  assert.deepEqual([received, gaps], [sent, []]);
+  assert.ok(sockets.length > 3);
+  nora.close();
+});
+
+test("what can't be had any more is said, and what comes meanwhile has its turn", async (t) => {
+  const frame = (...ids) =>
+    JSON.stringify({ type: "messages", messages: ids.map((id) => ({ id, data: id })) });
+  const asked = [];
+  const url = await server(t, (socket) => {
+    if (asked.length === 0) socket.send(frame("B"));
+    socket.on("message", (text) => {
+      const { action, after, ref } = JSON.parse(text);
+      asked.push([action, after]);
+      if (action === "ping") return setTimeout(() => socket.terminate(), 50);
+      socket.send(frame("E"));
+      socket.send(frame("C", "B"));
+      const again = { type: "error", code: "unavailable", message: "", retryAfterMs: 1 };
+      const done = { type: "resumed", count: 2, complete: false };
+      if (asked.length > 2) socket.send(frame("D"));
+      socket.send(JSON.stringify({ ...(asked.length > 2 ? done : again), ref }));
+    });
+  });
+  const client = new Herald(url, { token: "-", WebSocket, ...SOON });
+  const received = [];
+  client.addEventListener("message", (event) => received.push(event.detail.data));
+  client.connect();
+  assert.deepEqual(await detail(client, "resumed"), { count: 2, complete: false });
+  assert.deepEqual(received, ["B", "C", "D", "E"]);
+  assert.deepEqual(asked, [["ping", undefined], ["resume", "B"], ["resume", "B"]]);
+  client.close();
 });
 
 test("pings keep it from being idle", async () => {
@@ -158,7 +216,7 @@ test("a better token is tried next, and a display sees none", async () => {
   client.addEventListener("frame", (event) => frames.push(event.detail.text));
   await client.connect();
   await client.ping();
-  assert.equal(frames.length, 2);
+  assert.equal(frames.length, 4); // two pings: the first is its own, for the clock
   assert.ok(frames.every((text) => !text.includes("eyJ")));
   client.close();
 });

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from clients.python.herald_client import Herald, HeraldError, Options, expiry
+from clients.python.herald_client import Herald, HeraldError, Options, earliest, expiry
 from tests.clients import Client, token
 
 SOON = Options(first_pause=0.05, longest_pause=0.1, timeout=5.0)
@@ -94,6 +95,120 @@ def test_it_connects_again_when_the_connection_breaks(herald: Client) -> None:
             await asyncio.to_thread(herald.report, {"users": ["rita"]}, "again")
             assert await first(rita, 1) == ["again"]
 
+    asyncio.run(run())
+
+
+def test_nothing_is_lost_while_it_drops_and_comes_back(herald_with: Callable[..., Client]) -> None:
+    """Its network goes at random, whatever it is doing; one of its groups it joined by itself."""
+    herald = herald_with(HERALD_CONNECT_RATE="6000", HERALD_MAX_CONNECTIONS_PER_USER="1000")
+    chance = random.Random(7)
+    count = 60
+
+    async def run() -> int:
+        mine = token("rita", groups=["team", "room-*"])
+        async with Herald(herald.running.websocket, mine, SOON) as rita:
+            await rita.join("room-1")
+            await until(lambda: rita._ahead is not None)
+            cuts = 0
+            for number in range(count):
+                to = chance.choice(
+                    [
+                        {"users": ["rita"]},
+                        {"groups": ["team"]},
+                        {"groups": ["room-1"]},
+                        {"all": True},
+                    ]
+                )
+                await asyncio.to_thread(herald.report, to, number)
+                if chance.random() < 0.3 and rita._socket is not None:
+                    rita._socket.transport.abort()
+                    cuts += 1
+                await asyncio.sleep(chance.choice([0, 0, 0.05, 0.2]))
+            assert await first(rita, count) == list(range(count))
+            assert rita.gaps == 0
+            return cuts
+
+    assert asyncio.run(run()) > 5
+
+
+def test_what_comes_while_it_resumes_has_its_turn_afterwards() -> None:
+    """And it asks again where it has to, with what it had before."""
+    asked: list[Any] = []
+
+    async def handle(connection: ServerConnection) -> None:
+        connections.append(connection)
+        if len(connections) == 1:
+            await connection.send(frame("B"))
+        async for text in connection:
+            request = json.loads(text)
+            asked.append(request)
+            answer = {"type": "pong", "timestamp": 0}
+            if request["action"] == "resume":
+                await connection.send(frame("E"))
+                await connection.send(frame("C", "B"))
+                answer = {"type": "error", "code": "unavailable", "message": "", "retryAfterMs": 1}
+                if len(asked) > 2:
+                    await connection.send(frame("D"))
+                    answer = {"type": "resumed", "count": 2, "complete": False}
+            await connection.send(json.dumps({**answer, "ref": request["ref"]}))
+
+    def frame(*ids: str) -> str:
+        messages = [{"id": one, "data": one} for one in ids]
+        return json.dumps({"type": "messages", "messages": messages})
+
+    async def run() -> None:
+        async with server(handle) as url, Herald(url, "-", SOON) as herald:
+            assert await first(herald, 1) == ["B"]
+            await until(lambda: asked)
+            await connections[0].close()
+            assert await first(herald, 3) == ["C", "D", "E"]
+            assert herald.gaps == 1
+            resumes = [(one["action"], one["after"]) for one in asked[1:]]
+            assert resumes == [("resume", "B"), ("resume", "B")]
+
+    connections: list[ServerConnection] = []
+    asyncio.run(run())
+
+
+def test_a_quiet_client_names_the_time_until_which_it_was_there(herald: Client) -> None:
+    async def run() -> None:
+        async with Herald(herald.running.websocket, token("quiet"), SOON) as quiet:
+            await until(lambda: quiet._ahead is not None)
+            before = time.time()
+            await asyncio.sleep(0.1)
+            close = f"{herald.running.management}/@connections/{herald.connection_id('quiet')}"
+            await asyncio.to_thread(herald.http.delete, close)
+            await until(lambda: quiet._after)
+            assert earliest(before) < quiet._after < earliest(time.time() + 1)
+
+    asyncio.run(run())
+
+
+def test_a_group_that_is_not_allowed_any_more_is_left_out() -> None:
+    asked: list[str] = []
+
+    async def handle(connection: ServerConnection) -> None:
+        connections.append(connection)
+        async for text in connection:
+            request = json.loads(text)
+            asked.append(request["action"])
+            answer = {"type": "joined", "timestamp": 1}
+            if request["action"] == "join" and len(connections) > 1:
+                answer = {"type": "error", "code": "forbidden", "message": "no"}
+            if request["action"] == "resume":
+                answer = {"type": "resumed", "complete": True}
+            await connection.send(json.dumps({**answer, "ref": request["ref"]}))
+
+    async def run() -> None:
+        async with server(handle) as url, Herald(url, "-", SOON) as herald:
+            await herald.join("room")
+            await until(lambda: herald._ahead is not None)
+            await connections[0].close()
+            await until(lambda: herald._held is None and len(connections) > 1)
+            assert asked[-2:] == ["join", "resume"]
+            assert herald._groups == {}
+
+    connections: list[ServerConnection] = []
     asyncio.run(run())
 
 

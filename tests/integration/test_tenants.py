@@ -17,7 +17,7 @@ from chalicelib.encryption import Encryption
 from chalicelib.messages import MessageParser
 from chalicelib.principal import Principal
 from chalicelib.progress import Progress
-from chalicelib.ulid import Stamp
+from chalicelib.ulid import Stamp, earliest
 from tests.clients import Client, Socket, configured, eventually, served, token
 from tests.stub import stub
 from tests.tables import TABLES
@@ -271,6 +271,23 @@ def leave_a_group(herald: Client, here: Side, there: Side) -> None:
     socket.ask({"action": "leave", "group": THEIRS})
 
 
+def resume_messages(herald: Client, here: Side, there: Side) -> None:
+    """What was sent there to the same names is no history of here."""
+    after = earliest(int(time.time() * 1000))
+    secret = f"of {there.tenant}, kept from {here.tenant}"
+    for to in ({"users": ["alice"]}, {"groups": [TEAM, THEIRS]}, {"all": True}):
+        body = {"to": to, "data": secret}
+        assert there.request(herald, "POST", "/messages", body).status_code == 200
+    for user, theirs in there.sockets.items():
+        for _ in range(3 if user == "alice" else 2):
+            assert theirs.messages() == [secret]
+    answer = here.sockets["alice"].ask({"action": "resume", "after": after})
+    while answer["type"] == "messages":  # what others of these tests sent here
+        assert secret not in json.dumps(answer)
+        answer = here.sockets["alice"].receive()
+    assert answer["type"] == "resumed"
+
+
 def refresh_the_token(herald: Client, here: Side, there: Side) -> None:
     socket = here.sockets["alice"]
     answers = [
@@ -291,6 +308,7 @@ ACTIONS: dict[str, Attack] = {
     "send": send_a_message,
     "join": join_a_group,
     "leave": leave_a_group,
+    "resume": resume_messages,
     "refresh": refresh_the_token,
 }
 

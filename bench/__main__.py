@@ -1,6 +1,6 @@
 """`make bench`: everything that is measured."""
 
-from bench import cold, fanout, flood, memory, queued, whole_path
+from bench import cold, fanout, flood, memory, queued, resume, whole_path
 from bench.stub import stub
 
 if __name__ == "__main__":
@@ -13,5 +13,7 @@ if __name__ == "__main__":
     flood.main()
     print()
     queued.main()
+    print()
+    resume.main()
     print()
     cold.main()

@@ -14,6 +14,15 @@ from gateway.configuration import PROJECT
 from tests.clients import Client
 from tests.e2e.deployment import Deployed, emulated, without_aws
 
+SECONDS = 300
+"""For each test, since any may be the first, which waits for what all share to be deployed."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(SECONDS))
+
 
 @pytest.fixture(scope="session")
 def packaged(checkout: Path) -> Path:

@@ -4,8 +4,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from gateway.configuration import PROJECT
 from tests.clients import Client
 from tests.e2e.node import run_tests
@@ -14,7 +12,6 @@ SCREENSHOTS = PROJECT / ".herald" / "screenshots"
 MASTER_KEYS = {"keys": [{"kty": "oct", "kid": "k", "k": "bmV3" * 11}]}
 
 
-@pytest.mark.timeout(180)
 def test_the_console(herald_with: Callable[..., Client]) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     herald = herald_with(

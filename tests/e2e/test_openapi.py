@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from jsonschema import Draft7Validator
 
 from gateway.configuration import PROJECT
@@ -27,7 +26,6 @@ def test_the_frames_document_is_asyncapi() -> None:
     Draft7Validator(json.loads(ASYNCAPI.read_text())).validate(DOCUMENTS["asyncapi.yaml"])
 
 
-@pytest.mark.timeout(300)
 def test_what_is_written_is_what_is_answered(herald_with: Callable[..., Client]) -> None:
     herald = herald_with(
         HERALD_ENCRYPTION_KEYS=json.dumps(MASTER_KEYS),

@@ -96,6 +96,6 @@ def test_the_template_has_all_that_a_stage_needs(packaged: Path) -> None:
         if one["Type"] == "AWS::DynamoDB::Table"
     ]
     assert all(name.startswith("herald-prod-") for name in names)
-    assert len(names) == 4
+    assert len(names) == 5
     domains = [name for name, one in resources.items() if one["Type"].endswith("::DomainName")]
     assert sorted(domains) == ["ApiGatewayCustomDomain", "WebsocketApiCustomDomain"]

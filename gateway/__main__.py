@@ -96,7 +96,10 @@ def main() -> int:
         return 2
     except FunctionError as error:
         # The cause first; a wrong setting needs no stack.
-        print(error if error.error_type == "SettingsError" else error.trace, file=sys.stderr)
+        told = (
+            str(error) if error.error_type == "SettingsError" else f"{error.cause}\n{error.trace}"
+        )
+        print(told, file=sys.stderr)
         return 1
     except OSError as error:
         if error.errno != errno.EADDRINUSE:

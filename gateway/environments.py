@@ -18,6 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 from gateway.configuration import PROJECT
+from gateway.log import is_read_by_a_person, show_printed
 
 MAX_LINE_BYTES = 16 * 1024 * 1024  # above Lambda's 6 MB payload, escaped
 STARTING_AT_ONCE = 2
@@ -31,6 +32,11 @@ class FunctionError(Exception):
         self.error_type = error_type
         self.trace = trace
 
+    @property
+    def cause(self) -> str:
+        """Such as `KeyError: 'x'`."""
+        return f"{self.error_type}: {self}"
+
 
 class Environment:
     """One process. `generation` counts the reloads before it started."""
@@ -39,6 +45,8 @@ class Environment:
         self.generation = generation
         self._process = process
         self._channel = channel
+        if process.stdout is not None:
+            self._showing = asyncio.create_task(show_printed(process.stdout))
 
     @classmethod
     async def start(
@@ -46,6 +54,7 @@ class Environment:
     ) -> "tuple[Environment, dict[str, Any]]":
         """A new environment, and what the app in it declares. Raises FunctionError."""
         ours, theirs = socket.socketpair()
+        shown = is_read_by_a_person()
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -54,7 +63,9 @@ class Environment:
                 str(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 cwd=project,
-                env=variables,
+                env={**variables, "PYTHONUNBUFFERED": "1"} if shown else variables,
+                stdout=asyncio.subprocess.PIPE if shown else None,
+                limit=MAX_LINE_BYTES,
             )
         environment = cls(process, ours, generation)
         await environment._open()

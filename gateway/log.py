@@ -3,10 +3,15 @@
 import logging
 import os
 import sys
+from collections.abc import AsyncIterable
 
 from gateway.events import WebSocketContext
 
 logger = logging.getLogger("gateway")
+
+METRICS = b'{"_aws"'
+"""How a line in the embedded metric format begins:
+https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html"""
 
 RED, GREEN, YELLOW, BLUE, FAINT = 31, 32, 33, 34, 2
 COLOURS = {"CONNECT": GREEN, "DISCONNECT": YELLOW, "ERROR": RED, "REST": BLUE, "RELOAD": FAINT}
@@ -18,11 +23,28 @@ def log_to_terminal() -> None:
     In colour on a terminal, unless NO_COLOR is set: https://no-color.org
     """
     handler = logging.StreamHandler(sys.stdout)
-    in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    handler.setFormatter(_Lines(in_colour=in_colour))
+    handler.setFormatter(_Lines(in_colour=_in_colour()))
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def is_read_by_a_person() -> bool:
+    """Whether the output is a terminal's."""
+    return sys.stdout.isatty()
+
+
+def _in_colour() -> bool:
+    return is_read_by_a_person() and not os.environ.get("NO_COLOR")
+
+
+async def show_printed(lines: AsyncIterable[bytes]) -> None:
+    """What functions print, for a person: faint, and without the metrics, of which each invocation
+    prints a line for CloudWatch."""
+    start, end = (f"\x1b[{FAINT}m", "\x1b[0m") if _in_colour() else ("", "")
+    async for line in lines:
+        if not line.startswith(METRICS):
+            print(f"{start}{line.decode(errors='replace').rstrip()}{end}", flush=True)
 
 
 class _Lines(logging.Formatter):

@@ -16,11 +16,20 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from gateway.calls import record_calls
 
 UNAUTHORIZED = "Unauthorized"
+IMPORTING = {
+    __file__,
+    importlib.__file__,
+    "<frozen importlib._bootstrap>",
+    "<frozen importlib._bootstrap_external>",
+}
+"""Whose frames lead to the app's first."""
+
 REST_FUNCTION = "api_handler"  # the name that Chalice gives the function behind the REST API
 
 
@@ -135,6 +144,13 @@ def handle(module: Any, request: dict[str, Any]) -> dict[str, Any]:
     return {"result": result}
 
 
+def _from_the_app_on(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback without what imports the app, of which nobody wrote anything here."""
+    while trace is not None and trace.tb_frame.f_code.co_filename in IMPORTING:
+        trace = trace.tb_next
+    return trace
+
+
 def main(descriptor: int) -> None:
     """Import the app, then serve invocations until the other side hangs up."""
     function = ""
@@ -151,6 +167,7 @@ def main(descriptor: int) -> None:
             module = importlib.import_module("app")
             say({"result": describe(module.app)})
         except Exception as error:
+            error.__traceback__ = _from_the_app_on(error.__traceback__)
             say({"error": error_of(error)})
             return
         for line in lines:

@@ -199,6 +199,6 @@ async def _reload_on_change(environments: Environments, project: Path) -> None:
         try:
             await environments.reload()
         except FunctionError as error:
-            log_line("RELOAD", f"{', '.join(names)}: the app can't be imported\n{error.trace}")
+            log_line("ERROR", f"the app can't be imported: {error.cause}\n{error.trace}")
         else:
             log_line("RELOAD", ", ".join(names))

@@ -444,7 +444,10 @@ def test_a_burst_is_served_by_a_bounded_number_of_processes(
     assert 1 <= len(list(echo.events_file.parent.glob("events?*"))) <= 3
 
 
-def test_code_reloads_and_sockets_stay(echo_with: Callable[..., Echo], tmp_path: Path) -> None:
+def test_code_reloads_and_sockets_stay(
+    echo_with: Callable[..., Echo], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "gateway")
     project = tmp_path / "project"
     shutil.copytree(PROJECT / "tests" / "apps" / "echo", project)
     echo = echo_with(project=project)
@@ -456,6 +459,10 @@ def test_code_reloads_and_sockets_stay(echo_with: Callable[..., Echo], tmp_path:
     eventually(lambda: echo.http.get("/open/a").text == "neu")
     source.write_text("this is no Python")
     eventually(lambda: echo.http.get("/open/a").status_code == 502)
+    [error] = [line for line in caplog.messages if line.startswith("ERROR")]
+    cause, first, *_ = error.splitlines()
+    assert cause.endswith("the app can't be imported: SyntaxError: invalid syntax (app.py, line 1)")
+    assert first.strip().startswith(f'File "{source}", line 1')
     source.write_text(text)
     eventually(lambda: echo.http.get("/open/a").text == "öffen")
 

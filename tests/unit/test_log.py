@@ -1,11 +1,12 @@
 """The lines for the person at the terminal."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from gateway.log import log_line, log_to_terminal, logger
+from gateway.log import log_line, log_to_terminal, logger, show_printed
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +36,22 @@ def test_colour_is_for_terminals(
     assert ("\x1b[31mERROR\x1b[0m       it broke" in error) == coloured
     assert ("\x1b" in error) == coloured
     assert plain.endswith("  QUEUE       plain")
+
+
+def test_a_person_sees_what_functions_print_but_for_the_metrics(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+    async def show() -> None:
+        lines = asyncio.StreamReader()
+        lines.feed_data(b'{"level":"INFO"}\n{"_aws": {}}\nbroken \xff\n')
+        lines.feed_eof()
+        await show_printed(lines)
+
+    asyncio.run(show())
+    assert capsys.readouterr().out.splitlines() == [
+        '\x1b[2m{"level":"INFO"}\x1b[0m',
+        "\x1b[2mbroken \ufffd\x1b[0m",
+    ]

@@ -10,8 +10,10 @@ import asyncio
 import json
 import os
 import statistics
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from bench.queued import cpu, processes
 from chalicelib.ulid import earliest
 from gateway.configuration import configuration
+from gateway.emulator import client
 from gateway.server import Running, gateway
 from gateway.tokens import token
 
@@ -104,6 +107,29 @@ async def resume(socket: ClientConnection, after: str) -> None:
         raise SystemExit(f"{len(ids)} came of {MESSAGES}: {answer}")
 
 
+async def gone(running: Running, sockets: list[ClientConnection]) -> None:
+    """Close all, and wait until Herald knows."""
+    for socket in sockets:
+        await socket.close()
+    dynamodb = client("dynamodb", running.aws)
+    while dynamodb.scan(TableName="herald-connections", Select="COUNT", Limit=1)["Count"]:
+        await asyncio.sleep(1)
+
+
+@contextmanager
+def functions_unheard() -> Iterator[None]:
+    """What functions print, ten thousand lines of metrics, goes nowhere."""
+    sys.stdout.flush()
+    terminal = os.dup(1)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 1)
+        os.close(terminal)
+
+
 async def measure() -> dict[str, Any]:
     users = [f"user-{number}" for number in range(CLIENTS)]
     environment = {"HERALD_MESSAGE_RATE": "1000", "GATEWAY_SCHEDULE_SECONDS": "86400"}
@@ -118,9 +144,7 @@ async def measure() -> dict[str, Any]:
 
         places = asyncio.Semaphore(AT_ONCE)
         # Who is in the group before the messages are, has left when they come.
-        for socket in await asyncio.gather(*map(come, users)):
-            await socket.close()
-        await asyncio.sleep(2)
+        await gone(running, await asyncio.gather(*map(come, users)))
         after = earliest(int(time.time() * 1000))
         await send(running, users)
         began = time.perf_counter()
@@ -128,8 +152,7 @@ async def measure() -> dict[str, Any]:
         connected = time.perf_counter() - began
         pings = await storm(sockets, ping)
         resumes = await storm(sockets, lambda socket: resume(socket, after))
-        for socket in sockets:
-            await socket.close()
+        await gone(running, sockets)
     return {
         "cpus": os.cpu_count(),
         "connected": connected,
@@ -139,7 +162,8 @@ async def measure() -> dict[str, Any]:
 
 
 def main() -> None:
-    results = asyncio.run(measure())
+    with functions_unheard():
+        results = asyncio.run(measure())
     print(
         f"{CLIENTS:,} clients connected in {results['connected']:.1f} s; then, {AT_ONCE} at a time:"
     )

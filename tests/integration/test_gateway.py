@@ -459,6 +459,7 @@ def test_code_reloads_and_sockets_stay(
     eventually(lambda: echo.http.get("/open/a").text == "neu")
     source.write_text("this is no Python")
     eventually(lambda: echo.http.get("/open/a").status_code == 502)
+    eventually(lambda: "can't be imported" in caplog.text)
     error = next(line for line in caplog.messages if "can't be imported" in line)
     cause, first, *_ = error.splitlines()
     assert cause.endswith("the app can't be imported: SyntaxError: invalid syntax (app.py, line 1)")

@@ -38,15 +38,15 @@ class Memberships:
         """The note of groups that a connection leaves."""
         return self._note(recipient, f"left/{now}", now, {"SS": sorted(groups)}) if groups else []
 
-    def since(self, principal: Principal, connection_ids: list[str]) -> dict[str, int]:
-        """Since when a user has been in each group that their token still allows.
+    def since(self, principal: Principal, connection_ids: list[str], now: int) -> dict[str, int]:
+        """Since when a user has been in each group that their token still allows, as of `now`.
 
         `connection_ids` are their open connections. Raises Unavailable.
         """
         if not principal.groups:
             return {}
         joined: dict[str, int] = {}
-        for times in (*self._of_open(connection_ids), *self._of_ended(principal.key)):
+        for times in (*self._of_open(connection_ids), *self._of_ended(principal.key, now)):
             for group, since in times.items():
                 if principal.may_join(group):
                     joined[group] = min(since, joined.get(group, since))
@@ -56,8 +56,9 @@ class Memberships:
         pages = batch_get(self._client, self._tables.connections, "connectionId", connection_ids)
         return [joined_at(item) for page in pages for item in page]
 
-    def _of_ended(self, user_key: str) -> Iterable[Mapping[str, int]]:
-        notes = self._notes(user_key)
+    def _of_ended(self, user_key: str, now: int) -> Iterable[Mapping[str, int]]:
+        # DynamoDB's TTL may take days.
+        notes = [one for one in self._notes(user_key) if int(one["expiresAt"]["N"]) * 1000 > now]
         left: dict[str, int] = {}
         for note in notes:
             for group in note["groups"].get("SS", ()):

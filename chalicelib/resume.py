@@ -7,7 +7,7 @@ both. Those in doubt are sent, and whoever has them drops them.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from itertools import groupby
@@ -29,8 +29,6 @@ from chalicelib.storage import Cancelled, update_one
 from chalicelib.ulid import moment_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 CHUNK_MESSAGES = 100
@@ -89,7 +87,7 @@ class Resumer:
             return Resumed(0, complete=False)
         since = max(min(moment, now), kept_since) - REACH_BACK_MS
         missed = _Missed(self._history, principal, recipient, after)
-        joined = self._memberships.since(principal, connection_ids(user))
+        joined = self._memberships.since(principal, connection_ids(user), now)
         sent = 0
         for entries in _chunks(missed.entries(joined, since, kept_since - REACH_BACK_MS)):
             messages = missed.messages(entries)
@@ -101,7 +99,7 @@ class Resumer:
         """The user's item, after the charge."""
         user: Item = {}
 
-        def write(charge: "Sequence[Part]") -> Item | None:
+        def write(charge: Sequence[Part]) -> Item | None:
             action = update(self._users_table, {"user": {"S": principal.key}}, *charge)
             try:
                 user.update(update_one(self._client, action, ReturnValues="ALL_NEW"))

@@ -94,6 +94,11 @@ def test_what_another_function_sent_just_before_may_have_come_later(scene: Scene
     assert known  # it was sent before `had` by the same: she has it, or was away
 
 
+def test_who_has_a_message_has_those_before_it_in_its_request(scene: Scene) -> None:
+    _, had, after = scene.send(to(), to(), to())
+    assert scene.resume(had)[0] == [after]
+
+
 def test_it_does_not_reach_back_for_ever(scene: Scene) -> None:
     other = Herald(scene.client, scene)
     scene.send(to(), herald=other)
@@ -223,6 +228,12 @@ def test_a_membership_that_ended_long_ago_is_forgotten(scene: Scene) -> None:
     notes = scene.client.scan(TableName=LIFE.history)["Items"]
     [note] = [note for note in notes if note["stream"]["S"].startswith("was/")]
     assert int(note["expiresAt"]["N"]) == scene.now // 1000 + HISTORY_SECONDS + 1
+    scene.pass_time((HISTORY_SECONDS + 2) * 1000)  # and TTL has not taken it yet
+    [had] = scene.send(to())
+    room(scene)
+    scene.come()
+    scene.say(action="join", group="room-1")
+    assert scene.resume(had)[0] == []
 
 
 # --- What is kept

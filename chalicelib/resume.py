@@ -26,7 +26,7 @@ from chalicelib.messages import AudienceKind, Message, Result
 from chalicelib.principal import Principal
 from chalicelib.records import Item, Recipient, connection_ids
 from chalicelib.storage import Cancelled, update_one
-from chalicelib.ulid import moment_of
+from chalicelib.ulid import earliest, moment_of
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -89,7 +89,7 @@ class Resumer:
         missed = _Missed(self._history, principal, recipient, after)
         joined = self._memberships.since(principal, connection_ids(user), now)
         sent = 0
-        for entries in _chunks(missed.entries(joined, since, kept_since - REACH_BACK_MS)):
+        for entries in _chunks(missed.entries(joined, since, kept_since)):
             messages = missed.messages(entries)
             self._send(messages, principal, recipient, deadline)
             sent += len(messages)
@@ -127,7 +127,7 @@ class Resumer:
 
 
 class _Missed:
-    """What one connection missed. `lost` tells of a message that can't be read any more."""
+    """What one connection missed. `lost` tells of a message that can't be had any more."""
 
     def __init__(
         self, history: History, principal: Principal, recipient: Recipient, after: str
@@ -138,16 +138,26 @@ class _Missed:
         self._recipient = recipient
         self._after = after
 
-    def entries(self, joined: dict[str, int], since: int, late_since: int) -> Iterator[Entry]:
+    def entries(self, joined: dict[str, int], since: int, kept_since: int) -> Iterator[Entry]:
         """What it missed of its streams, by id, each message once. `joined` says since when its
-        user has been in their groups, `since` what may have been missed, and `late_since` what was
-        sent late (epoch milliseconds)."""
+        user has been in their groups; from `since` on it may have missed something, of which it
+        gets what is not older than `kept_since` (epoch milliseconds)."""
         history, tenant = self._history, self._principal.tenant
         late = {
             entry.id: entry
-            for entry in history.late(tenant, late_since)
+            for entry in history.late(tenant, kept_since)
             if self._concerns(entry, joined)
         }
+        oldest = earliest(kept_since)
+        for entry in self._by_id(joined, since, late):
+            if entry.id >= oldest or entry.id in late:
+                yield entry
+            else:
+                self.lost = True
+
+    def _by_id(self, joined: dict[str, int], since: int, late: dict[str, Entry]) -> Iterator[Entry]:
+        """What it missed, or may have."""
+        history, tenant = self._history, self._principal.tenant
         streams = (
             sorted(late.values(), key=_id),
             history.of_user(tenant, self._principal.user_id, since),

@@ -245,12 +245,25 @@ def test_what_is_kept_goes_by_itself(scene: Scene) -> None:
     assert int(item["expiresAt"]["N"]) - scene.now // 1000 - HISTORY_SECONDS in (33, 34)
 
 
-def test_what_ttl_has_not_taken_yet_is_no_more(scene: Scene) -> None:
+@pytest.mark.parametrize("over", [1, 40])
+def test_what_ttl_has_not_taken_yet_is_no_more(scene: Scene, over: int) -> None:
     accepted = scene.now
     scene.send(to())
-    scene.pass_time((HISTORY_SECONDS + 40) * 1000)
+    scene.pass_time((HISTORY_SECONDS + over) * 1000)
     ids, answer = scene.resume(earliest(accepted - 1))
     assert (ids, answer["complete"]) == ([], False)
+
+
+def test_what_is_in_doubt_and_no_more_is_not_complete(scene: Scene) -> None:
+    [doubtful] = scene.send(to(), herald=Herald(scene.client, scene))
+    scene.pass_time(10_000)
+    [had] = scene.send(to())
+    assert scene.resume(had) == ([doubtful], {"type": "resumed", "count": 1, "complete": True})
+    scene.pass_time((HISTORY_SECONDS - 5) * 1000)
+    assert scene.resume(had) == ([], {"type": "resumed", "count": 0, "complete": False})
+    scene.send(to())
+    [had] = scene.send(to())
+    assert scene.resume(had) == ([], {"type": "resumed", "count": 0, "complete": True})
 
 
 def test_an_id_of_the_future_is_one_of_now(scene: Scene) -> None:

@@ -122,7 +122,7 @@ export class Herald extends EventTarget {
     try {
       await this.#ask({ action: "join", group });
     } catch (error) {
-      if (error.code === "forbidden") this.#groups.delete(group);
+      if (!passes(error)) this.#groups.delete(group);
       throw error;
     }
   }
@@ -215,12 +215,17 @@ export class Herald extends EventTarget {
     if (socket !== this.#socket) return;
     let resumed = { count: 0, complete: false };
     try {
-      for (const group of this.#groups) await this.join(group);
+      for (const group of this.#groups) {
+        await this.join(group).catch((error) => {
+          if (passes(error)) throw error;
+          this.#emit("failure", error); // the group is refused, and the others are not
+        });
+      }
       const frame = { action: "resume", after: this.#after };
       if (this.#after) resumed = await this.#ask(frame, 3 * this.#options.timeout);
     } catch (error) {
       if (socket !== this.#socket) return;
-      const wait = error.code === "forbidden" ? 0 : error.details.retryAfterMs;
+      const wait = error.details.retryAfterMs;
       if (wait !== undefined) return setTimeout(() => this.#resume(socket), wait);
       if (error.code === "timeout") return this.#drop(socket, "no answer");
       this.#emit("failure", error);
@@ -343,6 +348,10 @@ export class Herald extends EventTarget {
     this.dispatchEvent(Object.assign(new Event(type), { detail }));
   }
 }
+
+/** Whether the same may succeed later, or has without our hearing of it. */
+const passes = ({ code, details }) =>
+  code === "disconnected" || code === "timeout" || details.retryAfterMs !== undefined;
 
 const REFRESH = '{"action":"refresh","token":"…"}'; // tokens are for no display
 

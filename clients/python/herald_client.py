@@ -51,6 +51,11 @@ class HeraldError(Exception):
         self.details = details or {}
         """The whole error frame, such as with `retryAfterMs`."""
 
+    @property
+    def passes(self) -> bool:
+        """Whether the same may succeed later, or has without our hearing of it."""
+        return self.code in ("disconnected", "timeout") or "retryAfterMs" in self.details
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -152,7 +157,7 @@ class Herald:
         try:
             await self._ask({"action": "join", "group": group})
         except HeraldError as error:
-            if error.code == "forbidden":
+            if not error.passes:
                 self._groups.pop(group, None)
             raise
 
@@ -238,7 +243,7 @@ class Herald:
         while True:
             try:
                 for group in list(self._groups):
-                    await self.join(group)
+                    await self._join_again(group)
                 if self._after:
                     frame = {"action": "resume", "after": self._after}
                     complete = (await self._ask(frame, 3 * self._options.timeout))["complete"]
@@ -246,7 +251,7 @@ class Herald:
                 if error.code == "timeout":
                     socket.transport.abort()
                     return
-                wait = 0 if error.code == "forbidden" else error.details.get("retryAfterMs")
+                wait = error.details.get("retryAfterMs")
                 if wait is not None:
                     await asyncio.sleep(wait / 1000)
                     continue
@@ -256,6 +261,15 @@ class Herald:
         held, self._held = self._held or [], None
         for message in sorted(held, key=lambda message: str(message["id"])):
             self._deliver(message)
+
+    async def _join_again(self, group: str) -> None:
+        """What is refused for good is left out. Raises HeraldError for what may pass."""
+        try:
+            await self.join(group)
+        except HeraldError as error:
+            if error.passes:
+                raise
+            logger.warning("not in the group %s any more: %s", group, error)
 
     async def _stay_active(self, socket: ClientConnection) -> None:
         """Ping; and give a connection up on which nothing answers."""

@@ -148,6 +148,31 @@ test("what can't be had any more is said, and what comes meanwhile has its turn"
   client.close();
 });
 
+test("a group that is refused is left out, and the rest resumed", async (t) => {
+  const asked = [];
+  let connections = 0;
+  const url = await server(t, (socket) => {
+    connections += 1;
+    socket.on("message", (text) => {
+      const { action, ref } = JSON.parse(text);
+      asked.push(action);
+      const refused = { type: "error", code: "bad_request", message: "one too many" };
+      const answers = { ping: { type: "pong", timestamp: 1 }, resume: { type: "resumed", count: 0, complete: true } };
+      const answer = answers[action] ?? (connections > 1 ? refused : { type: "joined" });
+      socket.send(JSON.stringify({ ...answer, ref }));
+      if (action === "join" && connections === 1) socket.close();
+    });
+  });
+  const client = new Herald(url, { token: "-", WebSocket, ...SOON });
+  await client.connect();
+  const [failure, resumed] = [detail(client, "failure"), detail(client, "resumed")];
+  await client.join("room");
+  assert.equal((await failure).code, "bad_request");
+  assert.equal((await resumed).complete, true);
+  assert.deepEqual(asked, ["ping", "join", "join", "resume"]);
+  client.close();
+});
+
 test("pings keep it from being idle", async () => {
   const pat = await herald("js-pat", { pingEvery: 200 });
   const lost = detail(pat, "close");

@@ -184,7 +184,8 @@ def test_a_quiet_client_names_the_time_until_which_it_was_there(herald: Client) 
     asyncio.run(run())
 
 
-def test_a_group_that_is_not_allowed_any_more_is_left_out() -> None:
+@pytest.mark.parametrize("code", ["forbidden", "bad_request"])
+def test_a_group_that_is_refused_is_left_out_and_the_rest_resumed(code: str) -> None:
     asked: list[str] = []
 
     async def handle(connection: ServerConnection) -> None:
@@ -194,7 +195,7 @@ def test_a_group_that_is_not_allowed_any_more_is_left_out() -> None:
             asked.append(request["action"])
             answer = {"type": "joined", "timestamp": 1}
             if request["action"] == "join" and len(connections) > 1:
-                answer = {"type": "error", "code": "forbidden", "message": "no"}
+                answer = {"type": "error", "code": code, "message": "no"}
             if request["action"] == "resume":
                 answer = {"type": "resumed", "complete": True}
             await connection.send(json.dumps({**answer, "ref": request["ref"]}))
@@ -207,6 +208,7 @@ def test_a_group_that_is_not_allowed_any_more_is_left_out() -> None:
             await until(lambda: herald._held is None and len(connections) > 1)
             assert asked[-2:] == ["join", "resume"]
             assert herald._groups == {}
+            assert herald.gaps == 0
 
     connections: list[ServerConnection] = []
     asyncio.run(run())

@@ -266,7 +266,8 @@ HANDLER_SECONDS = 0.015  # of a frame or a handshake
 
 def month(connections: int, broadcasts: int, messages: int, per_cpu: float) -> dict[str, float]:
     """Dollars a month, by component: so many connections all the time, so many broadcasts to all,
-    and messages that clients send to one."""
+    and messages that clients send to one. Who comes back resumes, in a group and of small streams:
+    a frame and its charge, a note of the connection before, and six reads."""
     minutes = HOURS_A_MONTH * 60 * connections
     pings = minutes * 60 / PING_SECONDS
     opened = minutes * 60 / LIFE_SECONDS
@@ -280,12 +281,15 @@ def month(connections: int, broadcasts: int, messages: int, per_cpu: float) -> d
         "connection minutes": minutes * price["connection minute"],
         "pings and their answers": 2 * pings * price["WebSocket message"],
         "messages from clients, acknowledged": 2 * messages * price["WebSocket message"],
+        "resumes and their answers": 2 * opened * price["WebSocket message"],
         "deliveries": deliveries * price["WebSocket message"],
-        "Lambda: frames and handshakes": (frames + 3 * opened)
+        "Lambda: frames and handshakes": (frames + 4 * opened)
         * (price["Lambda request"] + HANDLER_SECONDS * GIGABYTES * price["Lambda GB-second"]),
         "Lambda: workers": worker_seconds * price["Lambda GB-second"],
         "DynamoDB: frames (4 writes each)": 4 * frames * price["DynamoDB write"],
         "DynamoDB: handshakes and ends": 9 * opened * price["DynamoDB write"],
+        "DynamoDB: the history, written": (messages + 2 * broadcasts) * price["DynamoDB write"],
+        "DynamoDB: resumes": opened * (7 * price["DynamoDB write"] + 6 * price["DynamoDB read"]),
         "DynamoDB: broadcasts' reading": broadcasts * table_reads * price["DynamoDB read"],
         "DynamoDB: the sweep's reading": sweeps * table_reads / 2 * price["DynamoDB read"],
         "SQS": broadcasts * 3 * shards_for(connections) * 2 * price["SQS request"],

@@ -7,29 +7,23 @@ both. Those in doubt are sent, and whoever has them drops them.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import merge
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from chalicelib.delivery import Delivery
 from chalicelib.encryption import Encryption
 from chalicelib.errors import BadRequest, Unavailable
-from chalicelib.expressions import Part, update
 from chalicelib.frames import Framer
 from chalicelib.history import REACH_BACK_MS, Entry, History
 from chalicelib.lanes import Parcel
-from chalicelib.limits import Meter
 from chalicelib.membership import Memberships
 from chalicelib.messages import AudienceKind, Message, Result
 from chalicelib.principal import Principal
-from chalicelib.records import Item, Recipient, connection_ids
-from chalicelib.storage import Cancelled, update_one
+from chalicelib.records import Recipient
 from chalicelib.ulid import earliest, moment_of
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
+from chalicelib.users import Users
 
 CHUNK_MESSAGES = 100
 CHUNK_BYTES = 1024 * 1024  # of packed messages: what is unpacked and framed at a time
@@ -50,19 +44,15 @@ class Resumer:
 
     def __init__(
         self,
-        client: "DynamoDBClient",
-        users_table: str,
-        resumes: Meter,
+        users: Users,
         history: History,
         memberships: Memberships,
         delivery: Delivery,
         encryption: Encryption,
         frame_bytes: int,
     ) -> None:
-        """`resumes` charges users for each; `frame_bytes`: see `Framer`."""
-        self._client = client
-        self._users_table = users_table
-        self._resumes = resumes
+        """`frame_bytes`: see `Framer`."""
+        self._users = users
         self._history = history
         self._memberships = memberships
         self._delivery = delivery
@@ -81,34 +71,19 @@ class Resumer:
             moment = moment_of(after)
         except ValueError:
             raise BadRequest("after must be the id of a message") from None
-        user = self._charge(principal, now)
+        open_now = self._users.charge_resume(principal, now)
         kept_since = now - self._history.seconds * 1000
         if not self._history.seconds:
             return Resumed(0, complete=False)
         since = max(min(moment, now), kept_since) - REACH_BACK_MS
         missed = _Missed(self._history, principal, recipient, after)
-        joined = self._memberships.since(principal, connection_ids(user), now)
+        joined = self._memberships.since(principal, open_now, now)
         sent = 0
         for entries in _chunks(missed.entries(joined, since, kept_since)):
             messages = missed.messages(entries)
             self._send(messages, principal, recipient, deadline)
             sent += len(messages)
         return Resumed(sent, complete=moment >= kept_since and not missed.lost)
-
-    def _charge(self, principal: Principal, now: int) -> Item:
-        """The user's item, after the charge."""
-        user: Item = {}
-
-        def write(charge: Sequence[Part]) -> Item | None:
-            action = update(self._users_table, {"user": {"S": principal.key}}, *charge)
-            try:
-                user.update(update_one(self._client, action, ReturnValues="ALL_NEW"))
-            except Cancelled as cancelled:
-                return cancelled.items[0]
-            return None
-
-        self._resumes.charge(principal.key, now, write)
-        return user
 
     def _send(
         self,

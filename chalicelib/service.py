@@ -86,7 +86,7 @@ class Service:
             memberships,
             metrics,
         )
-        self.users = Users(client, tables, messages)
+        self.users = Users(client, tables, messages, resumes)
         self.delivery = Delivery(
             credentials(session),
             region,
@@ -142,9 +142,7 @@ class Service:
             self.connections,
             self.terminator,
             Resumer(
-                client,
-                tables.users,
-                resumes,
+                self.users,
                 history,
                 memberships,
                 self.delivery,

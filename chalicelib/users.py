@@ -37,11 +37,14 @@ class Users:
     The status follows from the connections that there are, so nothing can contradict it.
     """
 
-    def __init__(self, client: "DynamoDBClient", tables: Tables, messages: Meter) -> None:
-        """`messages` charges users for what they send."""
+    def __init__(
+        self, client: "DynamoDBClient", tables: Tables, messages: Meter, resumes: Meter
+    ) -> None:
+        """`messages` charges users for what they send, `resumes` for coming back."""
         self._client = client
         self._tables = tables
         self._messages = messages
+        self._resumes = resumes
 
     def presence(self, tenant: str | None, user_id: str) -> Presence:
         """The presence of a user of `tenant`, their connections with the oldest first."""
@@ -74,17 +77,30 @@ class Users:
 
         Raises RateLimited, QuotaExceeded.
         """
+        self._charge(self._messages, principal, now, messages)
+
+    def charge_resume(self, principal: Principal, now: int) -> list[str]:
+        """Charge a resume; the ids of the user's connections. Raises RateLimited."""
+        user = self._charge(self._resumes, principal, now, ReturnValues="ALL_NEW")
+        return connection_ids(user)
+
+    def _charge(
+        self, meter: Meter, principal: Principal, now: int, messages: int = 0, **parameters: str
+    ) -> Item:
+        """Charge by a meter; the attributes of the user's item that the parameters ask for."""
         kept = Part(
             set=("expiresAt = :expires",),
             values={":expires": number(now // 1000 + USER_SECONDS)},
         )
+        attributes: Item = {}
 
         def write(charge: Sequence[Part]) -> Item | None:
             action = update(self._tables.users, {"user": {"S": principal.key}}, kept, *charge)
             try:
-                update_one(self._client, action)
+                attributes.update(update_one(self._client, action, **parameters))
             except Cancelled as cancelled:
                 return cancelled.items[0]
             return None
 
-        self._messages.charge(principal.key, now, write, messages)
+        meter.charge(principal.key, now, write, messages)
+        return attributes

@@ -294,9 +294,10 @@ class Herald:
             LIMIT,
             metrics,
         )
+        users = Users(client, LIFE, messages, meter("resumeDue"))
         self.submissions = Submissions(
             self.parser,
-            Users(client, LIFE, messages),
+            users,
             self.dispatcher,
             Idempotency(client, LIFE.messages),
             now,
@@ -308,9 +309,7 @@ class Herald:
             self.connections,
             terminator,
             Resumer(
-                client,
-                LIFE.users,
-                meter("resumeDue"),
+                users,
                 history,
                 memberships,
                 delivery,

@@ -41,7 +41,7 @@ def connections(client: Any) -> Connections:
 
 @pytest.fixture
 def users(dynamodb: Any) -> Users:
-    return Users(dynamodb, TABLES, meter("messageDue"))
+    return Users(dynamodb, TABLES, meter("messageDue"), meter("resumeDue"))
 
 
 def online(users: Users, user: str) -> int:

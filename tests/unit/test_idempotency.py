@@ -90,7 +90,7 @@ def test_a_flood_with_keys_costs_as_little_as_any(life: Any) -> None:
     herald = Herald(client, world, evicts=False)
     submissions = Submissions(
         herald.parser,
-        Users(client, LIFE, meter("messageDue", Rate.per_second(1, 1))),
+        Users(client, LIFE, meter("messageDue", Rate.per_second(1, 1)), meter("resumeDue")),
         herald.dispatcher,
         Idempotency(client, LIFE.messages),
         lambda: world.now,

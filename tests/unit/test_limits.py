@@ -19,7 +19,7 @@ MIDNIGHT = NOW - NOW % DAY_MS
 
 
 def users_with(client: Any, rate: Rate, quota: int = 0) -> Users:
-    return Users(client, TABLES, meter("messageDue", rate, quota))
+    return Users(client, TABLES, meter("messageDue", rate, quota), meter("resumeDue"))
 
 
 def allowed(users: Users, user: str, now: int, messages: int = 1) -> bool:

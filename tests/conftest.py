@@ -14,8 +14,8 @@ from gateway.configuration import PROJECT
 from gateway.emulator import emulated_aws
 from gateway.server import Running
 from tests.clients import Client, configured, served
-from tests.tables import TABLES
-from tests.world import LIFE, empty
+from tests.tables import TABLES, empty
+from tests.world import LIFE
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +81,7 @@ def dynamodb() -> Iterator[Any]:
 @pytest.fixture
 def life(life_tables: Any) -> Any:
     """The client; the tables LIFE are empty, and the test's alone."""
-    empty(life_tables)
+    empty(life_tables, LIFE)
     return life_tables
 
 

@@ -1,14 +1,15 @@
 """What the tests of the storage share: Herald's tables, and a client that counts its calls."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from chalicelib.connections import Connections
 from chalicelib.limits import Limiter, Meter, Rate
 from chalicelib.membership import Memberships
 from chalicelib.metrics import Metrics
-from chalicelib.principal import Principal
-from chalicelib.records import Connection, Recipient, Tables
+from chalicelib.principal import Principal, group_key, user_key
+from chalicelib.records import REACH_PREFIX, Connection, Recipient, Tables
 
 TABLES = Tables(
     "herald-connections", "herald-users", "herald-groups", "herald-messages", "herald-history"
@@ -88,3 +89,45 @@ def connection(
 
 def recipient(connection_id: str, user: str, tenant: str | None = None) -> Recipient:
     return connection(connection_id, user, tenant).recipient
+
+
+def scan(client: Any, table: str) -> Iterator[Any]:
+    """Every item of a table."""
+    for page in client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
+        yield from page["Items"]
+
+
+def empty(client: Any, tables: Tables) -> None:
+    """Delete whatever is in the tables."""
+    for table, names in (
+        (tables.connections, ("connectionId",)),
+        (tables.users, ("user",)),
+        (tables.groups, ("group", "connectionId")),
+        (tables.messages, ("id",)),
+        (tables.history, ("stream", "position")),
+    ):
+        for item in list(scan(client, table)):
+            client.delete_item(TableName=table, Key={name: item[name] for name in names})
+
+
+def assert_they_agree(client: Any, tables: Tables, limit: int) -> None:
+    """What the tables say of connections, users and groups is one story."""
+    items = {item["connectionId"]["S"]: item for item in scan(client, tables.connections)}
+    tied: dict[str, str] = {}
+    for user in scan(client, tables.users):
+        ids = set(user.get("connections", {"SS": []})["SS"])
+        assert len(ids) <= limit
+        assert ids == {name.removeprefix(REACH_PREFIX) for name in user if name[0] == REACH_PREFIX}
+        tied |= dict.fromkeys(ids, user["user"]["S"])
+    assert tied == {
+        one: user_key(item.get("tenant", {}).get("S"), item["userId"]["S"])
+        for one, item in items.items()
+    }
+    memberships = {
+        (item["group"]["S"], item["connectionId"]["S"]) for item in scan(client, tables.groups)
+    }
+    assert memberships == {
+        (group_key(item.get("tenant", {}).get("S"), group), one)
+        for one, item in items.items()
+        for group in item.get("groups", {"SS": []})["SS"]
+    }

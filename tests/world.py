@@ -344,22 +344,3 @@ class Herald:
 
     def parser(self, sender: Principal, stamp: Stamp) -> MessageParser:
         return MessageParser(sender.user_id, stamp, may_encrypt=False)
-
-
-def scan(client: Any, table: str) -> Iterator[Any]:
-    """Every item of a table."""
-    for page in client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
-        yield from page["Items"]
-
-
-def empty(client: Any) -> None:
-    """Delete whatever is in the tables."""
-    for table, names in (
-        (LIFE.connections, ("connectionId",)),
-        (LIFE.users, ("user",)),
-        (LIFE.groups, ("group", "connectionId")),
-        (LIFE.messages, ("id",)),
-        (LIFE.history, ("stream", "position")),
-    ):
-        for item in list(scan(client, table)):
-            client.delete_item(TableName=table, Key={name: item[name] for name in names})

@@ -18,8 +18,7 @@ from gateway.emulator import client
 from gateway.queues import WAIT_SECONDS
 from tests.clients import Client, Socket, configured, eventually, served, token
 from tests.stub import stub
-from tests.tables import TABLES
-from tests.world import scan
+from tests.tables import TABLES, scan
 
 Start = Callable[..., Client]
 

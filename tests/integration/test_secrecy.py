@@ -24,8 +24,7 @@ from gateway.emulator import client
 from tests.clients import Client, token
 from tests.process import START_SECONDS, running
 from tests.stub import Stub, stub
-from tests.tables import TABLES
-from tests.world import scan
+from tests.tables import TABLES, scan
 
 SECRET = "the-secret-that-signs-tokens-is-SIGNINGCANARY"
 MASTER = base64.urlsafe_b64encode(b"MASTERCANARY" * 3).decode()

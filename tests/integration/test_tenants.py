@@ -20,9 +20,8 @@ from chalicelib.progress import Progress
 from chalicelib.ulid import Stamp, earliest
 from tests.clients import Client, Socket, configured, eventually, served, token
 from tests.stub import stub
-from tests.tables import TABLES
+from tests.tables import TABLES, scan
 from tests.unit.test_authorizers import invoke
-from tests.world import scan
 
 KEYS = {"keys": [{"kty": "oct", "kid": "k", "k": "bmV3" * 11}]}
 BORDERS = [("north", "south"), (None, "north"), ("north", None), ("a", "a/b"), ("a/b", "a")]

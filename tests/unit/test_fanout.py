@@ -16,8 +16,8 @@ from chalicelib.fanout import MAX_SHARDS, SHARD_RECIPIENTS, shards_for
 from chalicelib.jobs import MAX_RECEIVES
 from chalicelib.principal import Principal, Scope
 from chalicelib.progress import KEPT_SECONDS, LAST_TRY_MS
-from tests.tables import Counted
-from tests.world import LIFE, NEVER, Aws, Handler, Herald, World, empty
+from tests.tables import Counted, empty
+from tests.world import LIFE, NEVER, Aws, Handler, Herald, World
 
 JSON = {"content-type": "application/json"}
 EVERYBODY: dict[str, Any] = {"to": {"all": True}, "data": "hello"}
@@ -40,7 +40,7 @@ class Scene:
     """People are connected, and everything is queued. SQS is played by the test."""
 
     def __init__(self, client: Any, people: int = PEOPLE) -> None:
-        empty(client)
+        empty(client, LIFE)
         self.world = World()
         self.aws = Aws(client, self.world)
         self.world.estimate = people

@@ -19,8 +19,8 @@ from chalicelib.rest import Reply
 from chalicelib.submissions import Submissions
 from chalicelib.ulid import Stamp
 from chalicelib.users import Users
-from tests.tables import Counted, meter
-from tests.world import LIFE, NEVER, SCOPES, Handler, Herald, Socket, World, empty
+from tests.tables import Counted, empty, meter
+from tests.world import LIFE, NEVER, SCOPES, Handler, Herald, Socket, World
 
 HEADERS = {"content-type": "application/json", "idempotency-key": "key"}
 BODY = json.dumps({"messages": [{"to": {"users": ["bob"]}, "data": number} for number in (1, 2)]})
@@ -32,7 +32,7 @@ class Scene:
     """Bob is connected; `submit` is Alice's request, from whichever handler's client."""
 
     def __init__(self, client: Any) -> None:
-        empty(client)
+        empty(client, LIFE)
         self.client = client
         self.world = World()
         self.bob: Socket = self.world.connect("bob")

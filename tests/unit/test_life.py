@@ -21,8 +21,8 @@ from chalicelib import consequences as consequences_module
 from chalicelib import terminate as terminate_module
 from chalicelib.errors import HeraldError
 from chalicelib.principal import Principal
-from chalicelib.records import REACH_PREFIX
 from chalicelib.ulid import Stamp
+from tests.tables import assert_they_agree, empty, scan
 from tests.world import (
     LIFE,
     LIMIT,
@@ -35,8 +35,6 @@ from tests.world import (
     Inline,
     Socket,
     World,
-    empty,
-    scan,
 )
 
 EXPLORE = os.environ.get("LIFE_EXAMPLES")
@@ -60,7 +58,7 @@ class Life(RuleBasedStateMachine):
         self.handlers: list[tuple[Handler, Socket | None]] = []
         self.smooth = True  # nothing was lost, so nothing may be left to the sweep
         time.sleep = self.world.finish_handshakes
-        empty(self.client)
+        empty(self.client, LIFE)
 
     # --- What clients and API Gateway do
 
@@ -164,26 +162,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def the_tables_agree(self) -> None:
-        items = {item["connectionId"]["S"]: item for item in scan(self.client, LIFE.connections)}
-        users = {item["user"]["S"]: item for item in scan(self.client, LIFE.users)}
-        tied: dict[str, str] = {}
-        for key, user in users.items():
-            ids = set(user.get("connections", {"SS": []})["SS"])
-            assert len(ids) <= LIMIT
-            assert ids == {
-                name.removeprefix(REACH_PREFIX) for name in user if name[0] == REACH_PREFIX
-            }
-            tied |= dict.fromkeys(ids, key)
-        assert tied == {one: f"/{item['userId']['S']}" for one, item in items.items()}
-        memberships = {
-            (item["group"]["S"].removeprefix("/"), item["connectionId"]["S"])
-            for item in scan(self.client, LIFE.groups)
-        }
-        assert memberships == {
-            (group, one)
-            for one, item in items.items()
-            for group in item.get("groups", {"SS": []})["SS"]
-        }
+        assert_they_agree(self.client, LIFE, LIMIT)
 
     @invariant()
     def no_open_socket_is_forgotten(self) -> None:

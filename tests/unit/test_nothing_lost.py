@@ -24,7 +24,8 @@ from chalicelib.errors import HeraldError
 from chalicelib.messages import Queued
 from chalicelib.principal import Principal, Scope
 from chalicelib.ulid import Stamp, earliest
-from tests.world import NEVER, SCOPES, Aws, Crash, Handler, Herald, Inline, Socket, World, empty
+from tests.tables import empty
+from tests.world import LIFE, NEVER, SCOPES, Aws, Crash, Handler, Herald, Inline, Socket, World
 
 EXPLORE = os.environ.get("LIFE_EXAMPLES")
 """How many lives to try, new ones each time; by default it's the same few."""
@@ -126,7 +127,7 @@ class Lives(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        empty(self.client)
+        empty(self.client, LIFE)
         self.moments = count(1)
         self.readers: dict[str, Reader] = {}
         self.world = Network(self)

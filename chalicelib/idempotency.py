@@ -98,12 +98,14 @@ class Idempotency:
                 zlib.decompress(stored["answer"]["B"]), int(stored["status"]["N"]), replayed=True
             )
         until = int(stored["claimedUntil"]["N"])
+        stamp = Stamp(int(stored["acceptedAt"]["N"]), int(stored["seed"]["N"]))
+        if stamp == claim.stamp and until == claim.until:
+            return claim  # ours: the SDK wrote it twice, since the first answer was lost
         taken = _setting(claimedUntil=number(claim.until))
         if until > claim.stamp.now or not self._write_held(claim, until, taken):
             raise RequestInProgress(
                 "a request with this Idempotency-Key is being carried out", retry_after=1.0
             )
-        stamp = Stamp(int(stored["acceptedAt"]["N"]), int(stored["seed"]["N"]))
         return replace(claim, stamp=stamp)
 
     def _write_held(self, claim: Claim, until: int, part: Part) -> bool:

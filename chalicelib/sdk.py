@@ -4,6 +4,7 @@ That is botocore, which boto3 is built on. boto3 itself adds what Herald never c
 transfers of S3) and 30 ms to each cold start.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +31,41 @@ Gateway does. https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-beha
 
 
 def sdk_client(session: Session, service: str, region: str | None = None) -> Any:
-    """A client of `service` within these limits, in the session's region or another."""
-    return session.create_client(service, region, config=CLIENT_LIMITS)
+    """A client of `service` within these limits, in the session's region or another.
+
+    Its calls raise ForeignAnswer, a BotoCoreError, for what AWS can't have answered.
+    """
+    client = session.create_client(service, region, config=CLIENT_LIMITS)
+    client.meta.events.register("after-call", _refuse_foreign_answers)
+    return client
+
+
+class ForeignAnswer(BotoCoreError):
+    """Something between us and AWS answered, such as a proxy with a page of its own.
+
+    To the SDK a body that it can't read is an empty answer, so that a write that never was made
+    would look like one that was.
+    """
+
+    fmt = "the answer to {operation} is not AWS's: {kind}"
+
+
+def _refuse_foreign_answers(http_response: Any, parsed: Any, model: Any, **_: Any) -> None:
+    if http_response.status_code != 200:
+        return
+    kind = http_response.headers.get("content-type", "")
+    nothing_read = not parsed.keys() - {"ResponseMetadata"}
+    unreadable = nothing_read and "json" in kind and not _is_json(http_response.content)
+    if unreadable or kind.startswith(("text/html", "text/plain")):
+        raise ForeignAnswer(operation=model.name, kind=kind)
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body or b"{}")
+    except ValueError:
+        return False
+    return True
 
 
 def credentials(session: Session) -> Callable[[], Credentials]:

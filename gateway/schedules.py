@@ -42,7 +42,7 @@ async def run_schedules(environments: Environments, every: float | None) -> None
 
 async def _invoke(environments: Environments, function: str) -> None:
     try:
-        await environments.invoke(function, _event(function))
+        await environments.invoke(function, scheduled_event(function))
     except FunctionError as error:
         log_line("ERROR", f"{function} failed: {error}")
 
@@ -53,7 +53,8 @@ def _seconds(expression: str) -> float:
     return int(match[1]) * UNITS[match[2]] if match else float("inf")
 
 
-def _event(function: str) -> dict[str, Any]:
+def scheduled_event(function: str) -> dict[str, Any]:
+    """What EventBridge invokes a scheduled function with."""
     return {
         "version": "0",
         "id": str(uuid4()),

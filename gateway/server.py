@@ -57,7 +57,13 @@ class _Server(uvicorn.Server):
 
 
 class _WebSocketProtocol(WebSocketsSansIOProtocol):
-    """Answers a handshake that can't be read, which would wait for ever for its answer."""
+    """Answers a handshake that can't be read, which would wait for ever for its answer; and lets
+    the application end a connection at once, as `state.abort` of its WebSocket."""
+
+    def handle_connect(self, event: http11.Request) -> None:
+        super().handle_connect(event)
+        if not self.close_sent:  # so it is no refusal
+            self.scope["state"]["abort"] = self.transport.abort
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -13,6 +13,8 @@ MAX_MESSAGE_BYTES = 128 * 1024
 MAX_FRAME_BYTES = 32 * 1024
 MAX_BUFFERED_BYTES = 1024 * 1024  # what a client that doesn't read may let pile up
 
+CLOSING_SECONDS = 10.0  # for what is queued, the close frame and the client's answer to it
+
 GOING_AWAY = (1001, "Going away")
 CLOSED_BY_API = (1000, "Connection Closed Normally")
 
@@ -62,6 +64,9 @@ class Socket:
         if self.closing is None:
             self.closing = (code, reason)
             self._timer.cancel()
+            # A client that reads nothing would keep its close frame from being sent.
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(CLOSING_SECONDS, self._websocket.state.abort)
             self._changed.set()
 
     async def write(self) -> None:

@@ -1,83 +1,33 @@
 """The local gateway against what real API Gateway does, seen from a client and from a handler."""
 
-import dataclasses
-import json
 import re
 import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import boto3
 import httpx
 import pytest
 from botocore.exceptions import ClientError
 
 from gateway.configuration import PROJECT
 from gateway.server import _listener
-from tests.clients import Client, Socket, configured, eventually, served, whole_lines
+from tests.clients import Client, configured, eventually
+from tests.echo import Echo, echoing
 
 API_GATEWAY_ID = re.compile(r"[A-Za-z0-9_-]{15}=")
-
-
-class Echo(Client):
-    """A client of the echo app, and the events that its functions got."""
-
-    has_herald = False
-    events_file: Path
-
-    def events(self, event_type: str | None = None) -> list[Any]:
-        events = [json.loads(line) for line in whole_lines(self.events_file)]
-        return [
-            event
-            for event in events
-            if event.get("type", event["requestContext"].get("eventType")) == event_type
-        ]
-
-    def run(self, socket: Socket, code: str) -> None:
-        """Have the message handler run `code`."""
-        socket.connection.send(code)
-
-    def connected(self, query: str = "", **options: Any) -> tuple[Socket, str]:
-        """A socket, and the id of its connection."""
-        before = len(self.events("CONNECT"))
-        socket = self.open(query, **options)
-        return socket, self.events("CONNECT")[before]["requestContext"]["connectionId"]
-
-    def management(self) -> Any:
-        return boto3.client(
-            "apigatewaymanagementapi",
-            endpoint_url=self.running.management,
-            region_name="us-east-1",
-            aws_access_key_id="local",
-            aws_secret_access_key="local",
-        )
 
 
 @pytest.fixture
 def echo_with(tmp_path: Path) -> Iterator[Callable[..., Echo]]:
     """Starts a gateway of the echo app with the given configuration."""
-    clients = []
-    contexts = []
-
-    def start(**changes: Any) -> Echo:
-        configuration = configured(EVENTS=str(tmp_path / "events"))
-        changes = {"project": PROJECT / "tests" / "apps" / "echo", **changes}
-        context = served(dataclasses.replace(configuration, **changes))
-        client = Echo(context.__enter__())
-        contexts.append(context)
-        client.events_file = tmp_path / "events"
-        clients.append(client)
-        return client
-
-    yield start
-    for client, context in zip(clients, contexts, strict=True):
-        client.close()
-        context.__exit__(None, None, None)
+    with ExitStack() as stack:
+        yield lambda **changes: stack.enter_context(echoing(tmp_path / "events", **changes))
 
 
 @pytest.fixture

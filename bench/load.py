@@ -134,12 +134,14 @@ class Crowd:
             async for text in socket:
                 now = time.perf_counter()
                 frame = json.loads(text)
-                if frame["type"] == "messages":
+                if frame.get("type") == "messages":
                     for message in frame["messages"]:
                         self.received[message["id"], number] += 1
                         self.latencies[message["type"]].append(now - message["data"]["sent"])
-                else:
+                elif frame.get("ref") in self._answers:
                     self._answers.pop(frame["ref"]).set_result(frame)
+                else:
+                    raise SystemExit(f"nobody asked for {text!r}")
 
     async def ask(self, number: int, **frame: Any) -> Any:
         """A client's frame, and its answer."""
@@ -300,8 +302,11 @@ async def measure(running: Running, server: int) -> dict[str, Any]:
     began = time.perf_counter()
     await asyncio.gather(*map(crowd.come, range(SOCKETS)))
     results: dict[str, Any] = {"cpus": os.cpu_count(), "connected": time.perf_counter() - began}
+    print(f"{SOCKETS:,} sockets are open", file=sys.stderr)
     results["held"] = await held(crowd, server)
+    print("held; now flat out", file=sys.stderr)
     results["flatOut"] = await flat_out(crowd, server)
+    print("now the storm", file=sys.stderr)
     results["storm"] = await storm(crowd)
     results |= {"due": len(crowd.due), "lost": crowd.lost, "doubles": crowd.doubles}
     results["memory"] = megabytes_by_kind(server)

@@ -152,7 +152,7 @@ def _uvicorn(websocket_api: WebSocketApi, rest_api: RestApi, console: Console) -
         ]
     )
     app.router.default = _rest(rest_api, app.router.not_found)
-    logging.getLogger("uvicorn.error").addFilter(_no_refusal)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     http11.MAX_LINE_LENGTH = MAX_HEADER_BYTES
     return uvicorn.Config(
         app,
@@ -183,9 +183,13 @@ def _rest(rest_api: RestApi, not_found: ASGIApp) -> ASGIApp:
     return answer
 
 
-def _no_refusal(record: logging.LogRecord) -> bool:
-    """The server takes each refused handshake for an unfinished one, and says so as an error."""
-    return record.getMessage() != "ASGI callable returned without completing handshake."
+def _is_news(record: logging.LogRecord) -> bool:
+    """The server takes each refused handshake for an unfinished one, and says so as an error; and
+    when it stops, what it doesn't wait for."""
+    message = record.getMessage()
+    return message != "ASGI callable returned without completing handshake." and not (
+        message.startswith("Cancel ")
+    )
 
 
 async def _stop(

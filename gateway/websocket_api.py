@@ -1,6 +1,7 @@
 """The WebSocket API: handshake, messages, disconnect, and `@connections`."""
 
 import asyncio
+import contextlib
 import json
 import re
 from datetime import UTC, datetime
@@ -68,7 +69,12 @@ class WebSocketApi:
     # The client's side
 
     async def endpoint(self, websocket: WebSocket) -> None:
-        """One connection, from its handshake to its end."""
+        """One connection, from its handshake to its end, or until the gateway stops and waits no
+        longer for functions."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._serve(websocket)
+
+    async def _serve(self, websocket: WebSocket) -> None:
         context = WebSocketContext(
             stage=STAGE,
             domain_name=self._domain_name,

@@ -1,7 +1,7 @@
 # What a user types. Each command sets up what it needs, once; nothing is installed by hand.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token test lint types tests faults package deploy destroy docs e2e bench simulate audit
+.PHONY: help run demo token test lint types tests faults fuzz package deploy destroy docs e2e bench simulate audit
 
 # The newest Python that Herald supports; make PYTHON=... run takes another.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 PIP_AUDIT := 2.10.1
 STAGE ?= dev
 WITH ?= cloudformation
+SECONDS ?= 60
 SCOPE ?= ws:connect messages:send messages:broadcast
 
 help: ## Say what each command does
@@ -40,6 +41,18 @@ tests: $(READY)
 
 faults: $(READY) ## Spoil Herald's calls to AWS, and kill it between any two (FAULTS=all: all, a quarter of an hour)
 	FAULTS="$(FAULTS)" $(BIN)/pytest -n auto --maxprocesses 4 tests/faults
+
+fuzz: $(VENV)/fuzz/.ready ## Try what nobody thought of on the parsers of messages and tokens: make fuzz SECONDS=60
+	@for parser in messages tokens; do mkdir -p .herald/fuzz/$$parser && \
+		PYTHONPATH=. $(VENV)/fuzz/bin/python -m tests.fuzz.$$parser -max_total_time=$(SECONDS) -rss_limit_mb=1024 \
+		-max_len=4096 -verbosity=0 -print_final_stats=1 -artifact_prefix=.herald/fuzz/$$parser/ \
+		.herald/fuzz/$$parser tests/fuzz/corpus/$$parser || exit 1; done
+
+$(VENV)/fuzz/.ready: $(READY) tests/fuzz/requirements.txt
+	@rm -rf $(VENV)/fuzz
+	@$(PYTHON) -m venv $(VENV)/fuzz
+	@$(VENV)/fuzz/bin/python -m pip install --quiet --disable-pip-version-check -r tests/fuzz/requirements.txt >&2
+	@touch $@
 
 package: $(READY) ## Write the CloudFormation template and the code of a stage: make package STAGE=dev
 	@exec $(BIN)/python -m infra package "$(STAGE)"

@@ -1,0 +1,38 @@
+"""Any octets as the body of a POST: messages that survive being stored, or a refusal that says why."""
+
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["chalicelib"]):
+    from chalicelib.encryption import Encryption
+    from chalicelib.errors import BadRequest, PayloadTooLarge
+    from chalicelib.frames import Framer
+    from chalicelib.json_text import encode, parse_json
+    from chalicelib.messages import Message, MessageParser
+    from chalicelib.rest import json_body
+    from chalicelib.ulid import Stamp
+
+FRAME_BYTES = 32768
+HEADERS = {"content-type": "application/json"}
+STAMP = Stamp(1_795_477_071_772, 7)
+
+
+def try_one(data: bytes) -> None:
+    try:
+        parser = MessageParser("alice", STAMP, may_encrypt=True)
+        messages = parser.batch(json_body(HEADERS, data))
+        stored = [encode(message.to_dict()) for message in messages]
+        Framer(messages, FRAME_BYTES, None, Encryption(())).frames(1, "bob")
+    except (BadRequest, PayloadTooLarge) as refused:
+        assert refused.detail
+        return
+    for message, text in zip(messages, stored, strict=True):
+        fields = parse_json(text.decode())
+        assert isinstance(fields, dict)
+        assert encode(Message.from_dict(fields).to_dict()) == text
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, try_one)
+    atheris.Fuzz()

@@ -111,6 +111,7 @@ class Crowd:
         self.due: set[tuple[str, int]] = set()
         self.latencies: dict[str, list[float]] = {"broadcast": [], "single": []}
         """Seconds from before a message was posted until each recipient had it."""
+        self.repeated_answers = 0
         self._handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         self._readers: dict[int, asyncio.Task[None]] = {}
         self._answers: dict[str, asyncio.Future[Any]] = {}
@@ -140,6 +141,8 @@ class Crowd:
                         self.latencies[message["type"]].append(now - message["data"]["sent"])
                 elif frame.get("ref") in self._answers:
                     self._answers.pop(frame["ref"]).set_result(frame)
+                elif "ref" in frame:  # sent again, since the gateway was too busy to confirm it
+                    self.repeated_answers += 1
                 else:
                     raise SystemExit(f"nobody asked for {text!r}")
 
@@ -301,22 +304,27 @@ async def measure(running: Running, server: int) -> dict[str, Any]:
     crowd = Crowd(running)
     began = time.perf_counter()
     await asyncio.gather(*map(crowd.come, range(SOCKETS)))
-    results: dict[str, Any] = {"cpus": os.cpu_count(), "connected": time.perf_counter() - began}
-    print(f"{SOCKETS:,} sockets are open", file=sys.stderr)
+    connected = time.perf_counter() - began
+    print(f"{SOCKETS:,} sockets, open in {connected:.0f} s", flush=True)
+    results: dict[str, Any] = {"cpus": os.cpu_count(), "connected": connected}
     results["held"] = await held(crowd, server)
-    print("held; now flat out", file=sys.stderr)
+    show_held(results["held"])
     results["flatOut"] = await flat_out(crowd, server)
-    print("now the storm", file=sys.stderr)
+    show_flat_out(results["flatOut"])
     results["storm"] = await storm(crowd)
-    results |= {"due": len(crowd.due), "lost": crowd.lost, "doubles": crowd.doubles}
-    results["memory"] = megabytes_by_kind(server)
+    show_storm(results["storm"])
+    results |= {
+        "memory": megabytes_by_kind(server),
+        "due": len(crowd.due),
+        "lost": crowd.lost,
+        "doubles": crowd.doubles,
+        "repeatedAnswers": crowd.repeated_answers,
+    }
     crowd.drop_all()
     return results
 
 
-def show(results: dict[str, Any]) -> None:
-    held, flat_out, storm = results["held"], results["flatOut"], results["storm"]
-    print(f"{SOCKETS:,} sockets, open in {results['connected']:.0f} s")
+def show_held(held: dict[str, Any]) -> None:
     print(
         f"{held['seconds']:.0f} s: a message to {MEMBERS:,} every second,"
         f" and {SINGLES_A_SECOND} a second from one to another"
@@ -329,16 +337,21 @@ def show(results: dict[str, Any]) -> None:
     ):
         print(f"  {title:28}" + "".join(f"{value:>9,.0f}" for value in held[key].values()))
     print(f"  cores: {_listed(held['cpu'], '.2f')}")
-    for title, memory in zip(("before", *"12345"), held["memory"], strict=False):
-        print(f"  MB {title:>6}: {_listed(memory, '.0f')}")
+    for minute, memory in enumerate(held["memory"]):
+        print(f"  MB after {minute}/5: {_listed(memory, '.0f')}", flush=True)
+
+
+def show_flat_out(flat_out: dict[str, Any]) -> None:
     print(f"flat out: {flat_out['deliveriesPerSecond']:,.0f} deliveries a second")
-    print(f"  cores: {_listed(flat_out['cpu'], '.2f')}")
+    print(f"  cores: {_listed(flat_out['cpu'], '.2f')}", flush=True)
+
+
+def show_storm(storm: dict[str, Any]) -> None:
     print(
         f"storm: all back in {storm['connected']:.0f} s, all answered in {storm['answered']:.0f} s,"
-        f" nobody of before in the table after {storm['stored']:.0f} s"
+        f" nobody of before in the table after {storm['stored']:.0f} s",
+        flush=True,
     )
-    print(f"MB at the end: {_listed(results['memory'], '.0f')}")
-    print(f"{results['due']:,} deliveries: {results['lost']} lost, {results['doubles']} twice")
 
 
 def _listed(values: dict[str, float], form: str) -> str:
@@ -356,7 +369,11 @@ def main() -> None:
         ours.send(None)
         process.join()
     RESULT.write_text(json.dumps(results, indent=1) + "\n")
-    show(results)
+    print(f"MB at the end: {_listed(results['memory'], '.0f')}")
+    print(
+        f"{results['due']:,} deliveries: {results['lost']} lost, {results['doubles']} twice;"
+        f" {results['repeatedAnswers']} answers twice"
+    )
     if results["lost"] or results["doubles"]:
         sys.exit(1)
 

@@ -150,3 +150,36 @@ def test_but_asking_for_too_much_at_once_opens_nothing(fails_open: bool) -> None
         limiter.charge("u", NOW, failing(Contended("too much at once")))
     with pytest.raises(Contended):
         limiter.charge("u", NOW, lambda _: {})
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [
+        (60, Rate(1_000_000, 60)),
+        (0.5, Rate(120_000_000, 1)),
+        (1.5, Rate(40_000_000, 1)),
+        (100_000_000, Rate(1, 100_000_000)),
+    ],
+)
+def test_a_minutes_requests_may_come_at_once(rate: float, expected: Rate) -> None:
+    assert Rate.per_minute(rate) == expected
+    assert Rate.per_second(1e9, 3) == Rate(1, 3)
+
+
+def test_the_quota_holds_over_environments_that_know_too_little(dynamodb: Any, user: str) -> None:
+    """One believes what it saw; what others used meanwhile is in the item."""
+    rate = Rate.per_second(1000, 1000)
+    one, other = users_with(dynamodb, rate, quota=10), users_with(dynamodb, rate, quota=10)
+    assert allowed(one, user, NOW, 2)
+    assert allowed(other, user, NOW + 1, 5)
+    assert not allowed(one, user, NOW + 2, 4)
+    assert allowed(one, user, NOW + 3, 3)
+    assert not allowed(other, user, NOW + 4, 1)
+
+
+def test_the_first_moment_of_a_day_is_of_that_day(dynamodb: Any, user: str) -> None:
+    users = users_with(dynamodb, Rate.per_second(1000, 1000), quota=2)
+    assert allowed(users, user, MIDNIGHT - 1, 2)
+    assert not allowed(users, user, MIDNIGHT - 1, 1)
+    assert allowed(users, user, MIDNIGHT, 2)
+    assert not allowed(users, user, MIDNIGHT, 1)

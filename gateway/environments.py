@@ -200,7 +200,7 @@ class Environments:
         """End every environment at once, whatever it is doing."""
         self._generation += 1
         self._concurrency = 0
-        for environment in self._environments:
+        for environment in self._environments.difference(self._idle):
             environment.kill()
         for task in self._tasks:
             task.cancel()

@@ -58,7 +58,12 @@ def meter(attribute: str, rate: Rate = UNLIMITED, quota: int = 0) -> Meter:
 
 
 def connections_of(
-    client: Any, limit: int = 3, connects: Rate = UNLIMITED, messages: Rate = UNLIMITED
+    client: Any,
+    limit: int = 3,
+    connects: Rate = UNLIMITED,
+    messages: Rate = UNLIMITED,
+    quota: int = 0,
+    metrics: Metrics | None = None,
 ) -> Connections:
     """The transitions over `client`; users may do as much as they like where nothing is said."""
     return Connections(
@@ -66,9 +71,9 @@ def connections_of(
         TABLES,
         limit,
         meter("connectDue", connects),
-        meter("messageDue", messages),
+        meter("messageDue", messages, quota),
         Memberships(client, TABLES, HISTORY_SECONDS),
-        Metrics("test"),
+        metrics or Metrics("test"),
     )
 
 

@@ -1,17 +1,36 @@
 """The life of a connection, in a real DynamoDB emulator."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from chalicelib import connections as connections_module
 from chalicelib.connections import MAX_GROUPS, Connections, LimitReached
-from chalicelib.errors import BadRequest, ConnectionGone, Contended, RateLimited, TooManyConnections
+from chalicelib.errors import (
+    BadRequest,
+    ConnectionGone,
+    Contended,
+    QuotaExceeded,
+    RateLimited,
+    TooManyConnections,
+    Unavailable,
+)
 from chalicelib.limits import Rate
+from chalicelib.metrics import Metrics
 from chalicelib.principal import Principal, Scope, user_key
-from chalicelib.records import HANDSHAKE_SECONDS, MAX_CONNECTION_SECONDS, Connection, Status
+from chalicelib.records import (
+    HANDSHAKE_SECONDS,
+    MAX_CONNECTION_SECONDS,
+    USER_SECONDS,
+    Connection,
+    Status,
+)
 from chalicelib.storage import CONFLICT_TRIES
 from chalicelib.users import Users
 from tests.tables import (
@@ -429,3 +448,198 @@ def test_too_many_conflicts_are_the_users_own_doing(
         connections_of(client).open(connection(user, user))
     assert contended.value.retry_after
     assert len(client.calls) == CONFLICT_TRIES
+
+
+# --- What only shows where two sides know different things
+
+
+def test_each_is_charged_for_what_they_ask_wherever_it_is_counted(dynamodb: Any, user: str) -> None:
+    """Two environments, neither of which has seen the other's."""
+    rate = Rate.per_minute(1)
+    one, other = (connections_of(dynamodb, connects=rate, messages=rate) for _ in range(2))
+    opened = connection(f"{user}-1", user)
+    one.open(opened)
+    with pytest.raises(RateLimited):
+        other.open(connection(f"{user}-2", user))
+    other.open(connection(f"{user}-3", f"{user}-other"))
+    one.hear(opened.connection_id, opened.principal, NOW, 0)
+    with pytest.raises(RateLimited):
+        other.hear(opened.connection_id, opened.principal, NOW, 0)
+    for environment in (one, other):
+        elsewhere = f"{user}-3", Principal(f"{user}-other", LATER)
+        with pytest.raises(RateLimited) if environment is other else nullcontext():
+            environment.hear(*elsewhere, NOW, 0)
+
+
+def test_a_frames_messages_count_for_the_quota(dynamodb: Any, user: str) -> None:
+    """Those that a frame sends, as a POST's do."""
+    limited = connections_of(dynamodb, quota=2)
+    opened = connection(user, user)
+    limited.open(opened)
+    for messages in (2, 0):
+        limited.hear(user, opened.principal, NOW, messages)
+    with pytest.raises(QuotaExceeded):
+        limited.hear(user, opened.principal, NOW, 1)
+
+
+def test_what_has_ended_is_told_to_connect_again(connections: Connections, user: str) -> None:
+    opened = connection(user, user)
+    for say in (
+        lambda: connections.hear(user, opened.principal, NOW, 0),
+        lambda: connections.join(opened, "team", NOW),
+        lambda: connections.leave(opened, "team", NOW),
+        lambda: connections.refresh(opened, opened.principal, NOW),
+    ):
+        with pytest.raises(ConnectionGone) as gone:
+            say()
+        assert gone.value.detail == "the connection has ended: connect again"
+    connections.close(opened.recipient, NOW)
+    with pytest.raises(ConnectionGone) as gone:
+        connections.open(opened)
+    assert gone.value.detail == "the client has left already"
+
+
+def test_the_limit_and_who_holds_it_are_told(connections: Connections, user: str) -> None:
+    for number in range(3):
+        connections.open(connection(f"{user}-{number}", user, "acme", at=NOW + number))
+    with pytest.raises(LimitReached) as reached:
+        connections.open(connection(f"{user}-4", user, "acme"))
+    assert reached.value.detail == "the user has 3 connections, which is the limit"
+    assert [(one.user_id, one.tenant) for one in reached.value.recipients] == [(user, "acme")] * 3
+
+
+def test_an_end_is_counted_with_how_long_it_lasted(
+    dynamodb: Any, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = Metrics("test")
+    connections = connections_of(dynamodb, metrics=metrics)
+    opened = connection(user, user)
+    connections.open(opened)
+    assert connections.close(opened.recipient, NOW + 1500)
+    assert not connections.close(opened.recipient, NOW + 2500)
+    metrics.flush()
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["ConnectionsClosed"] for line in printed if "ConnectionsClosed" in line] == [[1.0]]
+    assert [line["ConnectionDuration"] for line in printed if "ConnectionDuration" in line] == [
+        [1500.0]
+    ]
+
+
+def test_since_when_it_is_in_a_group(dynamodb: Any, connections: Connections, user: str) -> None:
+    """From its first joining on, until it leaves; what it is in since it opened needs no note."""
+    opened = connection(user, user, None, "own")
+    connections.open(opened)
+    connections.join(opened, "team", NOW + 1)
+    joined = connections.find(user)
+    assert joined is not None
+    connections.join(joined, "team", NOW + 2)
+    connections.join(joined, "own", NOW + 3)
+    item = stored(dynamodb, user)
+    assert {name: item[name] for name in item if name.startswith("+")} == {
+        "+team": {"N": str(NOW + 1)}
+    }
+    connections.leave(joined, "team", NOW + 4)
+    item = stored(dynamodb, user)
+    assert item["groups"] == {"SS": ["own"]}
+    assert not any(name.startswith("+") for name in item)
+    assert members(dynamodb, "team") == []
+
+
+def notes(dynamodb: Any, user: str) -> list[Any]:
+    """The groups of each note of what a user's connections were in, in the order of their kinds."""
+    answer = dynamodb.query(
+        TableName=TABLES.history,
+        KeyConditionExpression="#stream = :stream",
+        ExpressionAttributeNames={"#stream": "stream"},
+        ExpressionAttributeValues={":stream": {"S": f"was/{user_key(None, user)}"}},
+    )
+    return [item["groups"] for item in answer["Items"]]
+
+
+def test_what_it_was_in_is_noted_when_it_leaves_it(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
+    opened = connection(user, user, None, "one", "two", "three")
+    connections.open(opened)
+    connections.leave(opened, "one", NOW + 1)
+    one, two = {"SS": ["one"]}, {"SS": ["two"]}
+    assert notes(dynamodb, user) == [one]
+    left = connections.find(user)
+    assert left is not None
+    connections.refresh(left, replace(left.principal, groups=("three",)), NOW + 2)
+    assert notes(dynamodb, user) == [one, two]
+    connections.close(opened.recipient, GROWN_UP, ["three"])
+    three = {"M": {"three": {"N": str(NOW)}}}
+    assert notes(dynamodb, user) == [three, one, two]
+
+
+def test_a_wrong_guess_of_the_groups_is_no_end(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
+    """The groups are guessed rightly, but not since when it is in them."""
+    opened = connection(user, user)
+    connections.open(opened)
+    connections.join(opened, "team", NOW + 5)
+    assert connections.close(opened.recipient, GROWN_UP, ["team"])
+    assert notes(dynamodb, user) == [{"M": {"team": {"N": str(NOW + 5)}}}]
+
+
+class Restless:
+    """A DynamoDB client beside which a connection joins a new group before each transaction."""
+
+    def __init__(self, client: Any, opened: Connection) -> None:
+        self._client = client
+        self._beside = connections_of(client)
+        self._opened = opened
+        self._numbers = count()
+
+    def __getattr__(self, operation: str) -> Any:
+        return getattr(self._client, operation)
+
+    def transact_write_items(self, **parameters: Any) -> Any:
+        self._beside.join(self._opened, f"group-{next(self._numbers)}", NOW)
+        return self._client.transact_write_items(**parameters)
+
+
+def test_groups_that_never_rest_are_given_up(dynamodb: Any, user: str) -> None:
+    opened = connection(user, user)
+    connections_of(dynamodb).open(opened)
+    restless = connections_of(Restless(dynamodb, opened))
+    with pytest.raises(Unavailable) as unavailable:
+        restless.close(opened.recipient, GROWN_UP)
+    assert unavailable.value.detail == "the connection's groups change faster than they can be left"
+    with pytest.raises(Unavailable) as unavailable:
+        restless.refresh(opened, opened.principal, NOW)
+    assert unavailable.value.detail == "the connection's groups change faster than they can be read"
+
+
+def test_only_so_many_refreshed_are_remembered_and_the_last_ones(
+    dynamodb: Any, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_module, "REFRESHED_REMEMBERED", 2)
+    client: Any = Counted(dynamodb)
+    connections = connections_of(client)
+    opened = [connection(f"{user}-{number}", user) for number in range(3)]
+    for one in opened:
+        connections.open(one)
+        connections.refresh(one, refreshed(one), NOW)
+    client.calls.clear()
+    for one in reversed(opened):
+        connections.hear(one.connection_id, one.principal, NOW, 0)
+    # The first to be forgotten is found out by a second call.
+    assert client.calls == ["transact_write_items"] * 4
+
+
+def test_it_is_found_as_it_is_at_this_moment(connections: Connections, user: str) -> None:
+    class Asked:
+        def get_item(self, **parameters: Any) -> Any:
+            assert parameters["ConsistentRead"] is True
+            return {}
+
+    assert connections_of(Asked()).find(user) is None
+
+
+def test_how_long_a_user_is_remembered(dynamodb: Any, connections: Connections, user: str) -> None:
+    connections.open(connection(user, user))
+    expires = int(user_item(dynamodb, user)["expiresAt"]["N"])
+    assert expires == NOW // 1000 + USER_SECONDS

@@ -1,7 +1,7 @@
 # What a user types. Each command sets up what it needs, once; nothing is installed by hand.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token test lint types tests faults fuzz package deploy destroy docs e2e bench simulate audit
+.PHONY: help run demo token test lint types tests coverage faults fuzz package deploy destroy docs e2e bench simulate audit
 
 # The newest Python that Herald supports; make PYTHON=... run takes another.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -38,6 +38,9 @@ types: $(READY)
 
 tests: $(READY)
 	$(BIN)/pytest -n auto --maxprocesses 4
+
+coverage: $(READY) ## Which lines and branches the tests reach, in every process (at least 95 %)
+	$(BIN)/pytest -n auto --maxprocesses 4 --cov
 
 faults: $(READY) ## Spoil Herald's calls to AWS, and kill it between any two (FAULTS=all: all, a quarter of an hour)
 	FAULTS="$(FAULTS)" $(BIN)/pytest -n auto --maxprocesses 4 tests/faults

@@ -42,7 +42,7 @@ tests: $(READY)
 coverage: $(READY) ## Which lines and branches the tests reach, in every process (at least 95 %)
 	$(BIN)/pytest -n auto --maxprocesses 4 --cov
 
-faults: $(READY) ## Spoil Herald's calls to AWS, and kill it between any two (FAULTS=all: all, a quarter of an hour)
+faults: $(READY) ## Spoil Herald's calls to AWS, and kill it between any two (FAULTS=all: in each way, twenty minutes)
 	FAULTS="$(FAULTS)" $(BIN)/pytest -n auto --maxprocesses 4 tests/faults
 
 fuzz: $(VENV)/fuzz/.ready ## Try what nobody thought of on the parsers of messages and tokens: make fuzz SECONDS=60

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
@@ -155,6 +157,73 @@ def test_frames_keep_their_order_and_none_follows_a_failure(
     assert stubbed.received("bad") == [b"0", b"1"]
     results = [outcome.result for outcome in outcomes if outcome.recipient.connection_id == "bad"]
     assert results == [Result.DELIVERED, Result.GONE, Result.GONE]
+    bad = [outcome for outcome in outcomes if outcome.recipient.connection_id == "bad"]
+    assert [(outcome.reason, outcome.tries) for outcome in bad] == [
+        ("", 1),
+        ("gone", 1),
+        ("gone", 0),
+    ]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_each_frame_has_all_its_tries(delivery: Delivery, stubbed: Stub) -> None:
+    frames = [frame_of(b"0"), frame_of(b"1")]
+    stubbed.behaviours["c="] = [500, 500, 500, 200] * 2
+    outcomes = deliver(delivery, parcels(stubbed.endpoint, ["c="], frames))
+    assert [(outcome.result, outcome.tries) for outcome in outcomes] == [(Result.DELIVERED, 4)] * 2
+
+
+def test_what_a_frame_met_is_no_reason_for_the_next(delivery: Delivery, stubbed: Stub) -> None:
+    frames = [frame_of(b"0"), frame_of(b"1")]
+    stubbed.behaviours["c="] = [503, 200, "hang"]
+    outcomes = deliver(delivery, parcels(stubbed.endpoint, ["c="], frames), seconds=1.0)
+    assert [outcome[2:] for outcome in outcomes] == [
+        (Result.DELIVERED, "", 2),
+        (Result.STALE, "deadline", 0),
+    ]
+
+
+def test_pauses_double_and_have_an_end(
+    delivery: Delivery, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/"""
+    bounds: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        bounds.append((low, high))
+        return 0.0
+
+    monkeypatch.setattr(random, "uniform", uniform)
+    stubbed.behaviours["c="] = [429]
+    deliver(delivery, parcels(stubbed.endpoint, ["c="]))
+    assert bounds == [(0, high) for high in (0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0)]
+
+
+def test_a_pause_is_slept_through(
+    delivery: Delivery, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for the next try does nothing meanwhile."""
+    monkeypatch.setattr(random, "uniform", lambda low, high: 0.3)
+    polls: list[float] = []
+    poll = transport.Transport.poll
+
+    def counted(self: "transport.Transport[Any]", seconds: float) -> Any:
+        polls.append(seconds)
+        return poll(self, seconds)
+
+    monkeypatch.setattr(transport.Transport, "poll", counted)
+    stubbed.behaviours["c="] = [500, 200]
+    deliver(delivery, parcels(stubbed.endpoint, ["c="]))
+    assert len(polls) < 30
+
+
+def test_one_frame_to_one_connection(delivery: Delivery, stubbed: Stub) -> None:
+    outcome = delivery.post("c=", stubbed.endpoint, b"x", time.monotonic() + SECONDS)
+    assert outcome.recipient == Recipient("c=", "", None, stubbed.endpoint)
+    assert (outcome.result, outcome.frame.body) == (Result.DELIVERED, b"x")
+    assert stubbed.requests == [("c=", b"x")]
+    headers = {name.lower(): value for name, value in stubbed.headers[0].items()}
+    assert headers["host"] == urlsplit(stubbed.endpoint).netloc
 
 
 behaviours = st.lists(
@@ -424,8 +493,13 @@ def test_an_audience_that_cannot_be_read_in_time_says_so(
             yield parcels(stubbed.endpoint, ["c="])
             time.sleep(0.02)
 
-    with pytest.raises(Unavailable, match="could not be read"):
-        list(delivery.deliver(endless(), time.monotonic()))
+    outcomes: list[Outcome] = []
+    with pytest.raises(Unavailable) as unavailable:
+        outcomes.extend(delivery.deliver(endless(), time.monotonic()))
+    assert unavailable.value.detail == "the audience could not be read to its end in time"
+    assert set(outcomes) == {
+        Outcome(recipient(stubbed.endpoint, "c="), FRAME, Result.STALE, "deadline", 0)
+    }
 
 
 def test_pages_that_break_off_do_not_lose_those_before(delivery: Delivery, stubbed: Stub) -> None:

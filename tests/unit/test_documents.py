@@ -53,6 +53,8 @@ COMMANDS = {
     "python3 -c": "test_the_configurations_command_makes_master_keys",
     # These run the tests, or are run beside them: .ci/run has them.
     "make test": "",
+    "make faults": "",
+    "make fuzz": "",
     "make e2e": "",
     "make docs": "",
 }

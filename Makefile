@@ -1,7 +1,7 @@
 # What a user types. Each command sets up what it needs, once; nothing is installed by hand.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token test lint types tests coverage faults fuzz package deploy destroy docs e2e bench simulate audit
+.PHONY: help run demo token test lint types tests coverage faults fuzz mutants package deploy destroy docs e2e bench simulate audit
 
 # The newest Python that Herald supports; make PYTHON=... run takes another.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -55,6 +55,16 @@ $(VENV)/fuzz/.ready: $(READY) tests/fuzz/requirements.txt
 	@rm -rf $(VENV)/fuzz
 	@$(PYTHON) -m venv $(VENV)/fuzz
 	@$(VENV)/fuzz/bin/python -m pip install --quiet --disable-pip-version-check -r tests/fuzz/requirements.txt >&2
+	@touch $@
+
+mutants: $(VENV)/mutants/.ready ## Change a line of five modules in 2,000 ways, and see which their tests don't notice (half an hour)
+	$(VENV)/mutants/bin/mutmut run --max-children 2
+	$(VENV)/mutants/bin/mutmut results
+
+$(VENV)/mutants/.ready: $(READY) tests/mutants.txt
+	@rm -rf $(VENV)/mutants
+	@$(PYTHON) -m venv $(VENV)/mutants
+	@$(VENV)/mutants/bin/python -m pip install --quiet --disable-pip-version-check -r tests/mutants.txt >&2
 	@touch $@
 
 package: $(READY) ## Write the CloudFormation template and the code of a stage: make package STAGE=dev

@@ -624,10 +624,11 @@ def test_only_so_many_refreshed_are_remembered_and_the_last_ones(
         connections.open(one)
         connections.refresh(one, refreshed(one), NOW)
     client.calls.clear()
+    calls = []
     for one in reversed(opened):
         connections.hear(one.connection_id, one.principal, NOW, 0)
-    # The first to be forgotten is found out by a second call.
-    assert client.calls == ["transact_write_items"] * 4
+        calls.append(len(client.calls))
+    assert calls == [1, 2, 4]  # who was forgotten is found out by a second call
 
 
 def test_it_is_found_as_it_is_at_this_moment(connections: Connections, user: str) -> None:
@@ -643,3 +644,33 @@ def test_how_long_a_user_is_remembered(dynamodb: Any, connections: Connections, 
     connections.open(connection(user, user))
     expires = int(user_item(dynamodb, user)["expiresAt"]["N"])
     assert expires == NOW // 1000 + USER_SECONDS
+
+
+def test_a_refresh_says_of_its_user_what_was_said_before(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
+    opened = connection(user, user)
+    connections.open(opened)
+    before = user_item(dynamodb, user)
+    connections.refresh(opened, refreshed(opened), NOW)
+    after = user_item(dynamodb, user)
+    assert after.keys() == before.keys()
+    assert after["connections"] == {"SS": [user]}
+
+
+class Renewing(Restless):
+    """A DynamoDB client beside which a connection's token is renewed before each transaction."""
+
+    def transact_write_items(self, **parameters: Any) -> Any:
+        principal = replace(self._opened.principal, expires_at=LATER + 1 + next(self._numbers))
+        self._beside.refresh(self._opened, principal, NOW)
+        return self._client.transact_write_items(**parameters)
+
+
+def test_a_token_that_never_rests_is_given_up(dynamodb: Any, user: str) -> None:
+    opened = connection(user, user)
+    connections_of(dynamodb).open(opened)
+    with pytest.raises(Unavailable) as unavailable:
+        connections_of(Renewing(dynamodb, opened)).hear(user, opened.principal, NOW, 0)
+    assert unavailable.value.detail == "the connection's token changes too fast"
+    assert unavailable.value.retry_after == 1.0

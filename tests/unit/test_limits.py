@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chalicelib import limits
 from chalicelib.errors import Contended, QuotaExceeded, RateLimited, Unavailable
 from chalicelib.expressions import Part
-from chalicelib.limits import DAY_MS, USERS_REMEMBERED, Limiter, Meter, Rate
+from chalicelib.limits import DAY_MS, USERS_REMEMBERED, Limiter, Meter, Rate, Usage
 from chalicelib.principal import Principal
 from chalicelib.users import Users
 from tests.tables import LATER, NOW, TABLES, Counted, meter
@@ -183,3 +184,46 @@ def test_the_first_moment_of_a_day_is_of_that_day(dynamodb: Any, user: str) -> N
     assert not allowed(users, user, MIDNIGHT - 1, 1)
     assert allowed(users, user, MIDNIGHT, 2)
     assert not allowed(users, user, MIDNIGHT, 1)
+
+
+def test_what_will_be_refused_is_foreseen_as_far_as_is_remembered() -> None:
+    counted = Meter(Limiter("due", Rate.per_second(1, 2)))
+    counted.foresee("user", NOW)
+    for _ in range(2):
+        counted.charge("user", NOW, written)
+    with pytest.raises(RateLimited) as limited:
+        counted.foresee("user", NOW)
+    assert (limited.value.detail, limited.value.retry_after) == ("too many requests", 1.0)
+    counted.foresee("user", NOW + 1000)
+    counted.foresee("other", NOW)
+
+
+def test_usage_is_nothing_where_nothing_is_said_and_kept_where_nothing_is_counted() -> None:
+    limiter = Limiter("due", Rate.per_second(1, 1))
+    assert limiter.usage({}) == Usage(0, 0)
+    assert limiter.charge(Usage(0, 7), NOW, 5)[1] == Usage((NOW + 1000) * 1000, 7)
+    Meter(Limiter("due", Rate.per_second(1, 1), 1)).charge("user", NOW, written)
+    with pytest.raises(QuotaExceeded):
+        Meter(Limiter("due", Rate.per_second(1, 1), 1)).charge("user", NOW, written, 2)
+
+
+def test_it_is_the_oldest_who_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "USERS_REMEMBERED", 2)
+    counted = Meter(Limiter("due", Rate.per_second(1, 1)))
+    for user in ("first", "second", "third"):
+        counted.charge(user, NOW, written)
+    counted.foresee("first", NOW)
+    for user in ("second", "third"):
+        with pytest.raises(RateLimited):
+            counted.foresee(user, NOW)
+
+
+def test_a_user_whose_item_never_rests_is_refused_for_now() -> None:
+    """Each time, another environment was faster; and what it did is remembered for this user."""
+    dues = iter(range(NOW * 1000 + 1, NOW * 1000 + 1000))
+    counted = Meter(Limiter("due", Rate.per_second(1, 5)))
+    with pytest.raises(Contended) as contended:
+        counted.charge("user", NOW, lambda _: {"due": {"N": str(next(dues))}})
+    assert contended.value.detail == "the user asks for too much at once"
+    assert contended.value.retry_after == 1.0
+    assert set(counted._known) == {"user"}

@@ -18,7 +18,7 @@ from chalicelib.messages import (
     Report,
     Result,
 )
-from chalicelib.ulid import ALPHABET, RANDOM_BITS, Stamp
+from chalicelib.ulid import ALPHABET, RANDOM_BITS, Stamp, moment_of
 
 NOW = 1_795_477_071_772
 
@@ -223,3 +223,16 @@ def test_storage_that_fails_half_way_says_how_far_it_came() -> None:
     interrupted = Interrupted(Unavailable("gone", retry_after=2.0), reports)
     assert (interrupted.detail, interrupted.retry_after) == ("gone", 2.0)
     assert interrupted.reports is reports
+
+
+def test_a_message_has_its_data_and_an_id_of_its_moment() -> None:
+    parsed = parser().one(message(data=[7]))
+    assert parsed.data == [7]
+    assert moment_of(parsed.id) == NOW
+
+
+def test_a_hundred_failures_are_named_and_all_are_counted() -> None:
+    report = Report("id")
+    for number in range(MAX_FAILED + 1):
+        report.add(f"c{number}", "u", Result.STALE, "timeout")
+    assert (len(report.failed), report.counts[Result.STALE]) == (100, 101)

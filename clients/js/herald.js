@@ -304,7 +304,7 @@ export class Herald extends EventTarget {
     this.#heard = performance.now();
     let frame;
     try {
-      frame = JSON.parse(text);
+      frame = JSON.parse(text) ?? {};
     } catch {
       return this.#emit("failure", new HeraldError("bad_frame", `not JSON: ${text.slice(0, 99)}`));
     }

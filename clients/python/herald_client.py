@@ -329,7 +329,11 @@ class Herald:
 
     def _receive(self, text: str) -> None:
         self._heard = time.monotonic()
-        frame = json.loads(text)
+        try:
+            frame = dict(json.loads(text))
+        except (TypeError, ValueError):
+            logger.warning("not a frame: %.99s", text)
+            return
         match frame.get("type"):
             case "messages":
                 for message in frame["messages"]:
@@ -339,7 +343,8 @@ class Herald:
             case kind:
                 answer = self._asked.get(frame.get("ref", ""))
                 if kind in ("error", None):  # API Gateway's own errors have no type, and no ref
-                    error = HeraldError(frame.get("code", "internal"), frame["message"], frame)
+                    code, message = frame.get("code", "internal"), frame.get("message", text)
+                    error = HeraldError(code, message, frame)
                     if answer is None or answer.done():
                         logger.warning("an error: %s", error)
                     else:

@@ -387,3 +387,10 @@ def test_when_a_token_expires() -> None:
     assert expiry(token(exp=1_900_000_000)) == 1_900_000_000
     for nonsense in ("", "a.b", "a.e30.c"):
         assert expiry(nonsense) is None
+
+
+@pytest.mark.parametrize("text", ["<html>", "7", "[1]", "[]", "{}", "null", '{"type": null}', ""])
+def test_what_is_no_frame_ends_nothing(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever stands between it and API Gateway may say."""
+    Herald("ws://127.0.0.1:9", "token")._receive(text)
+    assert caplog.messages

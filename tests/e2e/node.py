@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tests.clients import SECRET, Client
 
+MOST_SECONDS = 240
+
 
 def run_tests(file: Path, herald: Client, **environment: str) -> None:
     """Run a file of tests against a gateway; what failed is in the error's text."""
@@ -16,7 +18,8 @@ def run_tests(file: Path, herald: Client, **environment: str) -> None:
         **environment,
     }
     ended = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", file],
+        # A test that fails may leave a client open, for which Node would wait for ever.
+        ["node", "--test", "--test-reporter=spec", f"--test-timeout={MOST_SECONDS * 1000}", file],
         env={**os.environ, **settings},
         capture_output=True,
         text=True,

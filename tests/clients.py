@@ -202,7 +202,11 @@ def served(configuration: Configuration) -> Iterator[Running]:
             started.append(error)
             ready.set()
 
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    def run() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:  # as `make run` does
+            runner.run(serve())
+
+    thread = threading.Thread(target=run)
     thread.start()
     try:
         ready.wait()
@@ -210,6 +214,6 @@ def served(configuration: Configuration) -> Iterator[Running]:
             raise started[0]
         yield started[0]
     finally:
-        loop.call_soon_threadsafe(stop.set)
+        with contextlib.suppress(RuntimeError):  # it is closed: the gateway didn't start
+            loop.call_soon_threadsafe(stop.set)
         thread.join()
-        loop.close()

@@ -166,17 +166,20 @@ class Scene:
 
     def post(self, body: Any, idempotency_key: str) -> httpx.Response:
         """A message of alice's, whose answer may take as long as API Gateway waits."""
-        bearer = token("alice", exp=int(time.time()) + EXPIRES_IN)
         return self.client.http.post(
             "/messages",
             content=json.dumps(body),
             headers={
-                "Authorization": f"Bearer {bearer}",
+                **self._authorization,
                 "Content-Type": "application/json",
                 "Idempotency-Key": idempotency_key,
             },
             timeout=30,
         )
+
+    @property
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {token('alice', exp=int(time.time()) + EXPIRES_IN)}"}
 
     def let_claims_run_out(self) -> None:
         """As they do by themselves, but at once."""
@@ -191,11 +194,10 @@ class Scene:
 
     def progress(self, message_id: str) -> Any:
         """A queued message's report, when it is done."""
-        bearer = token("alice", exp=int(time.time()) + EXPIRES_IN)
-        headers = {"Authorization": f"Bearer {bearer}"}
 
         def asked() -> Any:
-            return self.client.http.get(f"/messages/{message_id}", headers=headers).json()
+            path = f"/messages/{message_id}"
+            return self.client.http.get(path, headers=self._authorization).json()
 
         eventually(lambda: asked().get("done"), DONE_SECONDS)
         return asked()

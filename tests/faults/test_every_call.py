@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.faults.scene import Scene, scene
+from tests.faults.scene import EARLIEST, Scene, scene
 from tests.faults.spoiler import (
     DEATHS,
     FAULTS,
@@ -72,7 +72,7 @@ def resume(stage: Scene) -> None:
     stage.connect("bob")
     report = stage.client.report({"users": ["bob"]})
     with stage.spoiled():
-        answer = stage.ask("bob", action="resume", after="0" * 26)
+        answer = stage.ask("bob", action="resume", after=EARLIEST)
     if answer.get("type") != "resumed":
         stage.assert_says_no(answer)
     assert report["id"] in stage.resumed("bob")

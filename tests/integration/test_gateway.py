@@ -15,6 +15,7 @@ import httpx
 import pytest
 from botocore.exceptions import ClientError
 
+from gateway import server
 from gateway.configuration import PROJECT
 from gateway.server import _listener
 from tests.clients import Client, configured, eventually
@@ -441,3 +442,15 @@ def test_no_answer_waits_for_an_acknowledgement() -> None:
         listener.accept()[0] as accepted,
     ):
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_stop_waits_for_no_handler_for_long_and_says_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server, "STOP_SECONDS", 1)
+    with echoing(tmp_path / "events") as echo:
+        capfd.readouterr()
+        socket, _ = echo.connected()
+        echo.run(socket, "import time; time.sleep(30)")
+        eventually(lambda: echo.events("MESSAGE"))
+    assert capfd.readouterr().err == ""

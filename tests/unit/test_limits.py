@@ -202,9 +202,16 @@ def test_usage_is_nothing_where_nothing_is_said_and_kept_where_nothing_is_counte
     limiter = Limiter("due", Rate.per_second(1, 1))
     assert limiter.usage({}) == Usage(0, 0)
     assert limiter.charge(Usage(0, 7), NOW, 5)[1] == Usage((NOW + 1000) * 1000, 7)
-    Meter(Limiter("due", Rate.per_second(1, 1), 1)).charge("user", NOW, written)
+
+
+def test_what_sends_nothing_counts_nothing_and_without_a_quota_nothing_does() -> None:
+    rate = Rate.per_second(1, 9)
+    Meter(Limiter("due", rate)).charge("user", NOW, written, 1000)
+    counted = Meter(Limiter("due", rate, 1))
+    counted.charge("user", NOW, written)
+    counted.charge("user", NOW, written, 1)
     with pytest.raises(QuotaExceeded):
-        Meter(Limiter("due", Rate.per_second(1, 1), 1)).charge("user", NOW, written, 2)
+        counted.charge("user", NOW, written, 1)
 
 
 def test_it_is_the_oldest_who_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

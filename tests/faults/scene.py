@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
+from uuid import uuid4
 
 import httpx
 from websockets.exceptions import InvalidStatus
@@ -71,6 +72,7 @@ class Scene:
         self.later = later
         self.sqs = sqs
         self.sockets: defaultdict[str, list[Socket]] = defaultdict(list)
+        self.tenant = ""
         self.plan = Plan(untouched, 0, 1000)
         self.calls: list[str] = []
         """What was called where things were `spoiled`."""
@@ -79,7 +81,8 @@ class Scene:
 
     def connect(self, user: str, lives: int = EXPIRES_IN, **claims: Any) -> Socket:
         """A socket of a user's, whose token lives for so many seconds."""
-        socket = self.client.connect(user, exp=int(time.time()) + lives, **claims)
+        expires = int(time.time()) + lives
+        socket = self.client.connect(user, exp=expires, tenant=self.tenant, **claims)
         self.sockets[user].append(socket)
         return socket
 
@@ -94,6 +97,8 @@ class Scene:
         with suppress(self.sqs.exceptions.PurgeQueueInProgress):
             self.sqs.purge_queue(QueueUrl=self.client.running.aws[QUEUE_URL])
         empty(self.tables, TABLES)
+        # An environment remembers users, of whom nothing is stored any more: these are others.
+        self.tenant = uuid4().hex
 
     @property
     def dies(self) -> bool:
@@ -140,7 +145,7 @@ class Scene:
             stored[item["userId"]["S"]] += 1
         for user, sockets in self.sockets.items():
             assert stored[user] == len(sockets)
-            presence = self.client.presence(user)
+            presence = self.client.presence(user, tenant=self.tenant)
             status = "online" if sockets else "offline"
             assert (presence["status"], presence["connections"]) == (status, len(sockets))
         assert sum(stored.values()) == sum(map(len, self.sockets.values()))
@@ -148,7 +153,7 @@ class Scene:
     def assert_reachable(self) -> None:
         """A message to each user reaches each of their sockets."""
         for user in [user for user, sockets in self.sockets.items() if sockets]:
-            report = self.client.report({"users": [user]}, exp=int(time.time()) + EXPIRES_IN)
+            report = self.report({"users": [user]})
             assert report["delivered"] == len(self.sockets[user])
             for socket in self.sockets[user]:
                 found = _messages_until("pong", socket, {"action": "ping"})
@@ -163,6 +168,10 @@ class Scene:
         except InvalidStatus as refused:
             return refused.response.status_code
         return 101
+
+    def report(self, to: Any) -> Any:
+        """That of a message of alice's which nothing befalls."""
+        return self.client.report(to, tenant=self.tenant)
 
     def post(self, body: Any, idempotency_key: str) -> httpx.Response:
         """A message of alice's, whose answer may take as long as API Gateway waits."""
@@ -179,7 +188,8 @@ class Scene:
 
     @property
     def _authorization(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {token('alice', exp=int(time.time()) + EXPIRES_IN)}"}
+        bearer = token("alice", exp=int(time.time()) + EXPIRES_IN, tenant=self.tenant)
+        return {"Authorization": f"Bearer {bearer}"}
 
     def let_claims_run_out(self) -> None:
         """As they do by themselves, but at once."""

@@ -7,26 +7,30 @@ import atheris
 with atheris.instrument_imports(include=["chalicelib"]):
     from chalicelib.encryption import Encryption
     from chalicelib.errors import BadRequest, PayloadTooLarge
-    from chalicelib.frames import Framer
+    from chalicelib.frames import MAX_FRAME_BYTES, Framer
     from chalicelib.json_text import encode, parse_json
     from chalicelib.messages import Message, MessageParser
     from chalicelib.rest import json_body
+    from chalicelib.settings import MasterKey
     from chalicelib.ulid import Stamp
 
 FRAME_BYTES = 32768
 HEADERS = {"content-type": "application/json"}
 STAMP = Stamp(1_795_477_071_772, 7)
+ENCRYPTION = Encryption([MasterKey("k1", bytes(32))])
 
 
 def try_one(data: bytes) -> None:
     try:
-        parser = MessageParser("alice", STAMP, may_encrypt=True)
+        parser = MessageParser("alice", STAMP, may_encrypt=ENCRYPTION.available)
         messages = parser.batch(json_body(HEADERS, data))
         stored = [encode(message.to_dict()) for message in messages]
-        Framer(messages, FRAME_BYTES, None, Encryption(())).frames(1, "bob")
+        framer = Framer(messages, FRAME_BYTES, None, ENCRYPTION)
     except (BadRequest, PayloadTooLarge) as refused:
         assert refused.detail
         return
+    for frame in framer.frames((1 << len(messages)) - 1, "bob"):
+        assert len(frame.body) <= MAX_FRAME_BYTES
     for text in stored:
         fields = parse_json(text.decode())
         assert isinstance(fields, dict)

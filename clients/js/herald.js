@@ -23,15 +23,23 @@ const DEFAULTS = { // times in ms
   WebSocket: globalThis.WebSocket, // in Node before 22: that of the package `ws`
 };
 const MAX_DELAY = 2 ** 31 - 1; // setTimeout fires at once beyond it
+const JWT = /^[\w.-]+$/; // what a subprotocol can carry of anything that might be one
+const BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"; // of ULIDs
+const REFRESH = '{"action":"refresh","token":"…"}'; // tokens are for no display
 
-/** An answer that says no, or none at all; `code` is stable, such as `rate_limited`. */
+/**
+ * An answer that says no, or none at all: its `code` is stable, such as `rate_limited`; its
+ * `details` are the whole error frame, such as with `retryAfterMs`.
+ */
 export class HeraldError extends Error {
   constructor(code, message, details = {}) {
     super(message);
-    this.name = "HeraldError";
-    this.code = code;
-    /** The whole error frame, such as with `retryAfterMs`. */
-    this.details = details;
+    Object.assign(this, { name: "HeraldError", code, details });
+  }
+
+  /** Whether the same may succeed later, or has without our hearing of it. */
+  get passes() {
+    return ["disconnected", "timeout"].includes(this.code) || "retryAfterMs" in this.details;
   }
 }
 
@@ -53,29 +61,27 @@ export class Herald extends EventTarget {
   #token;
   #options;
   #socket = null;
-  #opening = null;
-  #closed = true;
-  #failures = 0;
-  #opened = 0;
-  #asked = new Map();
+  #wanted = null; // from connect() to close(): the promise of a first connection
+  #again = false; // there has been one
+  #failures = 0; // since the last one
+  #timers = new Set(); // of this connection
+  #asked = new Map(); // what waits for an answer, by ref
   #nextRef = 1;
   #seen = new Set();
   #groups = new Set();
   #after = ""; // the last message that came in its turn, or a moment until which all have
   #held = null; // what comes while it resumes, for its turn
-  #clock = null; // the server's: its `timestamp` when ours was `at`
-  #heard = 0;
-  #timers = { ping: null, refresh: null, retry: null };
+  #ahead = null; // of the server's clock before ours, ms
+  #heard = 0; // when the last frame came
 
   /**
-   * @param {string} url of the WebSocket API, without a token.
-   * @param {object} options `token` is required: a JWT, or a function that returns one, or a
-   *   promise of one; it is called for each connection and before the token expires. The others
-   *   have defaults, see above.
+   * @param {string} url of the WebSocket API, without a token. Throws TypeError if it is none.
+   * @param {object} options `token`: a JWT, or a function that returns one, or a promise of one,
+   *   called for each connection and before the token expires; and what has a default, see above.
    */
   constructor(url, { token, ...options }) {
     super();
-    this.#url = url;
+    this.#url = new URL(url, globalThis.location?.href).href;
     this.#token = typeof token === "function" ? token : () => token;
     this.#options = { ...DEFAULTS, ...options };
   }
@@ -90,19 +96,18 @@ export class Herald extends EventTarget {
    * not reject it, since a browser is not told why: see the `close` event.
    */
   connect() {
-    this.#closed = false;
-    this.#opening ??= withResolvers();
-    if (this.#socket === null && this.#timers.retry === null) this.#open();
-    return this.#opening.promise;
+    if (this.#wanted === null) {
+      this.#wanted = withResolvers();
+      if (this.#socket === null) this.#open();
+    }
+    return this.#wanted.promise;
   }
 
   /** Disconnect for good; what waits for an answer is rejected. */
   close(code = 1000, reason = "") {
-    this.#closed = true;
-    this.#stopTimers();
-    this.#opening?.reject(new HeraldError("closed", "close() was called"));
-    this.#opening = null;
-    this.#rejectAll("closed", "close() was called");
+    const error = this.#stop("closed", "close() was called");
+    this.#wanted?.reject(error);
+    this.#wanted = null;
     this.#socket?.close(code, reason);
   }
 
@@ -122,7 +127,7 @@ export class Herald extends EventTarget {
     try {
       await this.#ask({ action: "join", group });
     } catch (error) {
-      if (!passes(error)) this.#groups.delete(group);
+      if (!error.passes) this.#groups.delete(group);
       throw error;
     }
   }
@@ -136,62 +141,48 @@ export class Herald extends EventTarget {
   async ping() {
     const began = performance.now();
     const { timestamp } = await this.#ask({ action: "ping" });
-    this.#clock = { timestamp, at: performance.now() };
-    return this.#clock.at - began;
+    const ended = performance.now();
+    this.#ahead = timestamp - ended;
+    return ended - began;
   }
 
-  // --- The connection
-
   async #open() {
-    this.#timers.retry = null;
-    let token;
-    try {
-      token = await this.#token();
-    } catch (error) {
-      this.#emit("failure", new HeraldError("no_token", `no token: ${error.message}`));
-      return this.#lost(1006, "no token");
-    }
-    if (this.#closed || this.#socket !== null) return;
-    const protocols = [SUBPROTOCOL, `bearer.${token}`];
-    const socket = new this.#options.WebSocket(this.#url, protocols);
+    const token = await this.#fetchToken();
+    if (this.#wanted === null || this.#socket !== null) return;
+    if (token === null) return this.#lost(1006, "no token");
+    const socket = new this.#options.WebSocket(this.#url, [SUBPROTOCOL, `bearer.${token}`]);
     this.#socket = socket;
-    const impatient = setTimeout(() => this.#drop(socket, "no answer"), this.#options.timeout);
-    socket.onopen = () => {
-      clearTimeout(impatient);
-      this.#failures = 0;
-      this.#opened += 1;
-      this.#schedulePing();
-      this.#scheduleRefresh(token);
-      this.#opening?.resolve();
-      const again = this.#opened > 1;
-      if (again) this.#resume(socket);
-      else this.#begin();
-      this.#emit("open", { again });
-    };
+    this.#pause(this.#options.timeout).then(() => this.#drop(socket, "no answer"));
+    socket.onopen = () => this.#use(socket, token);
     socket.onmessage = ({ data }) => this.#receive(data);
     socket.onerror = () => {}; // `close` follows, and says as much
     socket.onclose = ({ code, reason }) => {
-      clearTimeout(impatient);
       if (socket === this.#socket) this.#lost(code, reason);
     };
   }
 
-  /** The connection is there no more, or never was: try again, if that is wanted. */
-  #lost(code, reason) {
-    this.#socket = null;
-    this.#stopTimers();
-    this.#noteEnd(code !== 1006);
-    this.#rejectAll("disconnected", `the connection is lost (${code})`);
-    let retryIn = null;
-    if (!this.#closed) {
-      const { firstPause, longestPause } = this.#options;
-      // Full jitter, so that those who were cut off together don't come back together:
-      // https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-      retryIn = Math.random() * Math.min(longestPause, firstPause * 2 ** this.#failures);
-      this.#failures += 1;
-      this.#timers.retry = setTimeout(() => this.#open(), retryIn);
+  async #fetchToken() {
+    try {
+      const token = await this.#token();
+      if (!JWT.test(token ?? "")) throw new TypeError("it is not a JWT");
+      return token;
+    } catch (error) {
+      this.#emit("failure", new HeraldError("no_token", `no token: ${error.message}`));
+      return null;
     }
-    this.#emit("close", { code, reason, retryIn });
+  }
+
+  #use(socket, token) {
+    this.#stopTimers();
+    this.#failures = 0;
+    this.#stayActive(socket);
+    this.#renew(socket, token);
+    this.#wanted?.resolve();
+    const again = this.#again;
+    this.#again = true;
+    if (again) this.#resume(socket);
+    else this.#begin();
+    this.#emit("open", { again });
   }
 
   /** The first connection misses nothing; from here on, something might be. */
@@ -200,40 +191,25 @@ export class Herald extends EventTarget {
     this.ping().catch(() => {}); // for the clock
   }
 
-  /** Note until when all has come: to the last frame, or the end, if the other side said it. */
-  #noteEnd(clean) {
-    if (this.#held === null && this.#clock !== null) {
-      const heard = clean ? performance.now() : this.#heard;
-      const moment = earliest(this.#clock.timestamp + heard - this.#clock.at);
+  /** The connection is there no more, or never was: try again, if that is wanted. */
+  #lost(code, reason) {
+    this.#socket = null;
+    this.#stop("disconnected", `the connection is lost (${code})`);
+    if (code !== 1006) this.#heard = performance.now(); // it was closed, and all before has come
+    if (this.#held === null && this.#ahead !== null) {
+      const moment = earliest(this.#heard + this.#ahead);
       if (moment > this.#after) this.#after = moment;
     }
     this.#held = []; // what had not had its turn will come again
-  }
-
-  /** Ask for what was missed, and let what has come meanwhile have its turn after it. */
-  async #resume(socket) {
-    if (socket !== this.#socket) return;
-    let resumed = { count: 0, complete: false };
-    try {
-      for (const group of this.#groups) {
-        await this.join(group).catch((error) => {
-          if (passes(error)) throw error;
-          this.#emit("failure", error); // the group is refused, and the others are not
-        });
-      }
-      const frame = { action: "resume", after: this.#after };
-      if (this.#after) resumed = await this.#ask(frame, 3 * this.#options.timeout);
-    } catch (error) {
-      if (socket !== this.#socket) return;
-      const wait = error.details.retryAfterMs;
-      if (wait !== undefined) return setTimeout(() => this.#resume(socket), wait);
-      if (error.code === "timeout") return this.#drop(socket, "no answer");
-      this.#emit("failure", error);
+    let retryIn = null;
+    if (this.#wanted !== null) {
+      const { firstPause, longestPause } = this.#options;
+      // Full jitter, so that those who were cut off together don't come back together:
+      // https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+      retryIn = Math.random() * Math.min(longestPause, firstPause * 2 ** this.#failures++);
+      this.#pause(retryIn).then(() => this.#open());
     }
-    const held = this.#held.sort((one, other) => (one.id < other.id ? -1 : 1));
-    this.#held = null;
-    held.forEach((message) => this.#deliver(message));
-    this.#emit("resumed", { count: resumed.count, complete: resumed.complete });
+    this.#emit("close", { code, reason, retryIn });
   }
 
   /** Give a socket up without waiting for its close: the other side may be gone. */
@@ -243,60 +219,88 @@ export class Herald extends EventTarget {
     this.#lost(1006, reason);
   }
 
-  #schedulePing() {
-    const socket = this.#socket;
-    this.#timers.ping = setTimeout(async () => {
-      try {
-        await this.ping();
-        if (socket === this.#socket) this.#schedulePing();
-      } catch (error) {
-        if (error.code === "timeout") this.#drop(socket, "no pong");
-        else if (socket === this.#socket) this.#schedulePing(); // it answers, if only with an error
+  /** Ask for what was missed, and let what has come meanwhile have its turn after it. */
+  async #resume(socket) {
+    let resumed = { count: 0, complete: false };
+    try {
+      for (const group of this.#groups) {
+        await this.join(group).catch((error) => {
+          if (error.passes) throw error;
+          this.#emit("failure", error); // the group is refused, and the others are not
+        });
       }
-    }, this.#options.pingEvery);
+      const frame = { action: "resume", after: this.#after };
+      if (this.#after) resumed = await this.#ask(frame, 3 * this.#options.timeout);
+    } catch (error) {
+      if (socket !== this.#socket) return;
+      const wait = error.details.retryAfterMs;
+      if (wait !== undefined) return this.#pause(wait).then(() => this.#resume(socket));
+      if (error.code === "timeout") return this.#drop(socket, "no answer");
+      this.#emit("failure", error);
+    }
+    const held = this.#held.sort((one, other) => (one.id < other.id ? -1 : 1));
+    this.#held = null;
+    held.forEach((message) => this.#deliver(message));
+    this.#emit("resumed", { count: resumed.count, complete: resumed.complete });
   }
 
-  #scheduleRefresh(token) {
+  async #stayActive(socket) {
+    while (socket === this.#socket) {
+      await this.#pause(this.#options.pingEvery);
+      await this.ping().catch((error) => {
+        if (error.code === "timeout") this.#drop(socket, "no pong"); // any other is an answer, too
+      });
+    }
+  }
+
+  async #renew(socket, token) {
     const left = expiry(token) - Date.now();
-    const socket = this.#socket;
     // Of a token that lives shorter than that, the last third.
-    const delay = Math.max(left - this.#options.refreshBefore, (left * 2) / 3);
-    this.#timers.refresh = setTimeout(async () => {
-      try {
-        const newer = await this.#token();
-        if (socket !== this.#socket || newer === token) return;
-        await this.#ask({ action: "refresh", token: newer });
-        this.#scheduleRefresh(newer);
-      } catch (error) {
-        this.#emit("failure", error); // the connection ends with its token; the next asks again
-      }
-    }, Math.min(delay, MAX_DELAY));
+    await this.#pause(Math.max(left - this.#options.refreshBefore, (left * 2) / 3));
+    const newer = await this.#fetchToken();
+    if (socket !== this.#socket || newer === null || newer === token) return;
+    try {
+      await this.#ask({ action: "refresh", token: newer });
+      this.#renew(socket, newer);
+    } catch (error) {
+      this.#emit("failure", error); // the connection ends with its token; the next asks again
+    }
+  }
+
+  /** Resolves after so many ms, unless the connection ends before. */
+  #pause(ms) {
+    return new Promise((resolve) => this.#timers.add(setTimeout(resolve, Math.min(ms, MAX_DELAY))));
   }
 
   #stopTimers() {
-    for (const name of Object.keys(this.#timers)) {
-      clearTimeout(this.#timers[name]);
-      this.#timers[name] = null;
-    }
+    this.#timers.forEach((timer) => clearTimeout(timer));
+    this.#timers.clear();
   }
 
-  // --- Frames
+  /** Nothing comes any more: an error for all who wait. */
+  #stop(code, message) {
+    this.#stopTimers();
+    const error = new HeraldError(code, message);
+    this.#asked.forEach(({ reject }) => reject(error));
+    return error;
+  }
 
-  #ask(frame, timeout = this.#options.timeout) {
-    if (!this.connected) {
-      return Promise.reject(new HeraldError("disconnected", "there is no connection"));
-    }
+  async #ask(frame, timeout = this.#options.timeout) {
+    if (!this.connected) throw new HeraldError("disconnected", "there is no connection");
     const ref = String(this.#nextRef++);
-    const answer = withResolvers();
-    const timer = setTimeout(() => {
-      this.#asked.delete(ref);
-      answer.reject(new HeraldError("timeout", `no answer to ${frame.action}`));
-    }, timeout);
-    this.#asked.set(ref, { ...answer, timer });
+    const { promise, resolve, reject } = withResolvers();
+    const late = () => reject(new HeraldError("timeout", `no answer to ${frame.action}`));
+    const timer = setTimeout(late, timeout);
+    this.#asked.set(ref, { resolve, reject });
     const text = JSON.stringify({ ...frame, ref });
     this.#socket.send(text);
     this.#emit("frame", { sent: true, text: frame.action === "refresh" ? REFRESH : text });
-    return answer.promise;
+    try {
+      return await promise;
+    } finally {
+      clearTimeout(timer);
+      this.#asked.delete(ref);
+    }
   }
 
   #receive(text) {
@@ -313,6 +317,15 @@ export class Herald extends EventTarget {
     else this.#answer(frame);
   }
 
+  #answer(frame) {
+    const asked = this.#asked.get(frame.ref);
+    // API Gateway's own errors have no type: a handler failed, and nobody can say for which frame.
+    if (frame.type !== "error" && frame.type !== undefined) return asked?.resolve(frame);
+    const error = new HeraldError(frame.code ?? "internal", frame.message, frame);
+    if (asked) asked.reject(error);
+    else this.#emit("failure", error);
+  }
+
   #deliver(message) {
     if (this.#held !== null) return this.#held.push(message);
     if (message.id > this.#after) this.#after = message.id;
@@ -324,36 +337,10 @@ export class Herald extends EventTarget {
     this.#emit("message", message);
   }
 
-  #answer(frame) {
-    // API Gateway's own errors have no type: a handler failed, and nobody can say for which frame.
-    const failed = frame.type === "error" || frame.type === undefined;
-    const error = failed && new HeraldError(frame.code ?? "internal", frame.message, frame);
-    const asked = this.#asked.get(frame.ref);
-    this.#asked.delete(frame.ref);
-    clearTimeout(asked?.timer);
-    if (!failed) asked?.resolve(frame);
-    else if (asked) asked.reject(error);
-    else this.#emit("failure", error);
-  }
-
-  #rejectAll(code, message) {
-    for (const { reject, timer } of this.#asked.values()) {
-      clearTimeout(timer);
-      reject(new HeraldError(code, message));
-    }
-    this.#asked.clear();
-  }
-
   #emit(type, detail) {
     this.dispatchEvent(Object.assign(new Event(type), { detail }));
   }
 }
-
-/** Whether the same may succeed later, or has without our hearing of it. */
-const passes = ({ code, details }) =>
-  code === "disconnected" || code === "timeout" || details.retryAfterMs !== undefined;
-
-const REFRESH = '{"action":"refresh","token":"…"}'; // tokens are for no display
 
 /** When a token expires, epoch ms; Infinity if it can't be told. */
 export function expiry(token) {
@@ -367,11 +354,8 @@ export function expiry(token) {
 
 /** The first id (a ULID) of a moment, epoch ms. */
 export function earliest(moment) {
-  let text = "";
-  for (let rest = Math.floor(moment); text.length < 10; rest = Math.floor(rest / 32)) {
-    text = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"[rest % 32] + text;
-  }
-  return text.padEnd(26, "0");
+  const digits = Math.floor(moment).toString(32).padStart(10, "0");
+  return digits.replace(/./g, (digit) => BASE32[parseInt(digit, 32)]).padEnd(26, "0");
 }
 
 function withResolvers() {

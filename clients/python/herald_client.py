@@ -17,6 +17,7 @@ import itertools
 import json
 import logging
 import random
+import re
 import time
 from base64 import urlsafe_b64decode
 from collections import OrderedDict
@@ -33,6 +34,7 @@ SUBPROTOCOL = "herald.v1"
 FOR_GOOD = frozenset({400, 401, 403, 404})
 """Statuses of a handshake that another try with the same token will not change."""
 
+JWT = re.compile(r"[\w.-]+", re.ASCII)  # what a subprotocol can carry of what may be one
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # of ULIDs
 
 logger = logging.getLogger("herald_client")
@@ -302,9 +304,14 @@ class Herald:
     async def _fetch_token(self) -> str:
         """Raises HeraldError where there is none: the application's function may fail in any way,
         such as while the network is down, and that ends no connection for good."""
+        if isinstance(self._token, str):
+            return self._token
         try:
-            found = self._token if isinstance(self._token, str) else self._token()
-            return await found if inspect.isawaitable(found) else found
+            found = self._token()
+            token = await found if inspect.isawaitable(found) else found
+            if not JWT.fullmatch(token):
+                raise ValueError("it is not a JWT")
+            return token
         except Exception as error:
             raise HeraldError("no_token", f"no token: {error or type(error).__name__}") from error
 

@@ -268,6 +268,34 @@ test("close() ends what it began", async () => {
   await assert.rejects(connecting, { code: "closed" });
 });
 
+test("no URL is an error at once, and no token is a failure each time", async () => {
+  assert.throws(() => new Herald("nowhere", { token: "-", WebSocket }), { message: /URL/ });
+  const tokens = [() => ({ token: "-" }), () => undefined, () => Promise.reject(new Error("no network"))];
+  const client = new Herald("ws://127.0.0.1:9", { token: () => tokens.shift()(), WebSocket, ...SOON });
+  const failures = [];
+  client.addEventListener("failure", ({ detail }) => failures.push([detail.code, detail.message]));
+  client.connect();
+  while (tokens.length > 0) await detail(client, "close");
+  client.close();
+  assert.deepEqual(failures, [
+    ["no_token", "no token: it is not a JWT"],
+    ["no_token", "no token: it is not a JWT"],
+    ["no_token", "no token: no network"],
+  ]);
+});
+
+test("a token function that fails ends no connection", async () => {
+  const tokens = [await token("js-tess", { seconds: 3 })];
+  const tess = await herald("js-tess", {
+    pingEvery: 300,
+    token: () => tokens.shift() ?? Promise.reject(new Error("no network")),
+  });
+  const failure = await detail(tess, "failure");
+  assert.ok(failure instanceof HeraldError);
+  assert.deepEqual([failure.code, tess.connected], ["no_token", true]);
+  tess.close();
+});
+
 test("when a token expires", async () => {
   const before = Date.now();
   const seconds = (expiry(await token("js-pat")) - before) / 1000;

@@ -41,10 +41,15 @@ class FunctionError(Exception):
 class Environment:
     """One process. `generation` counts the reloads before it started."""
 
-    def __init__(self, process: Process, channel: socket.socket, generation: int) -> None:
+    def __init__(
+        self,
+        process: Process,
+        channel: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        generation: int,
+    ) -> None:
         self.generation = generation
         self._process = process
-        self._channel = channel
+        self._reader, self._writer = channel
         if process.stdout is not None:
             self._showing = asyncio.create_task(show_printed(process.stdout))
 
@@ -56,29 +61,28 @@ class Environment:
         ours, theirs = socket.socketpair()
         shown = is_read_by_a_person()
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "gateway.runtime",
-                str(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                cwd=project,
-                env={**variables, "PYTHONUNBUFFERED": "1"} if shown else variables,
-                stdout=asyncio.subprocess.PIPE if shown else None,
-                limit=MAX_LINE_BYTES,
-            )
-        environment = cls(process, ours, generation)
-        await environment._open()
+            channel = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "gateway.runtime",
+                    str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    cwd=project,
+                    env={**variables, "PYTHONUNBUFFERED": "1"} if shown else variables,
+                    stdout=asyncio.subprocess.PIPE if shown else None,
+                    limit=MAX_LINE_BYTES,
+                )
+            except BaseException:
+                channel[1].close()
+                raise
+        environment = cls(process, channel, generation)
         try:
             return environment, await environment._answer()
         except BaseException:
             await environment.stop()
             raise
-
-    async def _open(self) -> None:
-        self._reader, self._writer = await asyncio.open_connection(
-            sock=self._channel, limit=MAX_LINE_BYTES
-        )
 
     async def invoke(self, request: Mapping[str, Any], seconds: float) -> Any:
         """The function's result. Raises FunctionError; after a crash or time-out it is `dead`."""
@@ -159,6 +163,7 @@ class Environments:
         self._environments: set[Environment] = set()
         self._starting = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
         """Start the first environment. Raises FunctionError when the app can't be imported."""
@@ -170,7 +175,7 @@ class Environments:
 
         A function that was started runs to its end, though nobody waits for it any more.
         """
-        return await asyncio.shield(self._spawn(self._invoke(function, event)))
+        return await asyncio.shield(_spawn(self._invoke(function, event), self._tasks))
 
     async def _invoke(self, function: str, event: Mapping[str, Any]) -> Any:
         environment = await self._acquire()
@@ -205,7 +210,9 @@ class Environments:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(environment.stop() for environment in self._environments))
+        for environment in self._environments.copy():  # and those at work were retired
+            self._retire(environment)
+        await asyncio.gather(*self._ending)
 
     async def _acquire(self) -> Environment:
         if self._idle:
@@ -221,7 +228,7 @@ class Environments:
             and len(self._environments) + self._starting < self._concurrency
         ):
             self._starting += 1
-            self._spawn(self._start_one())
+            _spawn(self._start_one(), self._tasks)
 
     async def _start_one(self) -> None:
         try:
@@ -259,10 +266,12 @@ class Environments:
 
     def _retire(self, environment: Environment) -> None:
         self._environments.discard(environment)
-        self._spawn(environment.stop())
+        _spawn(environment.stop(), self._ending)
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+
+def _spawn(work: Coroutine[Any, Any, Any], among: set[asyncio.Task[Any]]) -> asyncio.Task[Any]:
+    """A task that is among its likes until it is done."""
+    task = asyncio.get_running_loop().create_task(work)
+    among.add(task)
+    task.add_done_callback(among.discard)
+    return task

@@ -1,0 +1,50 @@
+"""The processes of functions: none is left behind, and none ends unheard."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from gateway.environments import Environments
+
+APP = """
+import time
+from chalice.app import Chalice
+
+app = Chalice(app_name="slow")
+
+
+@app.lambda_function()
+def sleep(event, context):
+    open(event["began"], "w").close()
+    time.sleep(60)
+"""
+
+
+def processes() -> set[str]:
+    return set(Path("/proc/thread-self/children").read_text().split())
+
+
+@pytest.mark.parametrize("starting", [False, True])
+def test_a_stop_waits_for_every_process(tmp_path: Path, starting: bool) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    began = [tmp_path / "1", tmp_path / "2"]
+
+    async def run() -> None:
+        environments = Environments(tmp_path, {}, 3, 60.0)
+        await environments.start()
+        for file in began[: 1 if starting else 2]:
+            asking = asyncio.create_task(environments.invoke("sleep", {"began": str(file)}))
+            while not file.exists():
+                await asyncio.sleep(0.01)
+        if starting:
+            asking = asyncio.create_task(environments.invoke("sleep", {"began": str(began[1])}))
+            while len(processes() - before) < 2:
+                await asyncio.sleep(0)
+        await environments.stop()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert processes() == before
+        assert asking.cancelled()
+
+    before = processes()
+    asyncio.run(run())

@@ -105,9 +105,9 @@ audit: $(READY) ## Look each installed package up among the known vulnerabilitie
 	@$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT) >&2
 	@$(BIN)/python -m pip freeze | $(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps -r /dev/stdin
 
-bench: $(READY) bench/.venv/.ready bench/peers/node/node_modules ## Measure Herald beside its peers (needs Node, npm, and nginx and wrk: it installs these)
+bench: $(READY) bench/.venv/.ready bench/peers/node/node_modules ## Measure Herald beside its peers (needs Node, npm, and nginx and wrk: it installs these; QUICK=1: only see that it can be measured)
 	@bench/install-tools.sh
-	@exec $(BIN)/python -m bench
+	@QUICK="$(QUICK)" exec $(BIN)/python -m bench
 
 simulate: $(READY) bench/.venv/.ready ## Simulate a million connections, and draw docs/scale.md's plots (a minute)
 	@$(BIN)/python -m bench.simulate

@@ -1,6 +1,6 @@
 """`make bench`: everything that is measured."""
 
-from bench import cold, fanout, flood, memory, queued, resume, whole_path
+from bench import cold, fanout, flood, load, memory, queued, resume, whole_path
 from bench.stub import stub
 
 if __name__ == "__main__":
@@ -17,3 +17,5 @@ if __name__ == "__main__":
     resume.main()
     print()
     cold.main()
+    print()
+    load.main()

@@ -15,13 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.extent import extent, keep
 from chalicelib.principal import Principal, Scope
 from gateway.configuration import PROJECT
 from gateway.emulator import emulated_aws
 from gateway.events import RestRequest, WebSocketContext
 from gateway.tokens import token
 
-ROUNDS = 15
+ROUNDS = extent(15, 1)
 SECRET = {"HERALD_JWT_SECRET": "x" * 32}
 RESULT = Path(__file__).parent / "results" / "cold.json"
 SDK = "boto3 and one client"
@@ -86,7 +87,7 @@ def main() -> None:
         median = statistics.median(seconds)
         print(f"{name:34} {median * 1000:>8.0f} {median / sdk:>11.2f}")
     medians = {name: statistics.median(of) * 1000 for name, of in times.items()}
-    RESULT.write_text(json.dumps({"rounds": ROUNDS, "medianMs": medians}, indent=1) + "\n")
+    keep(RESULT, json.dumps({"rounds": ROUNDS, "medianMs": medians}, indent=1) + "\n")
 
 
 def _measure(aws: Mapping[str, str]) -> dict[str, list[float]]:

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.extent import extent, keep
 from bench.stub import CLIENT_CORE, Stub, pin
 
 HERE = Path(__file__).parent
@@ -35,12 +36,12 @@ PEERS: dict[str, list[str]] = {
 SDKS = ("boto3", "aiobotocore", "aws-sdk-js-v3")
 CEILING = "wrk"
 CEILING_SECONDS = 2
-CEILING_CONNECTIONS = 256
+CEILING_CONNECTIONS = extent(256, 16)
 
-LATENCIES_MS = (10, 0)
-PAYLOADS = (200, 4096, 32768)
-RECIPIENTS = (1000, 10_000)
-TARGET = (10, 200, 10_000)
+LATENCIES_MS = extent((10, 0), (10,))
+PAYLOADS = extent((200, 4096, 32768), (200,))
+RECIPIENTS = extent((1000, 10_000), (100,))
+TARGET = (10, 200, max(RECIPIENTS))
 SEQUENTIAL_RECIPIENTS = 1000
 """A loop's rate does not depend on how many follow: beyond the target, so many must do for it."""
 
@@ -271,6 +272,4 @@ def main(stub: Stub) -> None:
         everything += figures
     here = machine()
     entries = [{**asdict(each), "machine": here} for each in everything]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text("[\n" + ",\n".join(json.dumps(entry) for entry in entries) + "\n]\n")
-    print(f"\nWritten to {RESULTS.relative_to(HERE.parent)}")
+    keep(RESULTS, "[\n" + ",\n".join(json.dumps(entry) for entry in entries) + "\n]\n")

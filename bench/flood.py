@@ -12,24 +12,28 @@ import time
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from bench.extent import extent
+from bench.silence import functions_unheard
 from gateway.configuration import configuration
 from gateway.server import gateway
 from gateway.tokens import token
 
-ROUNDS = 5
+ROUNDS = extent(5, 1)
 PINGS = 40
 PAUSE_SECONDS = 0.06  # within the user's rate
 FLOOD_SOCKETS = 4
 FLOOD_PER_SECOND = 400  # of all of them; the rate allows 20
 
 
-async def measure() -> None:
-    """Print the round trips of a user's pings, with and without another's flood."""
+async def measure() -> tuple[list[float], list[float], list[str]]:
+    """The round trips of a user's pings, without and with another's flood, in seconds; and what the
+    flood was answered."""
     environment = {"PORT": "0", "HERALD_JWT_SECRET": "x" * 32}
     async with gateway(configuration(environment)) as running:
 
         def client(user: str) -> connect:
-            return connect(f"{running.websocket}?token={token(environment, user)}")
+            url = f"{running.websocket}?token={token(environment, user)}"
+            return connect(url, ping_interval=None)  # as the network's, it waits behind the flood
 
         async with client("bob") as bob, contextlib.AsyncExitStack() as stack:
             floods = [
@@ -44,13 +48,7 @@ async def measure() -> None:
                 times, answers = await _beside(floods, bob)
                 flooded += times
                 codes += answers
-    print(f"{'a ping of another user':28} {'median ms':>10} {'p95 ms':>8}")
-    for title, times in (("quiet", quiet), ("beside the flood", flooded)):
-        p95 = statistics.quantiles(times, n=20)[18]
-        print(f"{title:28} {statistics.median(times) * 1000:>10.1f} {p95 * 1000:>8.1f}")
-    ratio = statistics.median(flooded) / statistics.median(quiet)
-    refused = codes.count("rate_limited")
-    print(f"ratio of the medians {ratio:.2f}; {refused} of the flood's {len(codes)} frames refused")
+    return quiet, flooded, codes
 
 
 async def _beside(
@@ -94,7 +92,15 @@ async def _drain(socket: ClientConnection) -> list[str]:
 
 
 def main() -> None:
-    asyncio.run(measure())
+    with functions_unheard():
+        quiet, flooded, codes = asyncio.run(measure())
+    print(f"{'a ping of another user':28} {'median ms':>10} {'p95 ms':>8}")
+    for title, times in (("quiet", quiet), ("beside the flood", flooded)):
+        p95 = statistics.quantiles(times, n=20)[18]
+        print(f"{title:28} {statistics.median(times) * 1000:>10.1f} {p95 * 1000:>8.1f}")
+    ratio = statistics.median(flooded) / statistics.median(quiet)
+    refused = codes.count("rate_limited")
+    print(f"ratio of the medians {ratio:.2f}; {refused} of the flood's {len(codes)} frames refused")
 
 
 if __name__ == "__main__":

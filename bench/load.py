@@ -26,22 +26,23 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from bench.extent import extent, keep
 from bench.queued import cpu
 from gateway.configuration import configuration
 from gateway.emulator import client
 from gateway.server import Running, gateway
 from gateway.tokens import token
 
-SOCKETS = 5000
-MEMBERS = 1000
+SOCKETS = extent(5000, 200)
+MEMBERS = extent(1000, 40)
 GROUP = "team"
-SECONDS = int(os.environ.get("LOAD_SECONDS", "300"))
+SECONDS = int(os.environ.get("LOAD_SECONDS", extent(300, 10)))
 SINGLES_A_SECOND = 20
-FLAT_OUT_SECONDS = 20
+FLAT_OUT_SECONDS = extent(20, 2)
 FLAT_OUT_AT_ONCE = 4
 HANDSHAKES_AT_ONCE = 100
 PATIENCE_SECONDS = 300
-SETTLE_SECONDS = 30
+SETTLE_SECONDS = extent(30, 1)
 TEXT = "x" * 100
 SECRET = {"HERALD_JWT_SECRET": "x" * 32}
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -368,7 +369,7 @@ def main() -> None:
     finally:
         ours.send(None)
         process.join()
-    RESULT.write_text(json.dumps(results, indent=1) + "\n")
+    keep(RESULT, json.dumps(results, indent=1) + "\n")
     print(f"MB at the end: {_listed(results['memory'], '.0f')}")
     print(
         f"{results['due']:,} deliveries: {results['lost']} lost, {results['doubles']} twice;"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.extent import extent
 from bench.peers.rounds import peak_memory
 from bench.stub import CLIENT_CORE, Stub, pin
 from chalicelib.delivery import Delivery
@@ -17,7 +18,7 @@ from chalicelib.messages import Result
 from chalicelib.records import Recipient
 from chalicelib.signing import Credentials
 
-AUDIENCES = (1000, 100_000)
+AUDIENCES = (1000, extent(100_000, 2000))
 PAGE = 1000
 DEADLINE_SECONDS = 120.0
 

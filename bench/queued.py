@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from bench.extent import extent, keep
+from bench.silence import functions_unheard
 from bench.stub import Stub, stub
 from bench.tables import Tables, serving
 from chalicelib.fanout import shards_for
@@ -29,12 +31,12 @@ from gateway.emulator import client
 from gateway.server import Running, gateway
 from gateway.tokens import token
 
-COUNT = 100_000
-FEW = 10_000
-ROUNDS = 3
+COUNT = extent(100_000, 4000)
+FEW = extent(10_000, 1000)
+ROUNDS = extent(3, 1)
 LATENCY_MS = 10
 QUIET_SECONDS = 4.0
-KILL_AFTER = 30_000  # deliveries
+KILL_AFTER = extent(30_000, 1000)  # deliveries
 HIDDEN_SECONDS = 5  # from a dead worker to the next; a deployed queue has a minute
 OTHER = "other"
 RESULT = Path(__file__).parent / "results" / "queued.json"
@@ -252,7 +254,7 @@ async def measure(running_stub: Stub) -> tuple[dict[str, list[Run]], dict[str, S
 
 
 def main() -> None:
-    with stub(log=True) as running_stub:
+    with stub(log=True) as running_stub, functions_unheard():
         runs, small = asyncio.run(measure(running_stub))
     print(f"{'broadcast':34} {'per s':>8} {'first s':>8} {'last s':>8} {'calls':>8} {'MB':>6}")
     for title, of in runs.items():
@@ -271,7 +273,7 @@ def main() -> None:
         "runs": {title: [run._asdict() for run in of] for title, of in runs.items()},
         "small": {title: times._asdict() for title, times in small.items()},
     }
-    RESULT.write_text(json.dumps(results, indent=1) + "\n")
+    keep(RESULT, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

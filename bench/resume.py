@@ -10,24 +10,24 @@ import asyncio
 import json
 import os
 import statistics
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
+from bench.extent import extent, keep
 from bench.queued import cpu, processes
+from bench.silence import functions_unheard
 from chalicelib.ulid import earliest
 from gateway.configuration import configuration
 from gateway.emulator import client
 from gateway.server import Running, gateway
 from gateway.tokens import token
 
-CLIENTS = 2000
+CLIENTS = extent(2000, 200)
 TO_ALL, TO_GROUP, TO_EACH = 60, 38, 2
 MESSAGES = TO_ALL + TO_GROUP + TO_EACH
 AT_ONCE = 200
@@ -116,20 +116,6 @@ async def gone(running: Running, sockets: list[ClientConnection]) -> None:
         await asyncio.sleep(1)
 
 
-@contextmanager
-def functions_unheard() -> Iterator[None]:
-    """What functions print, ten thousand lines of metrics, goes nowhere."""
-    sys.stdout.flush()
-    terminal = os.dup(1)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-    try:
-        yield
-    finally:
-        os.dup2(terminal, 1)
-        os.close(terminal)
-
-
 async def measure() -> dict[str, Any]:
     users = [f"user-{number}" for number in range(CLIENTS)]
     environment = {"HERALD_MESSAGE_RATE": "1000", "GATEWAY_SCHEDULE_SECONDS": "86400"}
@@ -171,7 +157,7 @@ def main() -> None:
     print(f"{'':28}" + "".join(f"{title:>13}" for title in titles))
     for title, kind in (("a ping each", "pings"), (f"{MESSAGES} messages resumed each", "resumes")):
         print(f"{title:28}" + "".join(f"{value:>13,.1f}" for value in results[kind].values()))
-    RESULT.write_text(json.dumps(results, indent=1) + "\n")
+    keep(RESULT, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

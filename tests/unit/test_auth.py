@@ -266,11 +266,8 @@ def test_what_is_accepted_fits_into_an_authorizers_result(group: str) -> None:
         {"exp": 10**300},
         {"exp": 0},
         {"exp": -1},
-        {"exp": int(time.time()) - 3600},
-        {"nbf": int(time.time()) + 3600},
         {"nbf": "0"},
         {"nbf": None},
-        {"iat": int(time.time()) + 3600},
         {"iat": "0"},
         {"iss": 1},
         {"aud": 1},
@@ -289,6 +286,11 @@ def test_what_is_accepted_fits_into_an_authorizers_result(group: str) -> None:
 )
 def test_claims_of_the_wrong_kind(claims: dict[str, Any]) -> None:
     assert_refused(by_hand({"alg": "HS256"}, {**CLAIMS, **claims}))
+
+
+@pytest.mark.parametrize(("claim", "seconds"), [("exp", -3600), ("nbf", 3600), ("iat", 3600)])
+def test_claims_of_another_time(claim: str, seconds: int) -> None:
+    assert_refused(by_hand({"alg": "HS256"}, {**CLAIMS, claim: int(time.time()) + seconds}))
 
 
 @pytest.mark.parametrize("claim", ["sub", "exp"])

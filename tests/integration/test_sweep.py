@@ -17,7 +17,7 @@ def herald(herald_with: Callable[..., Client]) -> Client:
 
 def test_the_dead_go_the_silent_stay_and_the_expired_are_told(herald: Client, user: str) -> None:
     silent = herald.connect(user)
-    expiring = herald.connect(f"{user}-expiring", exp=int(time.time()) + 2 - LEEWAY)
+    expiring = herald.connect(f"{user}-expiring", exp=int(time.time()) + 4 - LEEWAY)
     [item] = herald.connections(user)
     ghost = {**item, "connectionId": {"S": "AAAAAAAAAAAAAAA="}, "userId": {"S": f"{user}-ghost"}}
     ghost["connectedAt"] = ghost["timestamp"] = {"N": str(int(time.time() * 1000) - 60_000)}

@@ -1,6 +1,7 @@
 """A connection lives no longer than its token, unless that is refreshed."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,22 +11,23 @@ from tests.clients import EVERY_SCOPE, Client, eventually, token
 LEEWAY = 5
 
 
-def nearly_expired(seconds: float = 2.0) -> dict[str, Any]:
-    """Claims of a token that is accepted for a moment more."""
-    return {"exp": int(time.time() + seconds) - LEEWAY}
+def nearly_expired() -> int:
+    """The `exp` of a token that is accepted for three seconds more."""
+    return int(time.time()) + 4 - LEEWAY
 
 
-def expired(herald: Client, user: str) -> bool:
-    [item] = herald.connections(user)
-    return bool(time.time() > int(item["tokenUntil"]["N"]))
+def outlive(exp: int) -> None:
+    """Wait until a token is accepted no more."""
+    time.sleep(exp + LEEWAY - time.time() + 0.1)
 
 
 def test_it_is_told_closed_and_removed_and_not_delivered_to(herald: Client, user: str) -> None:
-    socket = herald.connect(user, **nearly_expired())
+    exp = nearly_expired()
+    socket = herald.connect(user, exp=exp)
     other = herald.connect(user)
     assert herald.report({"users": [user]})["delivered"] == 2
     assert socket.messages() == other.messages() == ["hello"]
-    time.sleep(2.1)
+    outlive(exp)
     assert herald.report({"users": [user]})["recipients"] == 1
     assert socket.receive() == {"type": "notice", "code": "token_expired"}
     assert socket.closed_with()[0] == 1000
@@ -33,9 +35,13 @@ def test_it_is_told_closed_and_removed_and_not_delivered_to(herald: Client, user
     assert herald.presence(user)["connections"] == 1
 
 
-def test_a_client_that_speaks_is_told_and_closed(herald: Client, user: str) -> None:
-    socket = herald.connect(user, **nearly_expired())
-    time.sleep(2.1)
+def test_a_client_that_speaks_is_told_and_closed(
+    herald_with: Callable[..., Client], user: str
+) -> None:
+    herald = herald_with(GATEWAY_SCHEDULE_SECONDS="86400")  # the sweep would come first
+    exp = nearly_expired()
+    socket = herald.connect(user, exp=exp)
+    outlive(exp)
     answer = socket.ask({"action": "ping", "ref": "r"})
     assert (answer["type"], answer["code"], answer["ref"]) == ("error", "token_expired", "r")
     assert socket.closed_with()[0] == 1000
@@ -43,7 +49,8 @@ def test_a_client_that_speaks_is_told_and_closed(herald: Client, user: str) -> N
 
 
 def test_a_refreshed_token_keeps_it_alive_with_what_it_allows(herald: Client, user: str) -> None:
-    socket = herald.connect(user, **nearly_expired(), groups=["a", "b"])
+    exp = nearly_expired()
+    socket = herald.connect(user, exp=exp, groups=["a", "b"])
     expires = int(time.time()) + 900
     fresh = token(user, "ws:connect", exp=expires, groups=["b"])
     answer = socket.ask({"action": "refresh", "token": fresh, "ref": "r"})
@@ -51,7 +58,7 @@ def test_a_refreshed_token_keeps_it_alive_with_what_it_allows(herald: Client, us
     [item] = herald.connections(user)
     assert item["groups"] == {"SS": ["b"]}
     assert "eyJ" not in str(item)
-    time.sleep(2.1)
+    outlive(exp)
     assert socket.ask({"action": "ping"})["type"] == "pong"
     assert herald.report({"users": [user]})["delivered"] == 1
     assert socket.messages() == ["hello"]

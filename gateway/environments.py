@@ -91,7 +91,7 @@ class Environment:
             async with asyncio.timeout(seconds):
                 return await self._answer()
         except TimeoutError:
-            self._process.kill()
+            self.kill()
             await self._process.wait()
             raise FunctionError(
                 "Sandbox.Timedout", f"Task timed out after {seconds:.2f} seconds"
@@ -119,7 +119,7 @@ class Environment:
         return self._process.returncode is not None
 
     def kill(self) -> None:
-        if not self.dead:
+        if not self.dead:  # it may have ended in this very moment
             self._process.kill()
 
     async def stop(self) -> None:
@@ -131,7 +131,7 @@ class Environment:
             async with asyncio.timeout(1):
                 await self._process.wait()
         except TimeoutError:
-            self._process.kill()
+            self.kill()
             await self._process.wait()
 
 

@@ -105,12 +105,12 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
         server = _Server(_uvicorn(websocket_api, rest_api, console))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stack.push_async_callback(_stop, server, serving, websocket_api, feed)
-        scheduling = asyncio.create_task(run_schedules(environments, configuration.schedule))
-        stack.callback(scheduling.cancel)
-        feeding = asyncio.create_task(run_queues(environments, aws))
-        stack.callback(feeding.cancel)
-        watching = asyncio.create_task(_reload_on_change(environments, configuration.project))
-        stack.callback(watching.cancel)
+        for work in (
+            run_schedules(environments, configuration.schedule),
+            run_queues(environments, aws),
+            _reload_on_change(environments, configuration.project),
+        ):
+            stack.push_async_callback(_cancel, asyncio.create_task(work))
         yield Running(
             http=f"http://{domain_name}",
             websocket=f"ws://{domain_name}/{STAGE}",
@@ -200,6 +200,12 @@ async def _stop(
     await asyncio.sleep(0.05)  # the close frames go out before the server closes what is left
     server.should_exit = True
     await serving
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    """Cancel a task, and wait until it has put away what it had: perhaps a process that starts."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _reload_on_change(environments: Environments, project: Path) -> None:

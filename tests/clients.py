@@ -22,7 +22,7 @@ from tests.schemas import check_answer, check_received, check_sent
 
 SECRET = "a-secret-for-the-tests-of-at-least-32-bytes"
 EVERY_SCOPE = "ws:connect messages:send messages:broadcast users:read connections:manage"
-RECEIVE_SECONDS = 10.0
+RECEIVE_SECONDS = 30.0
 ACCEPTED = ("pong", "ack", "joined", "left", "refreshed")
 QUIET_SECONDS = 0.3
 """How long nothing must arrive before a test believes that nothing will."""
@@ -186,8 +186,9 @@ def configured(**environment: str) -> Configuration:
 
 @contextlib.contextmanager
 def served(configuration: Configuration) -> Iterator[Running]:
-    """A gateway that serves from a thread of its own."""
-    started: list[Running | BaseException] = []
+    """A gateway that serves from a thread of its own. Raises what it raises, also as it stops."""
+    started: list[Running] = []
+    errors: list[BaseException] = []
     ready = threading.Event()
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
@@ -199,7 +200,7 @@ def served(configuration: Configuration) -> Iterator[Running]:
                 ready.set()
                 await stop.wait()
         except BaseException as error:
-            started.append(error)
+            errors.append(error)
             ready.set()
 
     def run() -> None:
@@ -210,10 +211,11 @@ def served(configuration: Configuration) -> Iterator[Running]:
     thread.start()
     try:
         ready.wait()
-        if isinstance(started[0], BaseException):
-            raise started[0]
-        yield started[0]
+        if started:
+            yield started[0]
     finally:
         with contextlib.suppress(RuntimeError):  # it is closed: the gateway didn't start
             loop.call_soon_threadsafe(stop.set)
         thread.join()
+    if errors:
+        raise errors[0]

@@ -1,11 +1,14 @@
 """The processes of functions: none is left behind, and none ends unheard."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gateway.environments import Environments
+from gateway.server import gateway
+from tests.clients import configured
 
 APP = """
 import time
@@ -45,6 +48,23 @@ def test_a_stop_waits_for_every_process(tmp_path: Path, starting: bool) -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert processes() == before
         assert asking.cancelled()
+
+    before = processes()
+    asyncio.run(run())
+
+
+def test_a_stop_waits_for_a_reload(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(APP)
+
+    async def run() -> None:
+        async with gateway(replace(configured(), project=tmp_path)):
+            running = processes()
+            while not processes() - running:
+                app.write_text("import time\n\ntime.sleep(60)\n")
+                await asyncio.sleep(0.2)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert processes() == before
 
     before = processes()
     asyncio.run(run())

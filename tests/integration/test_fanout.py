@@ -217,7 +217,7 @@ def test_an_encrypted_message_waits_encrypted(herald_with: Start) -> None:
 def test_jobs_that_wait_together_cost_one_call_for_each_connection(herald_with: Start) -> None:
     """The batching window on and off, ten requests to five connections."""
     calls = {}
-    for window in ("0", "2"):
+    for window in ("0", "5"):
         with stub() as stubbed:
             herald = herald_with(
                 HERALD_INLINE_RECIPIENTS="2",
@@ -239,7 +239,7 @@ def test_jobs_that_wait_together_cost_one_call_for_each_connection(herald_with: 
                 received = [one["data"] for body in bodies for one in json.loads(body)["messages"]]
                 assert received == list(range(10))
     assert calls["0"] == 50
-    assert 5 <= calls["2"] <= 10  # a slow machine may need a second window
+    assert 5 <= calls["5"] <= 10  # a slow machine may need a second window
 
 
 def hide_jobs_for(seconds: int, herald: Client) -> None:

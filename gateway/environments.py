@@ -127,12 +127,11 @@ class Environment:
         self._writer.close()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
-        try:
-            async with asyncio.timeout(1):
-                await self._process.wait()
-        except TimeoutError:
-            self.kill()
-            await self._process.wait()
+        ended = asyncio.create_task(self._process.wait())
+        # No asyncio.timeout: in a task that is being cancelled, 3.11's ends with CancelledError.
+        await asyncio.wait({ended}, timeout=1)
+        self.kill()
+        await ended
 
 
 class Environments:

@@ -205,7 +205,8 @@ async def _stop(
 async def _cancel(task: asyncio.Task[None]) -> None:
     """Cancel a task, and wait until it has put away what it had: perhaps a process that starts."""
     task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 async def _reload_on_change(environments: Environments, project: Path) -> None:

@@ -123,15 +123,17 @@ class Environment:
             self._process.kill()
 
     async def stop(self) -> None:
-        """Hang up, and wait until the process has ended."""
-        self._writer.close()
-        with contextlib.suppress(ConnectionError):
-            await self._writer.wait_closed()
+        """Hang up, and wait until the process has ended; it has even when this is cancelled."""
         ended = asyncio.create_task(self._process.wait())
-        # No asyncio.timeout: in a task that is being cancelled, 3.11's ends with CancelledError.
-        await asyncio.wait({ended}, timeout=1)
-        self.kill()
-        await ended
+        try:
+            self._writer.close()
+            with contextlib.suppress(ConnectionError):
+                await self._writer.wait_closed()
+            # No asyncio.timeout: in a task that is being cancelled, 3.11 ends it with that error.
+            await asyncio.wait({ended}, timeout=1)
+        finally:
+            self.kill()
+            await ended
 
 
 class Environments:

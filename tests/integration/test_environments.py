@@ -1,12 +1,15 @@
 """The processes of functions: none is left behind, and none ends unheard."""
 
 import asyncio
+import contextlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gateway.environments import Environments
+from gateway.configuration import PROJECT
+from gateway.environments import Environment, Environments
 from gateway.server import gateway
 from tests.clients import configured
 
@@ -64,6 +67,29 @@ def test_a_stop_waits_for_a_reload(tmp_path: Path) -> None:
                 app.write_text("import time\n\ntime.sleep(60)\n")
                 await asyncio.sleep(0.2)
         assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert processes() == before
+
+    before = processes()
+    asyncio.run(run())
+
+
+def test_a_stop_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    began = tmp_path / "began"
+    request = {"function": "sleep", "event": {"began": str(began)}, "requestId": "r", "seconds": 60}
+
+    async def run() -> None:
+        variables = {**os.environ, "PYTHONPATH": str(PROJECT)}
+        environment, _ = await Environment.start(tmp_path, variables, 0)
+        asking = asyncio.create_task(environment.invoke(request, 60.0))
+        while not began.exists():
+            await asyncio.sleep(0.01)
+        asking.cancel()
+        stopping = asyncio.create_task(environment.stop())
+        await asyncio.sleep(0.1)
+        stopping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopping
         assert processes() == before
 
     before = processes()

@@ -129,7 +129,7 @@ class Environment:
             self._writer.close()
             with contextlib.suppress(ConnectionError):
                 await self._writer.wait_closed()
-            # No asyncio.timeout: in a task that is being cancelled, 3.11 ends it with that error.
+            # 3.11's asyncio.timeout is no time-out in a task that is being cancelled.
             await asyncio.wait({ended}, timeout=1)
         finally:
             self.kill()

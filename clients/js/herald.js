@@ -232,7 +232,8 @@ export class Herald extends EventTarget {
       const frame = { action: "resume", after: this.#after };
       if (this.#after) resumed = await this.#ask(frame, 3 * this.#options.timeout);
     } catch (error) {
-      if (socket !== this.#socket) return;
+      // It is lost, or about to be: the next connection asks again.
+      if (socket !== this.#socket || error.code === "disconnected") return;
       const wait = error.details.retryAfterMs;
       if (wait !== undefined) return this.#pause(wait).then(() => this.#resume(socket));
       if (error.code === "timeout") return this.#drop(socket, "no answer");

@@ -250,8 +250,8 @@ class Herald:
                     frame = {"action": "resume", "after": self._after}
                     complete = (await self._ask(frame, 3 * self._options.timeout))["complete"]
             except HeraldError as error:
-                if error.code == "timeout":
-                    socket.transport.abort()
+                if error.code in ("timeout", "disconnected"):
+                    socket.transport.abort()  # the next connection asks again
                     return
                 wait = error.details.get("retryAfterMs")
                 if wait is not None:

@@ -148,6 +148,34 @@ test("what can't be had any more is said, and what comes meanwhile has its turn"
   client.close();
 });
 
+test("what was missed is asked for again when the connection is lost meanwhile", async (t) => {
+  const asked = [];
+  const url = await server(t, (socket) => {
+    if (asked.length === 0) socket.send('{"type":"messages","messages":[{"id":"B"}]}');
+    socket.on("message", (text) => {
+      const { action, after, ref } = JSON.parse(text);
+      asked.push([action, after]);
+      if (action === "ping") return setTimeout(() => socket.terminate(), 50);
+      socket.send(JSON.stringify({ type: "resumed", count: 0, complete: true, ref }));
+    });
+  });
+  let opened = 0;
+  class Unlucky extends WebSocket { // the second closes as it opens
+    constructor(...parameters) {
+      super(...parameters);
+      this.addEventListener("open", () => ++opened === 2 && this.close());
+    }
+  }
+  const client = new Herald(url, { token: "-", WebSocket: Unlucky, ...SOON });
+  const failures = [];
+  client.addEventListener("failure", (event) => failures.push(event.detail));
+  client.connect();
+  assert.deepEqual(await detail(client, "resumed"), { count: 0, complete: true });
+  assert.deepEqual([opened, failures], [3, []]);
+  assert.deepEqual(asked, [["ping", undefined], ["resume", "B"]]);
+  client.close();
+});
+
 test("a group that is refused is left out, and the rest resumed", async (t) => {
   const asked = [];
   let connections = 0;

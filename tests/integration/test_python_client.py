@@ -170,6 +170,36 @@ def test_what_comes_while_it_resumes_has_its_turn_afterwards() -> None:
     asyncio.run(run())
 
 
+class Unlucky(Herald):
+    """Its first resume is the first to find that the connection is lost."""
+
+    resumes = 0
+
+    async def _ask(self, frame: Any, seconds: float | None = None) -> Any:
+        if frame["action"] == "resume":
+            self.resumes += 1
+            if self.resumes == 1:
+                raise HeraldError("disconnected", "the connection is lost")
+        return await super()._ask(frame, seconds)
+
+
+def test_what_was_missed_is_asked_for_again_when_the_connection_is_lost_meanwhile(
+    herald: Client,
+) -> None:
+    async def run() -> None:
+        async with Unlucky(herald.running.websocket, token("uma"), SOON) as uma:
+            await until(lambda: uma._ahead is not None)
+            assert uma._socket is not None
+            uma._socket.transport.abort()
+            for number in range(3):
+                await asyncio.to_thread(herald.report, {"users": ["uma"]}, number)
+            assert await first(uma, 3) == [0, 1, 2]
+            await until(lambda: uma._held is None)
+            assert (uma.resumes, uma.gaps) == (2, 0)
+
+    asyncio.run(run())
+
+
 def test_a_quiet_client_names_the_time_until_which_it_was_there(herald: Client) -> None:
     async def run() -> None:
         async with Herald(herald.running.websocket, token("quiet"), SOON) as quiet:

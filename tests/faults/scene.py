@@ -21,6 +21,7 @@ from gateway.environments import Environments, FunctionError
 from gateway.schedules import scheduled_event
 from tests.clients import Client, Socket, configured, eventually, served, token
 from tests.faults.spoiler import AWS, CONNECTIONS, DEATHS, Plan, Spoiler, reset, spoiler, untouched
+from tests.queues import hide_jobs_for
 from tests.tables import TABLES, assert_they_agree, empty, scan
 
 INLINE = 2
@@ -279,6 +280,5 @@ def scene() -> Iterator[Scene]:
         stack.callback(functions.close)
         clients = stack.enter_context(closing(Client(running)))
         sqs = stack.enter_context(closing(client("sqs", running.aws)))
-        attributes = {"VisibilityTimeout": str(RETURN_SECONDS)}
-        sqs.set_queue_attributes(QueueUrl=running.aws[QUEUE_URL], Attributes=attributes)
+        hide_jobs_for(RETURN_SECONDS, sqs, running.aws[QUEUE_URL])
         yield Scene(clients, spoiling, functions, sqs)

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,8 @@ from jwcrypto import jwe, jwk
 
 from gateway.configuration import PROJECT
 from gateway.emulator import client
-from gateway.queues import WAIT_SECONDS
 from tests.clients import Client, Socket, configured, eventually, served, token
+from tests.queues import hide_jobs_for
 from tests.stub import stub
 from tests.tables import TABLES, scan
 
@@ -242,22 +241,13 @@ def test_jobs_that_wait_together_cost_one_call_for_each_connection(herald_with: 
     assert 5 <= calls["5"] <= 10  # a slow machine may need a second window
 
 
-def hide_jobs_for(seconds: int, herald: Client) -> None:
-    """How long the queue waits for a worker until it hands a job to another."""
-    client("sqs", herald.running.aws).set_queue_attributes(
-        QueueUrl=herald.running.aws["HERALD_FANOUT_QUEUE_URL"],
-        Attributes={"VisibilityTimeout": str(seconds)},
-    )
-    time.sleep(WAIT_SECONDS + 0.2)  # a call that waits for messages has the old time
-
-
 def test_poison_ends_among_the_dead_letters(herald_with: Start) -> None:
     herald = herald_with(HERALD_INLINE_RECIPIENTS="2")
     for number in range(3):
         herald.connect(f"user-{number}")
-    hide_jobs_for(1, herald)
     sqs = client("sqs", herald.running.aws)
     url = herald.running.aws["HERALD_FANOUT_QUEUE_URL"]
+    hide_jobs_for(1, sqs, url)
     sqs.send_message(QueueUrl=url, MessageBody="poison")
     [message_id] = queued(herald, {"to": {"all": True}, "data": "hello"})
     assert final(herald, message_id)["delivered"] == 3  # beside it
@@ -300,7 +290,7 @@ def test_a_worker_that_is_killed_is_run_again_and_nobody_is_missed(tmp_path: Pat
     configuration = replace(configured(HERALD_INLINE_RECIPIENTS="2"), project=tmp_path)
     with served(configuration) as running, contextlib.closing(Client(running)) as herald:
         sockets = [herald.connect(f"user-{number}") for number in range(6)]
-        hide_jobs_for(2, herald)
+        hide_jobs_for(2, client("sqs", running.aws), running.aws["HERALD_FANOUT_QUEUE_URL"])
         [message_id] = queued(herald, {"to": {"all": True}, "data": "hello"})
         report = final(herald, message_id)
         assert (report["recipients"], report["delivered"]) == (6, 6)

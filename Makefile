@@ -39,8 +39,8 @@ types: $(READY)
 tests: $(READY)
 	$(BIN)/pytest -n auto --maxprocesses 4
 
-coverage: $(READY) ## Which lines and branches the tests reach, in every process (at least 95 %)
-	$(BIN)/pytest -n auto --maxprocesses 4 --cov
+coverage: $(READY) ## Which lines and branches the tests reach, in every process (at least 95 %; TESTS: of some alone)
+	$(BIN)/pytest -n auto --maxprocesses 4 $(TESTS) --cov
 
 faults: $(READY) ## Spoil Herald's calls to AWS, and kill it between any two (FAULTS=all: in each way, twenty minutes)
 	FAULTS="$(FAULTS)" $(BIN)/pytest -n auto --maxprocesses 4 tests/faults
@@ -57,8 +57,8 @@ $(VENV)/fuzz/.ready: $(READY) tests/fuzz/requirements.txt
 	@$(VENV)/fuzz/bin/python -m pip install --quiet --disable-pip-version-check -r tests/fuzz/requirements.txt >&2
 	@touch $@
 
-mutants: $(VENV)/mutants/.ready ## Change a line of five modules in 2,000 ways, and see which their tests don't notice (half an hour)
-	$(VENV)/mutants/bin/mutmut run --max-children 2
+mutants: $(VENV)/mutants/.ready ## Change a line of five modules in 2,000 ways, and see which their tests don't notice (half an hour; MUTANTS="chalicelib.limits*": some)
+	$(VENV)/mutants/bin/mutmut run --max-children 2 $(MUTANTS)
 	$(VENV)/mutants/bin/mutmut results
 
 $(VENV)/mutants/.ready: $(READY) tests/mutants.txt

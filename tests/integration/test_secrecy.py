@@ -191,7 +191,7 @@ def speak_well_and_badly(herald: Client, trouble: Stub, evidence: Evidence) -> N
     frames += [BODY, f'"{BODY}"', f'{{"action": "send", "data": "{BODY}"', "[" * 1000 + BODY]
     for frame in frames:
         socket.connection.send(frame)
-    wait_for(lambda: len(trouble.received(connection_id)) >= len(frames))
+    wait_for(lambda: len(trouble.received(connection_id)) >= len(frames), "each frame's answer")
     for answer in trouble.received(connection_id):
         evidence.errors.append(answer.decode())
     assert sum('"type":"error"' in error for error in evidence.errors) >= len(frames) - 3
@@ -208,10 +208,10 @@ def readable(value: Any) -> Any:
     return value.decode("latin-1") if isinstance(value, bytes) else sorted(value)
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + START_SECONDS
     while not condition():
-        assert time.monotonic() < end
+        assert time.monotonic() < end, f"{what} never came"
         time.sleep(0.05)
 
 
@@ -238,7 +238,8 @@ def test_nobody_finds_what_nobody_may_know(herald: Client, trouble: Stub, printe
     evidence.refused(herald.http.post("/messages", json=send, headers=headers))
     with pytest.raises(InvalidStatus):
         herald.open(f"?token={evidence.token('dora')}")
-    wait_for(lambda: all(said in printed.read_text() for said in SAID))
+    for said in SAID:
+        wait_for(lambda said=said: said in printed.read_text(), repr(said))
     time.sleep(0.5)  # for what is still being printed
 
     text = printed.read_text()

@@ -1,0 +1,91 @@
+"""Commands that look at the project itself. They run in it, since they take its environments."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+from gateway.configuration import PROJECT
+
+DRAWN = [PROJECT / "bench" / "results" / "scale.json", *(PROJECT / "docs" / "images").glob("*.svg")]
+
+
+def make(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=PROJECT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_simulate_draws_what_the_documents_show() -> None:
+    shown = {path: path.read_bytes() for path in DRAWN}
+    assert len(shown) == 4
+    done = make("simulate")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path, drawn in shown.items() if path.read_bytes() != drawn] == []
+
+
+def test_coverage_says_what_is_not_reached_and_fails() -> None:
+    done = make("coverage", "TESTS=tests/unit/test_ulid.py")
+    assert done.returncode != 0
+    assert "total of" in done.stdout
+    assert "is less than fail-under=95" in done.stdout
+    assert "chalicelib/broadcast.py" in done.stdout
+
+
+class Advisories(BaseHTTPRequestHandler):
+    """A database of vulnerabilities that knows one.
+
+    https://google.github.io/osv.dev/post-v1-query/
+    """
+
+    vulnerable = ""
+
+    def do_POST(self) -> None:
+        query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        name = query["package"]["name"]
+        affected = [{"package": {"name": name, "ecosystem": "PyPI"}}]
+        known = [{"id": "PYSEC-0000-1", "affected": affected}] if name == self.vulnerable else []
+        body = json.dumps({"vulns": known}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def advisories(vulnerable: str) -> Iterator[dict[str, str]]:
+    """A database for which the package is `vulnerable`; the variables that lead pip-audit to it."""
+    handler = type("Known", (Advisories,), {"vulnerable": vulnerable})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        serving = Thread(target=server.serve_forever)
+        serving.start()
+        yield {
+            "PIP_AUDIT_VULNERABILITY_SERVICE": "osv",
+            "PIP_AUDIT_OSV_URL": f"http://127.0.0.1:{server.server_port}",
+            "NO_PROXY": "127.0.0.1",
+        }
+        server.shutdown()
+        serving.join()
+
+
+def test_audit_names_what_is_vulnerable_and_fails() -> None:
+    with advisories("chalice") as variables:
+        found = make("audit", **variables)
+    assert found.returncode != 0
+    assert "Found 1 known vulnerability in 1 package" in found.stderr
+    assert "PYSEC-0000-1" in found.stdout
+    with advisories("of-another-project") as variables:
+        found = make("audit", **variables)
+    assert found.returncode == 0, found.stderr
+    assert "No known vulnerabilities found" in found.stderr

@@ -13,12 +13,13 @@ import sys
 from asyncio.subprocess import Process
 from collections import deque
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from gateway.configuration import PROJECT
-from gateway.log import is_read_by_a_person, show_printed
+from gateway.log import is_read_by_a_person, log_line, show_printed
 
 MAX_LINE_BYTES = 16 * 1024 * 1024  # above Lambda's 6 MB payload, escaped
 STARTING_AT_ONCE = 2
@@ -176,7 +177,12 @@ class Environments:
 
         A function that was started runs to its end, though nobody waits for it any more.
         """
-        return await asyncio.shield(_spawn(self._invoke(function, event), self._tasks))
+        invocation = _spawn(self._invoke(function, event), self._tasks)
+        try:
+            return await asyncio.shield(invocation)
+        except asyncio.CancelledError:
+            invocation.add_done_callback(partial(_log_failure, function))
+            raise
 
     async def _invoke(self, function: str, event: Mapping[str, Any]) -> Any:
         environment = await self._acquire()
@@ -268,6 +274,12 @@ class Environments:
     def _retire(self, environment: Environment) -> None:
         self._environments.discard(environment)
         _spawn(environment.stop(), self._ending)
+
+
+def _log_failure(function: str, invocation: asyncio.Task[Any]) -> None:
+    """Say what nobody waited for."""
+    if not invocation.cancelled() and (error := invocation.exception()) is not None:
+        log_line("ERROR", f"{function} failed: {error}")
 
 
 def _spawn(work: Coroutine[Any, Any, Any], among: set[asyncio.Task[Any]]) -> asyncio.Task[Any]:

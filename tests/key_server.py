@@ -1,5 +1,6 @@
 """An identity provider: key pairs, a JWK Set of their public halves, and a server that has it."""
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -74,8 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in self.server.headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(self.server.body)))
-        self.end_headers()
-        self.wfile.write(self.server.body)
+        with contextlib.suppress(ConnectionError):  # who asked may have given up
+            self.end_headers()
+            self.wfile.write(self.server.body)
 
     def log_message(self, *_: Any) -> None:
         pass

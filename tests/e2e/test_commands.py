@@ -70,10 +70,13 @@ def advisories(vulnerable: str) -> Iterator[dict[str, str]]:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         serving = Thread(target=server.serve_forever)
         serving.start()
+        direct = [os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), "127.0.0.1"]
+        no_proxy = ",".join(filter(None, direct))
         yield {
             "PIP_AUDIT_VULNERABILITY_SERVICE": "osv",
             "PIP_AUDIT_OSV_URL": f"http://127.0.0.1:{server.server_port}",
-            "NO_PROXY": "127.0.0.1",
+            "no_proxy": no_proxy,  # which goes before the other
+            "NO_PROXY": no_proxy,
         }
         server.shutdown()
         serving.join()

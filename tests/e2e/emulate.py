@@ -9,9 +9,13 @@ import json
 import os
 import sys
 import threading
+from contextvars import ContextVar
 from typing import Any
 
 import uvicorn
+
+DEFAULT_IDENTITY_SOURCE = ["$request.header.Authorization"]
+"""What the emulator takes for an authorizer that names none."""
 
 
 def main(port: str) -> None:
@@ -34,7 +38,17 @@ def main(port: str) -> None:
 
     complete_cloudformation()
     complete_rest_apis()
-    uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="error", access_log=False)
+    complete_authorizers()
+    complete_handshakes()
+    hurry_lambda()
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=int(port),
+        ws="websockets-sansio",  # by default one that hides the subprotocols from the functions
+        log_level="error",
+        access_log=False,
+    )
 
 
 def complete_cloudformation() -> None:
@@ -88,6 +102,79 @@ def complete_rest_apis() -> None:
 
     service._create_rest_api = create_or_import
     service.handle_request = handle_put
+
+
+def complete_authorizers() -> None:
+    """The authorizer of `$connect`. Without identity sources it is asked whatever a handshake
+    holds; the emulator takes the header for one. `Unauthorized`, raised, is 401."""
+    from ministack.services import apigateway as service
+
+    find, authorize, run = (
+        service._request_authorizer_identity_sources,
+        service._authorize_ws_connect,
+        service.run_reentrant,
+    )
+    failed: ContextVar[str] = ContextVar("failed")
+
+    def find_but_the_default(sources: Any, *arguments: Any, **named: Any) -> Any:
+        return find([] if sources == DEFAULT_IDENTITY_SOURCE else sources, *arguments, **named)
+
+    async def run_and_note_the_error(*arguments: Any, **named: Any) -> Any:
+        result = await run(*arguments, **named)
+        if isinstance(result, dict) and result.get("error"):
+            failed.set(json.dumps(result.get("body")))
+        return result
+
+    async def authorize_or_401(*arguments: Any) -> Any:
+        failed.set("")
+        refusal, context = await authorize(*arguments)
+        unauthorized = refusal is not None and "Unauthorized" in failed.get()
+        return ((401, "Unauthorized") if unauthorized else refusal), context
+
+    service._request_authorizer_identity_sources = find_but_the_default
+    service.run_reentrant = run_and_note_the_error
+    service._authorize_ws_connect = authorize_or_401
+
+
+def complete_handshakes() -> None:
+    """What `$connect` returns: its status is the client's, and its subprotocol is echoed."""
+    from ministack.services import apigateway as service
+
+    invoke, handle = service._invoke_ws_lambda, service.handle_websocket
+    connect: ContextVar[dict[str, Any]] = ContextVar("connect")
+
+    async def invoke_and_note_the_answer(*arguments: Any, **named: Any) -> Any:
+        answer = await invoke(*arguments, **named)
+        if "CONNECT" in arguments:
+            connect.set(answer or {})
+        return answer
+
+    async def handle_by_the_answer(
+        scope: Any, receive: Any, send: Any, *rest: Any, **named: Any
+    ) -> None:
+        connect.set({})
+
+        async def send_by_the_answer(message: Any) -> None:
+            answer = connect.get()
+            if message["type"] == "websocket.accept":
+                subprotocol = (answer.get("headers") or {}).get("Sec-WebSocket-Protocol")
+                await send({**message, "subprotocol": subprotocol})
+            elif message["type"] == "websocket.close" and int(answer.get("statusCode", 200)) >= 300:
+                await service._refuse_ws_handshake(scope, send, answer["statusCode"], "", "", "")
+            else:
+                await send(message)
+
+        await handle(scope, receive, send_by_the_answer, *rest, **named)
+
+    service._invoke_ws_lambda = invoke_and_note_the_answer
+    service.handle_websocket = handle_by_the_answer
+
+
+def hurry_lambda() -> None:
+    """A function is ready at once: Chalice looks after five seconds again, for each function."""
+    from ministack.services import lambda_svc
+
+    lambda_svc._LAMBDA_STATE_TRANSITION_DELAY = 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # What a user types. Each command sets up what it needs, once; nothing is installed by hand.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token test lint types tests coverage faults fuzz mutants package deploy destroy docs e2e bench simulate audit
+.PHONY: help run demo token test lint types tests coverage faults fuzz mutants package resources deploy destroy docs e2e bench simulate audit
 
 # The newest Python that Herald supports; make PYTHON=... run takes another.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -69,6 +69,9 @@ $(VENV)/mutants/.ready: $(READY) tests/mutants.txt
 
 package: $(READY) ## Write the CloudFormation template and the code of a stage: make package STAGE=dev
 	@exec $(BIN)/python -m infra package "$(STAGE)"
+
+resources: $(READY) ## Make what `chalice deploy` needs and can't make: make resources STAGE=dev
+	@PARAMETERS="$(PARAMETERS)" exec $(BIN)/python -m infra resources "$(STAGE)"
 
 deploy: $(READY) ## Deploy a stage to AWS: make deploy STAGE=dev PARAMETERS="AlarmTopic=arn:..." (WITH=chalice: by chalice deploy)
 	@PARAMETERS="$(PARAMETERS)" exec $(BIN)/python -m infra deploy "$(STAGE)" --with "$(WITH)"

@@ -23,6 +23,7 @@ from chalice.app import WebsocketEvent as ChaliceEvent
 
 from chalicelib import authorizers, loading, rest
 from chalicelib.access import AccessRules
+from chalicelib.deployed import stage_defaults
 from chalicelib.errors import ANSWERS, Forbidden, HeraldError, Unauthorized, Unavailable
 from chalicelib.events import WebSocketEvent
 from chalicelib.json_text import encode
@@ -56,9 +57,14 @@ app.api.cors = CORSConfig(
     max_age=600,
 )
 
+if "AWS_CHALICE_CLI_MODE" in os.environ:  # never on Lambda
+    from infra import chalice_cli
+
+    chalice_cli.prepare(os.environ)
+
 configure_logging()
 logger = logging.getLogger("herald.app")
-settings = Settings.from_environ(os.environ)
+settings = Settings.from_environ(os.environ, stage_defaults(os.environ))
 if settings.jwks_url is not None and settings.jwt_audience is None:  # RFC 8725 section 3.9
     logger.warning(
         "HERALD_JWKS_URL is set without HERALD_JWT_AUDIENCE:"
@@ -175,11 +181,10 @@ def sweep(event: CloudWatchEvent) -> None:
 # --- Queue
 
 
-def deliver_queued(event: SQSEvent) -> dict[str, Any]:
-    """Do a batch of jobs; SQS is told of those that failed, and brings them again.
-    https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html"""
-    failed = service().worker.work(event.to_dict()["Records"], end(event.context))
-    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
+def deliver_queued(event: SQSEvent) -> None:
+    """Do a batch of jobs. Raises where any failed: SQS brings those again."""
+    records = event.to_dict()["Records"]
+    service().queue.settle(records, service().worker.work(records, end(event.context)))
 
 
 if settings.fanout_queue_name is not None:

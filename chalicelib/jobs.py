@@ -8,7 +8,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -96,13 +96,48 @@ class Delivered:
         return cls(record["messageId"], record["body"], receives)
 
 
+class JobsFailed(Exception):
+    """Some jobs of a batch have to come again."""
+
+
 class Queue:
     """An SQS queue to put jobs into."""
 
     def __init__(self, client: Callable[[], "SQSClient"], url: str) -> None:
-        """`client` makes the client at its first use: few requests need one."""
+        """`client` makes the client at its first use: few requests need one. `url` may be the
+        queue's name; its URL is then looked up at the first use."""
         self._client = client
         self._url = url
+
+    def settle(self, records: Sequence[Mapping[str, Any]], failed: Collection[str]) -> None:
+        """Have SQS hand out the failed jobs of a batch again, and no other.
+
+        `records` are those of the Lambda event; `failed` has the ids of messages. The function
+        that SQS invoked raises the error on: then Lambda deletes nothing of the batch by itself,
+        whether the event source mapping reports failures one by one or not. So this deletes what
+        is done. https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
+
+        Raises JobsFailed where any failed, and Unavailable.
+        """
+        if not failed:
+            return
+        done = [record for record in records if record["messageId"] not in failed]
+        if done:
+            entries: list[Any] = [
+                {"Id": str(index), "ReceiptHandle": record["receiptHandle"]}
+                for index, record in enumerate(done)
+            ]
+            try:
+                self._client().delete_message_batch(QueueUrl=self._found_url(), Entries=entries)
+            except (BotoCoreError, ClientError) as error:  # done jobs come again, and do nothing
+                raise _unreachable(error) from error
+        raise JobsFailed(f"{len(failed)} of {len(records)} jobs come again")
+
+    def _found_url(self) -> str:
+        """The queue's URL. Raises BotoCoreError or ClientError where it can't be looked up."""
+        if "://" not in self._url:
+            self._url = self._client().get_queue_url(QueueName=self._url)["QueueUrl"]
+        return self._url
 
     def put(self, jobs: Sequence[Job]) -> None:
         """Put all jobs in; some may be in when that fails. Raises Unavailable."""
@@ -123,10 +158,10 @@ class Queue:
         ]
         for attempt in range(TRIES):
             try:
-                answer = self._client().send_message_batch(QueueUrl=self._url, Entries=entries)
+                url = self._found_url()
+                answer = self._client().send_message_batch(QueueUrl=url, Entries=entries)
             except (BotoCoreError, ClientError) as error:
-                logger.error("the queue is unreachable: %s", error)
-                raise Unavailable("the queue is unreachable", retry_after=1.0) from error
+                raise _unreachable(error) from error
             failed = {entry["Id"]: entry for entry in answer.get("Failed", [])}
             if not failed:
                 return
@@ -134,3 +169,9 @@ class Queue:
             entries = [entry for entry in entries if entry["Id"] in failed]
             time.sleep(random.uniform(0, BACKOFF_SECONDS * 2**attempt))
         raise Unavailable("the queue refuses jobs", retry_after=1.0)
+
+
+def _unreachable(error: Exception) -> Unavailable:
+    """The error for callers, of one that is logged."""
+    logger.error("the queue is unreachable: %s", error)
+    return Unavailable("the queue is unreachable", retry_after=1.0)

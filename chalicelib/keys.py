@@ -187,7 +187,10 @@ def fetch(url: str) -> object:
 
 
 def _stored_secret(arn: str) -> OctKey:
-    """The current secret of `arn`. Raises NotFetched."""
+    """Fetch the current secret of `arn`, which may be its name in the functions' own region.
+
+    Raises NotFetched.
+    """
     # The SDK takes longer to load than everything else that an authorizer does.
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.session import Session
@@ -195,7 +198,8 @@ def _stored_secret(arn: str) -> OctKey:
     from chalicelib.sdk import sdk_client
 
     try:
-        client = sdk_client(Session(), "secretsmanager", arn.split(":")[3])
+        region = arn.split(":")[3] if ":" in arn else None
+        client = sdk_client(Session(), "secretsmanager", region)
         answer = client.get_secret_value(SecretId=arn)
     except (BotoCoreError, ClientError) as error:
         raise NotFetched(str(error)) from error

@@ -103,13 +103,13 @@ class Service:
         broadcaster = Broadcaster(self.delivery, consequences, self.terminator, metrics)
         self.progress = Progress(client, tables.messages, self.encryption)
         sqs = cache(partial(sdk_client, session, "sqs"))
-        queue = Queue(sqs, settings.fanout_queue_url or "")
-        fanout = Fanout(self.progress, queue, partial(active_connections, client, tables))
+        self.queue = Queue(sqs, settings.fanout_queue_url or "")
+        fanout = Fanout(self.progress, self.queue, partial(active_connections, client, tables))
         self.worker = Worker(
             audiences,
             broadcaster,
             self.progress,
-            queue,
+            self.queue,
             Pacer(client, tables.messages, region, settings.fanout_rate),
             self.encryption,
             settings.frame_bytes,

@@ -370,16 +370,20 @@ class Settings:
 
     @property
     def fanout_queue_name(self) -> str | None:
-        """The queue's name, which its URL ends with."""
+        """The queue's name, which its URL ends with; on a deployed stage the name may be all."""
         return self.fanout_queue_url and self.fanout_queue_url.rpartition("/")[2]
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
+    def from_environ(
+        cls, environ: Mapping[str, str], defaults: Mapping[str, object] | None = None
+    ) -> "Settings":
         """Read `HERALD_*` from `environ`; an empty value counts as not set.
+
+        `defaults` has values by field, for what `environ` doesn't set.
 
         Raises SettingsError, with a line for each variable that holds what it may not.
         """
-        values: dict[str, object] = {}
+        values: dict[str, object] = dict(defaults or {})
         wrong: list[str] = []
         for setting in fields(cls):
             variable = setting.metadata["variable"]

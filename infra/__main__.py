@@ -1,4 +1,4 @@
-"""`python -m infra package | deploy | destroy STAGE`: what the Makefile's commands do."""
+"""`python -m infra package | resources | deploy | destroy STAGE`, for the Makefile's commands."""
 
 import argparse
 import json
@@ -13,80 +13,48 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from chalicelib.deployed import KEY_SOURCES
+from chalicelib.settings import Settings, SettingsError
+from infra.chalice_deployment import ChaliceDeployment, has_signing_key
 from infra.cloudformation import DeploymentError
 from infra.code import compile_modules
 from infra.deploy import Deployment
-from infra.direct import DirectDeployment
-from infra.policies import policy
-from infra.stage import FUNCTIONS, PROJECT, TABLES, Stage
+from infra.python_runtime import chalice, use_newer_python
+from infra.stage import PROJECT, TABLES, Stage
 from infra.template import PARAMETERS, merge_template
 
 BUILDS = PROJECT / ".herald" / "build"
-MAX_ZIP_BYTES = 10_000_000
-DEFAULTS: dict[str, dict[str, int]] = {
-    "sweep": {"lambda_timeout": 120},
-    "deliver_queued": {"lambda_memory_size": 1769},  # one whole processor: it is all work
-}
-WAYS = ("cloudformation", "chalice")
+MAX_ZIP_BYTES = 15_000_000
+METHODS = ("cloudformation", "chalice")
 REGION = "us-east-1"  # for what Chalice asks of its region; the template is every region's
 
 
 def build(stage: Stage) -> Path:
-    """A folder of what is deployed, and nothing else, with the stage's configuration in it."""
+    """A folder of what is deployed, and nothing else, so that no file of a working copy travels."""
     folder = BUILDS / stage.name
     shutil.rmtree(folder, ignore_errors=True)
     (folder / ".chalice").mkdir(parents=True)
-    for file in ("app.py", "requirements.txt"):
-        shutil.copy(PROJECT / file, folder)
+    for file in ("app.py", "requirements.txt", ".chalice/config.json"):
+        shutil.copy(PROJECT / file, folder / file)
     no_cache = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PROJECT / "chalicelib", folder / "chalicelib", ignore=no_cache)
-    config = configuration(stage)
-    traced = config["stages"][stage.name].get("xray", config.get("xray", False))
-    for function in FUNCTIONS:
-        document = policy(stage, function, traced=traced)
-        _write(folder / ".chalice" / f"{function}.json", document)
-    _write(folder / ".chalice" / "config.json", config)
-    _write(folder / "merge.json", merge_template(stage))
+    (folder / "merge.json").write_text(json.dumps(merge_template(stage), indent=2) + "\n")
     return folder
-
-
-def configuration(stage: Stage) -> dict[str, Any]:
-    """`.chalice/config.json`, with the stage's names, and a role for each function. What the
-    stage says there itself wins."""
-    config: dict[str, Any] = json.loads((PROJECT / ".chalice" / "config.json").read_text())
-    own: dict[str, Any] = config["stages"].get(stage.name, {})
-    functions: dict[str, Any] = own.get("lambda_functions", {})
-    config["stages"] = {
-        stage.name: {
-            **own,
-            "api_gateway_endpoint_type": own.get("api_gateway_endpoint_type", "REGIONAL"),
-            "environment_variables": {**stage.environment, **own.get("environment_variables", {})},
-            "lambda_functions": {
-                function: {
-                    "autogen_policy": False,
-                    "iam_policy_file": f"{function}.json",
-                    **DEFAULTS.get(function, {}),
-                    **functions.get(function, {}),
-                }
-                for function in FUNCTIONS
-            },
-        }
-    }
-    return config
 
 
 def package(stage: Stage) -> Path:
     """Write the template and the functions' code, ready for CloudFormation; where they are."""
     folder = build(stage)
-    chalice = Path(sys.executable).with_name("chalice")
     out = folder / "package"
-    subprocess.run(
-        [chalice, "package", "--stage", stage.name, "--merge-template", "merge.json", out],
+    ended = subprocess.run(
+        [chalice(), "package", "--stage", stage.name, "--merge-template", "merge.json", out],
         cwd=folder,
-        env={"AWS_DEFAULT_REGION": REGION, **os.environ},
-        check=True,
+        env={"AWS_DEFAULT_REGION": REGION, **os.environ, "PYTHONPATH": str(PROJECT)},
+        check=False,
         stdout=subprocess.DEVNULL,
     )
+    if ended.returncode:
+        raise DeploymentError("chalice package failed, for the reason above")
     code = out / "deployment.zip"
     compile_modules(code)
     size = code.stat().st_size
@@ -110,27 +78,69 @@ def how_to_deploy(out: Path, stage: Stage) -> None:
     --stack-name herald-{stage.name} --capabilities CAPABILITY_IAM""")
 
 
-def deploy(stage: Stage, way: str, parameters: str) -> None:
-    """Take a stage to the account and the region that the SDK is configured for.
-    `parameters` of the template are written as `AccessLogs=true AlarmTopic=arn:…`."""
-    given = dict(pair.partition("=")[::2] for pair in parameters.split())
-    known = PARAMETERS.keys() - ({"AccessLogs"} if way == "chalice" else set())
-    for name in given.keys() - known:
-        raise DeploymentError(f"{name} is no parameter; there are {', '.join(sorted(known))}")
-    template, direct = Deployment(stage, session()), DirectDeployment(stage, session())
-    if (template if way == "chalice" else direct).exists:
-        raise DeploymentError(
-            f"The stage {stage.name} was deployed the other way: destroy it first"
-        )
-    if way == "chalice":
-        outputs = direct.deploy(build(stage), given)
+def resources(stage: Stage, parameters: dict[str, str]) -> None:
+    """Make what `chalice deploy` needs and can't make; attach what it lacks, once it has run."""
+    if Deployment(stage, session()).exists:
+        raise DeploymentError(_other_method(stage))
+    attached = ChaliceDeployment(stage, session()).make_resources(parameters)
+    print(f"The resources of the stage {stage.name} are there: tables, queue, log groups, and")
+    print(f"the signing key, as the secret {stage.signing_key} of Secrets Manager.")
+    if attached:
+        print("The authorizer of $connect, throttling, alarms and the dashboard are attached.")
     else:
-        outputs = template.deploy(package(stage), given)
+        print(f"\nNext, and after each change of code:\n\n  chalice deploy --stage {stage.name}")
+
+
+def deploy(stage: Stage, method: str, parameters: dict[str, str]) -> None:
+    """Take a stage to the account and the region that the SDK is configured for."""
+    stack, by_chalice = Deployment(stage, session()), ChaliceDeployment(stage, session())
+    if (stack if method == "chalice" else by_chalice).exists:
+        raise DeploymentError(_other_method(stage))
+    require_key_source(stage, own=method == "chalice" and has_signing_key(stage, session()))
+    if method == "chalice":
+        outputs = by_chalice.deploy(parameters)
+    else:
+        outputs = stack.deploy(package(stage), parameters)
     print(f"""
 Herald is deployed.
 
   REST       {outputs["EndpointURL"].rstrip("/")}
   WebSocket  {outputs["WebsocketConnectEndpointURL"].rstrip("/")}""")
+
+
+def _other_method(stage: Stage) -> str:
+    return f"The stage {stage.name} was deployed the other way: destroy it first"
+
+
+def environment_of(stage: Stage) -> dict[str, str]:
+    """The environment variables that `.chalice/config.json` gives a stage's functions."""
+    config: dict[str, Any] = json.loads((PROJECT / ".chalice" / "config.json").read_text())
+    own = config.get("stages", {}).get(stage.name, {})
+    return {**config.get("environment_variables", {}), **own.get("environment_variables", {})}
+
+
+def require_key_source(stage: Stage, *, own: bool) -> None:
+    """See that a token could be accepted. `own` says whether the stage has a signing key that
+    `make resources` made. Raises DeploymentError."""
+    environment = environment_of(stage)
+    try:
+        Settings.from_environ(
+            {**environment, "AWS_LAMBDA_FUNCTION_NAME": stage.function("api_handler")}
+        )
+    except SettingsError as error:
+        raise DeploymentError(f".chalice/config.json: {error}") from None
+    if own or any(environment.get(source) for source in KEY_SOURCES):
+        return
+    raise DeploymentError(
+        f"The stage {stage.name} has no key source: it could never accept a token.\n"
+        "Set one in its environment_variables in .chalice/config.json:\n\n"
+        "  HERALD_JWKS_URL         the public keys of your identity provider\n"
+        "  HERALD_JWT_SECRET_ARN   an HS256 secret in Secrets Manager, named"
+        f" herald-{stage.name}-…\n"
+        "  HERALD_JWT_SECRET       an HS256 secret of at least 32 bytes, in plain text\n\n"
+        f"Or type `make resources STAGE={stage.name}`, which makes a random signing key, and then"
+        f" `chalice deploy --stage {stage.name}`."
+    )
 
 
 def destroy(stage: Stage, confirmed: str) -> None:
@@ -141,9 +151,9 @@ def destroy(stage: Stage, confirmed: str) -> None:
             f"This deletes the stage {stage.name} and all that is in {tables}.\n"
             f"If that is what you want: make destroy STAGE={stage.name} CONFIRM={stage.name}"
         )
-    direct = DirectDeployment(stage, session())
-    if direct.exists:
-        direct.destroy(build(stage))
+    by_chalice = ChaliceDeployment(stage, session())
+    if by_chalice.exists:
+        by_chalice.destroy()
     else:
         Deployment(stage, session()).destroy()
     print(f"The stage {stage.name} and its tables are gone.")
@@ -155,8 +165,30 @@ def session() -> boto3.Session:
     return found if found.region_name else boto3.Session(region_name=REGION)
 
 
-def _write(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+def template_parameters(text: str, method: str) -> dict[str, str]:
+    """The parameters of `AccessLogs=true AlarmTopic=arn:…`. Raises DeploymentError."""
+    given = dict(pair.partition("=")[::2] for pair in text.split())
+    known = PARAMETERS.keys() - ({"AccessLogs"} if method == "chalice" else set())
+    for name in given.keys() - known:
+        raise DeploymentError(f"{name} is no parameter; there are {', '.join(sorted(known))}")
+    return given
+
+
+def run(arguments: argparse.Namespace, stage: Stage) -> None:
+    """Do one command. Raises DeploymentError, and the SDK's errors."""
+    given = os.environ.get("PARAMETERS", "")
+    match arguments.command:
+        case "package":
+            use_newer_python("-m", "infra")
+            how_to_deploy(package(stage), stage)
+        case "resources":
+            resources(stage, template_parameters(given, "chalice"))
+        case "deploy":
+            parameters = template_parameters(given, arguments.method)
+            use_newer_python("-m", "infra")
+            deploy(stage, arguments.method, parameters)
+        case "destroy":
+            destroy(stage, os.environ.get("CONFIRM", ""))
 
 
 def main() -> int:
@@ -164,13 +196,14 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for command, text in (
         ("package", "write the template and the code"),
+        ("resources", "make what `chalice deploy` needs, and attach what it lacks"),
         ("deploy", "take it to AWS"),
         ("destroy", "delete a deployment"),
     ):
         described = commands.add_parser(command, help=text)
         described.add_argument("stage")
         if command == "deploy":
-            described.add_argument("--with", dest="way", choices=WAYS, default=WAYS[0])
+            described.add_argument("--with", dest="method", choices=METHODS, default=METHODS[0])
     arguments = parser.parse_args()
     try:
         stage = Stage(arguments.stage)
@@ -178,13 +211,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     try:
-        match arguments.command:
-            case "package":
-                how_to_deploy(package(stage), stage)
-            case "deploy":
-                deploy(stage, arguments.way, os.environ.get("PARAMETERS", ""))
-            case "destroy":
-                destroy(stage, os.environ.get("CONFIRM", ""))
+        run(arguments, stage)
     except (BotoCoreError, ClientError, DeploymentError) as error:
         print(error, file=sys.stderr)
         return 1

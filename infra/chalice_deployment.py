@@ -1,105 +1,99 @@
-"""Deploys a stage by `chalice deploy`, and takes it away again.
+"""Deploys a stage by `chalice deploy`, adds what Chalice lacks, and takes the stage away again.
 
-A stack of what the functions need comes before it, and one of what Chalice lacks after it, with a
-few calls for what no stack can change because Chalice made it. Until those are done, `$connect` has
-no authorizer and verifies tokens by itself: Chalice makes its routes anew each time.
+Three steps. A stack of what the functions need (`resources`); `chalice deploy`, which a developer
+may as well type; and a stack of what needs the functions, with a few calls for what no stack can
+change, since Chalice made it (`attach`). Chalice makes its WebSocket routes anew each time: until
+they are attached again, `$connect` has no authorizer and verifies tokens by itself.
 """
 
-import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore.exceptions import ClientError
 
+from chalicelib.deployed import named
+from infra.chalice_record import Made, Record
 from infra.cloudformation import Bucket, DeploymentError, Stack
 from infra.deploy import delete_tables
-from infra.stage import FUNCTIONS, WORKER, Stage
+from infra.python_runtime import chalice
+from infra.stage import API_STAGE, FUNCTIONS, PROJECT, TABLES, Stage
 from infra.template import PARAMETERS, edge, gateway_responses, storage
 
-API_STAGE = "api"  # Chalice's name for it
-RECORD = "deployed.json"
 
-Made = dict[str, dict[str, Any]]
-"""What Chalice made, by its names."""
-
-
-class DirectDeployment:
-    """A stage of `chalice deploy`, in the account and the region of a session.
-
-    Chalice's own record of what it made is kept in the stage's bucket, so that any machine can go
-    on from it.
-    """
+class ChaliceDeployment:
+    """A stage of `chalice deploy`, in the account and the region of a session."""
 
     def __init__(self, stage: Stage, session: boto3.Session) -> None:
         self._stage = stage
         self._session = session
         self._bucket = Bucket(session, f"herald-{stage.name}")
-        self._before = Stack(session, f"herald-{stage.name}-storage")
-        self._after = Stack(session, f"herald-{stage.name}-edge")
+        self._storage = Stack(session, f"herald-{stage.name}-storage")
+        self._edge = Stack(session, f"herald-{stage.name}-edge")
+        self._record = Record(PROJECT, stage.name, self._bucket)
 
     @property
     def exists(self) -> bool:
-        """Whether the stage was deployed so."""
-        return self._before.exists
+        """Whether the stage was deployed so, or has its resources made for it."""
+        return self._storage.exists
 
-    def deploy(self, folder: Path, parameters: Mapping[str, str]) -> dict[str, str]:
-        """Deploy the app that was built in `folder`; outputs as a template's deployment has them.
+    def make_resources(self, parameters: Mapping[str, str]) -> bool:
+        """Make what Chalice can't; whether the stage is deployed, and all is attached to it.
 
         Raises DeploymentError.
         """
         self._bucket.make()
-        before = self._before.apply(storage(self._stage), self._bucket, {})
-        _tell_queue(folder, self._stage, before["FanoutQueueURL"])
-        made = self._chalice("deploy", folder)
-        rest, websocket = made["rest_api"], made["websocket_api"]["websocket_api_id"]
-        names = {logical_id: _name(made[name]) for name, logical_id in FUNCTIONS.items()}
+        self._storage.apply(storage(self._stage), self._bucket, {})
+        self._record.fetch()
+        made = self._record.made
+        if "websocket_api" not in made or "rest_api" not in made:
+            return False
+        self._attach(made, parameters)
+        return True
+
+    def deploy(self, parameters: Mapping[str, str]) -> dict[str, str]:
+        """Make the resources, deploy the app, and attach the rest; outputs as a template's
+        deployment has them. Raises DeploymentError."""
+        self._bucket.make()
+        self._storage.apply(storage(self._stage), self._bucket, {})
+        self._chalice("deploy")
+        made = self._record.made
+        self._attach(made, parameters)
+        return {
+            "EndpointURL": made["rest_api"]["rest_api_url"],
+            "WebsocketConnectEndpointURL": made["websocket_api"]["websocket_api_url"],
+        }
+
+    def destroy(self) -> None:
+        """Delete all of it: what Chalice made first, since its routes hold the authorizer."""
+        self._record.fetch()
+        if self._record.made:
+            self._chalice("delete")
+        self._edge.delete()
+        self._storage.delete()
+        delete_tables(self._stage, self._session)
+        self._bucket.delete()
+        self._record.forget()
+
+    def _chalice(self, command: str) -> None:
+        """Run one of Chalice's commands on the stage."""
+        environment = {"AWS_DEFAULT_REGION": self._session.region_name, **os.environ}
+        typed = [chalice(), command, "--stage", self._stage.name]
+        if subprocess.run(typed, cwd=PROJECT, env=environment, check=False).returncode:
+            raise DeploymentError(f"chalice {command} failed, for the reason above")
+
+    def _attach(self, made: Made, parameters: Mapping[str, str]) -> None:
+        rest, websocket = made["rest_api"]["rest_api_id"], made["websocket_api"]["websocket_api_id"]
+        names = {logical: self._stage.function(name) for name, logical in FUNCTIONS.items()}
         given = {**names, "WebsocketAPI": websocket}
         if "AlarmTopic" in parameters:
             given["AlarmTopic"] = parameters["AlarmTopic"]
-        authorizer = self._after.apply(edge(self._stage), self._bucket, given)["TokenAuthorizerId"]
+        authorizer = self._edge.apply(edge(self._stage), self._bucket, given)["TokenAuthorizerId"]
         throttling = self._throttling(websocket, parameters)
-        self._finish_functions(names)
         self._finish_websocket_api(websocket, authorizer, throttling)
-        self._finish_rest_api(rest["rest_api_id"], throttling)
-        return {
-            "EndpointURL": rest["rest_api_url"],
-            "RestAPIId": rest["rest_api_id"],
-            "WebsocketConnectEndpointURL": made["websocket_api"]["websocket_api_url"],
-            "WebsocketAPIId": websocket,
-        }
-
-    def destroy(self, folder: Path) -> None:
-        """Delete all of it: what Chalice made first, since its routes hold the authorizer."""
-        if self._bucket.read(RECORD) is not None:  # or else its first deployment has failed
-            self._chalice("delete", folder)
-        self._after.delete()
-        self._before.delete()
-        delete_tables(self._stage, self._session)
-        self._bucket.delete()
-
-    def _chalice(self, command: str, folder: Path) -> Made:
-        """Run `chalice deploy` or `delete`, and keep its record."""
-        record = folder / ".chalice" / "deployed" / f"{self._stage.name}.json"
-        if (content := self._bucket.read(RECORD)) is not None:
-            record.parent.mkdir(exist_ok=True)
-            record.write_bytes(content)
-        chalice = Path(sys.executable).with_name("chalice")
-        environment = {"AWS_DEFAULT_REGION": self._session.region_name, **os.environ}
-        ended = subprocess.run(
-            [chalice, command, "--stage", self._stage.name],
-            cwd=folder,
-            env=environment,
-            check=False,
-        )
-        if ended.returncode:
-            raise DeploymentError(f"chalice {command} failed, for the reason above")
-        content = record.read_bytes()
-        self._bucket.write(RECORD, content)
-        return {one["name"]: one for one in json.loads(content)["resources"]}
+        self._finish_rest_api(rest, throttling)
 
     def _throttling(self, api: str, parameters: Mapping[str, str]) -> dict[str, Any]:
         """As it is given, or else as the API's stage has it, or else the template's."""
@@ -115,21 +109,6 @@ class DirectDeployment:
             "ThrottlingRateLimit": float(value("ThrottlingRate")),
             "ThrottlingBurstLimit": int(value("ThrottlingBurst")),
         }
-
-    def _finish_functions(self, names: Mapping[str, str]) -> None:
-        """Where each logs; and that SQS hears of each failed job alone."""
-        functions = self._session.client("lambda")
-        for name, logical_id in FUNCTIONS.items():
-            functions.update_function_configuration(
-                FunctionName=names[logical_id],
-                LoggingConfig={"LogGroup": self._stage.log_group(name)},
-            )
-        [source] = functions.list_event_source_mappings(FunctionName=names[WORKER])[
-            "EventSourceMappings"
-        ]
-        functions.update_event_source_mapping(
-            UUID=source["UUID"], FunctionResponseTypes=["ReportBatchItemFailures"]
-        )
 
     def _finish_websocket_api(self, api: str, authorizer: str, throttling: Any) -> None:
         client = self._session.client("apigatewayv2")
@@ -165,15 +144,36 @@ class DirectDeployment:
         )
 
 
-def _name(function: Mapping[str, Any]) -> str:
-    """A function's name is the end of its ARN."""
-    name: str = function["lambda_arn"].rpartition(":")[2]
-    return name
+def missing_resources(stage: Stage, session: boto3.Session, *, signing_key: bool) -> list[str]:
+    """What a stage needs and doesn't have, by name: `table herald-dev-users`.
+
+    `signing_key` says whether it needs one that `make resources` makes.
+    """
+    dynamodb, sqs = session.client("dynamodb"), session.client("sqs")
+    missing = [
+        f"table {table}"
+        for table in map(stage.named, TABLES.values())
+        if not _is_there(dynamodb.describe_table, TableName=table)
+    ]
+    queue = named(stage.name, "fanout")
+    if not _is_there(sqs.get_queue_url, QueueName=queue):
+        missing.append(f"queue {queue}")
+    if signing_key and not has_signing_key(stage, session):
+        missing.append(f"secret {stage.signing_key}")
+    return missing
 
 
-def _tell_queue(folder: Path, stage: Stage, url: str) -> None:
-    """Put the queue's URL in the place of its name alone, now that it is known."""
-    path = folder / ".chalice" / "config.json"
-    config = json.loads(path.read_text())
-    config["stages"][stage.name]["environment_variables"]["HERALD_FANOUT_QUEUE_URL"] = url
-    path.write_text(json.dumps(config, indent=2))
+def has_signing_key(stage: Stage, session: boto3.Session) -> bool:
+    """Whether the stage has the secret that `make resources` makes."""
+    secrets = session.client("secretsmanager")
+    return _is_there(secrets.describe_secret, SecretId=stage.signing_key)
+
+
+def _is_there(describe: Any, **parameters: str) -> bool:
+    try:
+        described = describe(**parameters)
+    except ClientError as error:
+        if "NotFound" in error.response["Error"]["Code"] or "NonExistent" in str(error):
+            return False
+        raise
+    return "DeletedDate" not in described  # a secret that waits for its deletion

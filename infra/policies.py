@@ -25,8 +25,13 @@ TRACING = ("xray:PutTelemetryRecords", "xray:PutTraceSegments")
 https://docs.aws.amazon.com/service-authorization/latest/reference/list_awsx-ray.html"""
 
 
-def policy(stage: Stage, function: str, *, traced: bool = False) -> dict[str, Any]:
-    """The policy document of a function's role; `traced` is for X-Ray."""
+def policy(
+    stage: Stage, function: str, *, log_group: str | None = None, traced: bool = False
+) -> dict[str, Any]:
+    """The policy document of a function's role.
+
+    `log_group` is that of a packaged template by default; `traced` is for X-Ray.
+    """
 
     def on(table: str, *operations: str) -> Statement:
         actions = [f"dynamodb:{operation}" for operation in operations]
@@ -37,7 +42,7 @@ def policy(stage: Stage, function: str, *, traced: bool = False) -> dict[str, An
 
     logs = _allow(
         ("logs:CreateLogStream", "logs:PutLogEvents"),
-        f"arn:*:logs:*:*:log-group:{stage.log_group(function)}:*",
+        f"arn:*:logs:*:*:log-group:{log_group or stage.log_group(function)}:*",
     )
     keys = _allow(
         ("secretsmanager:GetSecretValue",), f"arn:*:secretsmanager:*:*:secret:{stage.prefix}*"
@@ -61,7 +66,7 @@ def policy(stage: Stage, function: str, *, traced: bool = False) -> dict[str, An
         on(CONNECTIONS, "BatchGetItem", "Scan"),
         on(GROUPS, "Query"),
         *calling,
-        on_queue("sqs:SendMessage"),
+        on_queue("sqs:SendMessage", "sqs:GetQueueUrl"),
     ]
     by_function: dict[str, list[Statement]] = {
         "rest_authorizer": [keys],

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chalicelib.deployed import PREFIX, named
+
 PROJECT = Path(__file__).resolve().parent.parent
 STAGE_NAME = re.compile(r"[a-z][a-z0-9]{0,19}")
-PREFIX = "herald-"
+API_STAGE = "api"  # Chalice's name for the stage of both APIs
 
 FUNCTIONS = {
     "api_handler": "APIHandler",
@@ -21,7 +23,6 @@ FUNCTIONS = {
     "deliver_queued": "DeliverQueued",
 }
 """Chalice's names of the functions, and those of their resources in its template."""
-WORKER = FUNCTIONS["deliver_queued"]
 
 RESOURCES: dict[str, Any] = json.loads((PROJECT / "infra" / "resources.json").read_text())[
     "Resources"
@@ -57,11 +58,25 @@ class Stage:
         """The name of a table or a queue, by its logical id."""
         properties = RESOURCES[resource]["Properties"]
         name: str = properties.get("TableName") or properties["QueueName"]
-        return self.prefix + name.removeprefix(PREFIX)
+        return named(self.name, name.removeprefix(PREFIX))
+
+    @property
+    def signing_key(self) -> str:
+        """The name of the secret that `make resources` makes."""
+        return named(self.name, "signing-key")
+
+    def function(self, function: str) -> str:
+        """The name that `chalice deploy` gives a function."""
+        return self.prefix + function if function != "api_handler" else self.prefix[:-1]
 
     def log_group(self, function: str) -> str:
-        """Where a function logs."""
+        """The log group of a function of a packaged template."""
         return f"/herald/{self.name}/{function}"
+
+    def chalice_log_group(self, function: str) -> str:
+        """The log group of a function of `chalice deploy`: Lambda's own, in which `chalice logs`
+        looks."""
+        return f"/aws/lambda/{self.function(function)}"
 
     @property
     def resources(self) -> dict[str, Any]:
@@ -73,9 +88,7 @@ class Stage:
         return named
 
     @property
-    def environment(self) -> dict[str, str]:
-        """What each function is told. Of the queue's URL only the name is known before it is
-        there: the template puts the whole in its place."""
-        tables = {variable: self.named(table) for variable, table in TABLES.items()}
-        queue = f"https://sqs.invalid/{self.named('FanoutQueue')}"
-        return {"HERALD_STAGE": self.name, **tables, "HERALD_FANOUT_QUEUE_URL": queue}
+    def queue_variable(self) -> dict[str, str]:
+        """The variable of the queue, for a command that imports the app: the decorator of the
+        worker takes the name from the end of the URL, and the rest isn't known there."""
+        return {"HERALD_FANOUT_QUEUE_URL": f"https://sqs.invalid/{self.named('FanoutQueue')}"}

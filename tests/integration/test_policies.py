@@ -24,6 +24,8 @@ NOT_BY_SDK = {"logs:CreateLogStream", "logs:PutLogEvents", "execute-api:ManageCo
 NOT_BY_THE_FUNCTION = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
 """What Lambda does in its name:
 https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html#events-sqs-permissions"""
+ON_LAMBDA_ALONE = {"sqs:GetQueueUrl"}
+"""A deployed stage knows its queue by name; the local gateway says the URL."""
 
 Rights = dict[str, set[tuple[str, str]]]
 """By function: actions, each with what it is done to."""
@@ -102,7 +104,7 @@ def allowed(function: str) -> set[tuple[str, str]]:
         (action, statement["Resource"].rpartition("/")[2].rpartition(":")[2])
         for statement in policy(DEV, function)["Statement"]
         for action in statement["Action"]
-        if action not in NOT_BY_SDK | NOT_BY_THE_FUNCTION
+        if action not in NOT_BY_SDK | NOT_BY_THE_FUNCTION | ON_LAMBDA_ALONE
     }
 
 

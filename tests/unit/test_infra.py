@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from chalicelib.deployed import stage_defaults
+from chalicelib.settings import Settings
 from gateway.configuration import PROJECT
 from infra.dashboard import alarms, dashboard
 from infra.policies import policy
@@ -52,7 +54,43 @@ def test_two_stages_share_no_name() -> None:
     ]
     assert names[0] & names[1] == set()
     assert len(names[0]) == len(RESOURCES)
-    assert set(DEV.environment) == {*TABLES, "HERALD_STAGE", "HERALD_FANOUT_QUEUE_URL"}
+
+
+def test_a_function_knows_its_resources_by_its_own_name() -> None:
+    """As `infra` makes them: for each function that `chalice deploy` makes, and without a
+    variable."""
+    for function in FUNCTIONS:
+        lambda_only = {"AWS_LAMBDA_FUNCTION_NAME": DEV.function(function)}
+        settings = Settings.from_environ(lambda_only, stage_defaults(lambda_only))
+        known = {
+            variable: getattr(settings, variable.removeprefix("HERALD_").lower())
+            for variable in TABLES
+        }
+        assert known == {variable: DEV.named(table) for variable, table in TABLES.items()}
+        assert settings.stage == "dev"
+        assert settings.fanout_queue_name == DEV.named("FanoutQueue")
+        assert settings.jwt_secret_arn == DEV.signing_key
+
+
+def test_what_is_configured_wins_over_what_a_name_says() -> None:
+    environ = {
+        "AWS_LAMBDA_FUNCTION_NAME": "herald-dev-sweep",
+        "HERALD_STAGE": "blue",
+        "HERALD_USERS_TABLE": "people",
+        "HERALD_FANOUT_QUEUE_URL": "",
+        "HERALD_JWKS_URL": "https://id.example.com/keys",
+    }
+    settings = Settings.from_environ(environ, stage_defaults(environ))
+    assert settings.stage == "blue"
+    assert settings.users_table == "people"
+    assert settings.connections_table == "herald-blue-connections"
+    assert settings.fanout_queue_url is None
+    assert settings.jwt_secret_arn is None
+
+
+@pytest.mark.parametrize("environ", [{}, {"AWS_LAMBDA_FUNCTION_NAME": "another"}])
+def test_names_stay_local_where_no_stage_is_known(environ: dict[str, str]) -> None:
+    assert stage_defaults({**environ, "HERALD_STAGE": ""}) == {}
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

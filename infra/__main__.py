@@ -1,4 +1,4 @@
-"""`python -m infra package | resources | deploy | destroy STAGE`, for the Makefile's commands."""
+"""`python -m infra package | resources | deploy | token | destroy STAGE`: deploying, by command."""
 
 import argparse
 import json
@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib.deployed import KEY_SOURCES
 from chalicelib.settings import Settings, SettingsError
+from gateway.tokens import DEFAULT_SCOPE
 from infra.chalice_deployment import ChaliceDeployment, has_signing_key
 from infra.cloudformation import DeploymentError
 from infra.code import compile_modules
@@ -22,6 +23,7 @@ from infra.deploy import Deployment
 from infra.python_runtime import chalice, use_newer_python
 from infra.stage import PROJECT, TABLES, Stage
 from infra.template import PARAMETERS, merge_template
+from infra.tokens import stage_token
 
 BUILDS = PROJECT / ".herald" / "build"
 MAX_ZIP_BYTES = 15_000_000
@@ -83,12 +85,13 @@ def resources(stage: Stage, parameters: dict[str, str]) -> None:
     if Deployment(stage, session()).exists:
         raise DeploymentError(_other_method(stage))
     attached = ChaliceDeployment(stage, session()).make_resources(parameters)
-    print(f"The resources of the stage {stage.name} are there: tables, queue, log groups, and")
-    print(f"the signing key, as the secret {stage.signing_key} of Secrets Manager.")
+    print(f"The resources of the stage {stage.name} are there: tables, queue, log groups, and the")
+    print(f"signing key {stage.signing_key} in Secrets Manager.")
     if attached:
         print("The authorizer of $connect, throttling, alarms and the dashboard are attached.")
     else:
         print(f"\nNext, and after each change of code:\n\n  chalice deploy --stage {stage.name}")
+    print(f"\nA token for alice:\n\n  python -m infra token {stage.name} alice")
 
 
 def deploy(stage: Stage, method: str, parameters: dict[str, str]) -> None:
@@ -96,7 +99,6 @@ def deploy(stage: Stage, method: str, parameters: dict[str, str]) -> None:
     stack, by_chalice = Deployment(stage, session()), ChaliceDeployment(stage, session())
     if (stack if method == "chalice" else by_chalice).exists:
         raise DeploymentError(_other_method(stage))
-    require_key_source(stage, own=method == "chalice" and has_signing_key(stage, session()))
     if method == "chalice":
         outputs = by_chalice.deploy(parameters)
     else:
@@ -119,26 +121,34 @@ def environment_of(stage: Stage) -> dict[str, str]:
     return {**config.get("environment_variables", {}), **own.get("environment_variables", {})}
 
 
-def require_key_source(stage: Stage, *, own: bool) -> None:
-    """See that a token could be accepted. `own` says whether the stage has a signing key that
-    `make resources` made. Raises DeploymentError."""
-    environment = environment_of(stage)
+def check_settings(stage: Stage, method: str) -> None:
+    """See that the stage's functions would take their settings, and could accept a token.
+    Raises DeploymentError."""
+    on_lambda = {"AWS_LAMBDA_FUNCTION_NAME": stage.function("api_handler")}
     try:
-        Settings.from_environ(
-            {**environment, "AWS_LAMBDA_FUNCTION_NAME": stage.function("api_handler")}
-        )
+        Settings.from_environ({**environment_of(stage), **on_lambda})
     except SettingsError as error:
         raise DeploymentError(f".chalice/config.json: {error}") from None
-    if own or any(environment.get(source) for source in KEY_SOURCES):
+    if has_key_source(stage) or (method == "chalice" and has_signing_key(stage, session())):
         return
-    raise DeploymentError(
-        f"The stage {stage.name} has no key source: it could never accept a token.\n"
-        "Set one in its environment_variables in .chalice/config.json:\n\n"
-        "  HERALD_JWKS_URL         the public keys of your identity provider\n"
-        "  HERALD_JWT_SECRET_ARN   an HS256 secret in Secrets Manager, named"
-        f" herald-{stage.name}-…\n"
-        "  HERALD_JWT_SECRET       an HS256 secret of at least 32 bytes, in plain text\n\n"
-        f"Or type `make resources STAGE={stage.name}`, which makes a random signing key, and then"
+    raise DeploymentError(f"Nothing was deployed: {no_key_source(stage)}")
+
+
+def has_key_source(stage: Stage) -> bool:
+    """Whether the stage's configuration names keys that verify tokens."""
+    environment = environment_of(stage)
+    return any(environment.get(source) for source in KEY_SOURCES)
+
+
+def no_key_source(stage: Stage) -> str:
+    """The message for a stage that has none."""
+    return (
+        f"the stage {stage.name} has no key source, so it could never accept a token.\n"
+        "Set one of these in its environment_variables in .chalice/config.json:\n\n"
+        "  HERALD_JWKS_URL        the public keys of your identity provider\n"
+        f"  HERALD_JWT_SECRET_ARN  an HS256 secret in Secrets Manager, herald-{stage.name}-…\n"
+        "  HERALD_JWT_SECRET      an HS256 secret of at least 32 bytes, in plain text\n\n"
+        f"Or let `make resources STAGE={stage.name}` make a random signing key, and deploy by"
         f" `chalice deploy --stage {stage.name}`."
     )
 
@@ -181,12 +191,18 @@ def run(arguments: argparse.Namespace, stage: Stage) -> None:
         case "package":
             use_newer_python("-m", "infra")
             how_to_deploy(package(stage), stage)
+            if not has_key_source(stage):
+                print(f"\nBefore you deploy it: {no_key_source(stage)}", file=sys.stderr)
         case "resources":
             resources(stage, template_parameters(given, "chalice"))
         case "deploy":
             parameters = template_parameters(given, arguments.method)
+            check_settings(stage, arguments.method)
             use_newer_python("-m", "infra")
             deploy(stage, arguments.method, parameters)
+        case "token":
+            own = environment_of(stage)
+            print(stage_token(stage, own, session(), arguments.user, arguments.scope))
         case "destroy":
             destroy(stage, os.environ.get("CONFIRM", ""))
 
@@ -198,10 +214,14 @@ def main() -> int:
         ("package", "write the template and the code"),
         ("resources", "make what `chalice deploy` needs, and attach what it lacks"),
         ("deploy", "take it to AWS"),
+        ("token", "print a token for a user of a deployed stage"),
         ("destroy", "delete a deployment"),
     ):
         described = commands.add_parser(command, help=text)
         described.add_argument("stage")
+        if command == "token":
+            described.add_argument("user")
+            described.add_argument("scope", nargs="?", default=DEFAULT_SCOPE)
         if command == "deploy":
             described.add_argument("--with", dest="method", choices=METHODS, default=METHODS[0])
     arguments = parser.parse_args()

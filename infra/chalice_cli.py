@@ -8,11 +8,12 @@ gets a policy of its own.
 import atexit
 import fcntl
 import json
+import os
 import shutil
 import sys
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import boto3
 import click
@@ -115,15 +116,12 @@ def _leave_no_bytecode(project: Path) -> None:
         shutil.rmtree(cache, ignore_errors=True)
 
 
-_lock: IO[str] | None = None
-
-
 def _hold_lock(project: Path) -> None:
-    """Let one command at a time deploy from a checkout: the policies are one stage's."""
-    global _lock  # held until the process ends
-    _lock = (project / ".chalice" / ".lock").open("w")
+    """Let one command at a time deploy from a checkout, until it ends: the policies are one
+    stage's."""
+    lock = os.open(project / ".chalice" / ".lock", os.O_CREAT | os.O_RDWR)
     try:
-        fcntl.flock(_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         print("Waiting for another deployment from this checkout.", file=sys.stderr)
-        fcntl.flock(_lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -17,6 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from watchfiles import PythonFilter, awatch
 from websockets import http11
+from websockets.frames import Frame, Opcode
+from websockets.server import ServerProtocol
 
 from gateway.configuration import Configuration
 from gateway.console import Console
@@ -56,9 +59,23 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _FrameProtocol(ServerProtocol):
+    """Accepts a close frame between the fragments of a message (RFC 6455, section 5.4): the library
+    answers 1002 to it, instead of the client's own code."""
+
+    def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None  # the message stays unfinished: none is under way any more
+        super().recv_frame(frame)
+
+
 class _WebSocketProtocol(WebSocketsSansIOProtocol):
     """Answers a handshake that can't be read, which would wait for ever for its answer; and lets
     the application end a connection at once, as `state.abort` of its WebSocket."""
+
+    def __init__(self, config: uvicorn.Config, *arguments: Any, **options: Any) -> None:
+        super().__init__(config, *arguments, **options)
+        self.conn = _FrameProtocol(max_size=config.ws_max_size, logger=self.logger)
 
     def handle_connect(self, event: http11.Request) -> None:
         super().handle_connect(event)

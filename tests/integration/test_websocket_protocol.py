@@ -315,6 +315,15 @@ def _assert_told(echo: Echo, code: int, reason: str) -> None:
     eventually(lambda: last() == (code, reason))
 
 
+def test_7_1_5_a_close_between_fragments_is_answered_with_its_code(echo: Echo, raw: Raw) -> None:
+    """Section 5.4: a control frame may come in the middle of a fragmented message."""
+    raw.write(frame(TEXT, b"#frag", final=False), closing(1000, b"enough"), frame(CONTINUATION))
+    assert raw.read() == Frame(CLOSE, struct.pack("!H", 1000) + b"enough")
+    assert raw.read() is None
+    _assert_told(echo, 1000, "enough")
+    assert "#frag" not in {event["body"] for event in echo.events("MESSAGE")}
+
+
 def test_7_3_1_a_close_without_a_code(echo: Echo, raw: Raw) -> None:
     raw.write(frame(CLOSE))
     assert raw.read() == Frame(CLOSE, b"")

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -38,6 +39,11 @@ from chalicelib.tokens import authenticate, bearer_token
 if TYPE_CHECKING:
     from chalicelib.auth import TokenVerifier
     from chalicelib.service import Service
+
+if "AWS_CHALICE_CLI_MODE" in os.environ and find_spec("infra"):  # never on Lambda
+    from infra import chalice_cli
+
+    chalice_cli.prepare(os.environ)
 
 JSON_HEADERS: rest.Headers = {**rest.SAFE_HEADERS, "Content-Type": "application/json"}
 QUEUE_BATCH = 10  # jobs that wait for the same recipients are done together

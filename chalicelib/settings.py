@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 EVICT_OLDEST = "evict-oldest"
 FAILS_OPEN = "open"
 MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key of at least the hash's size for HS256
+LOCAL_SECRET = "local-"  # noqa: S105
+"""How the secret begins that `make run` makes for one checkout, and each developer can read."""
 MAPPED_PREFIX = 96
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -396,6 +398,18 @@ class Settings:
                 held = f"{len(raw.encode())} bytes" if setting.metadata["secret"] else repr(raw)
                 allowed = setting.metadata["allowed"]
                 wrong.append(f"{variable} holds {held}; allowed: {allowed}")
+        if "AWS_LAMBDA_FUNCTION_NAME" in environ:
+            wrong += _local_secrets(values)
         if wrong:
             raise SettingsError("\n".join(wrong))
         return cls(**values)  # type: ignore[arg-type]
+
+
+def _local_secrets(values: Mapping[str, object]) -> list[str]:
+    """A line for a secret that must not travel: it lies readable in somebody's checkout."""
+    if not str(values.get("jwt_secret", "")).startswith(LOCAL_SECRET):
+        return []
+    return [
+        f"HERALD_JWT_SECRET holds a secret that begins with {LOCAL_SECRET}, which was made for one"
+        " checkout; allowed on Lambda: another one, made by `openssl rand -base64 48`"
+    ]

@@ -3,16 +3,16 @@
 import argparse
 import asyncio
 import errno
-import json
 import os
 import signal
 import sys
 
 from gateway.configuration import Configuration, ConfigurationError, configuration
 from gateway.demo import demo
-from gateway.emulator import config_file
 from gateway.environments import FunctionError
+from gateway.first_message import curl
 from gateway.log import log_to_terminal
+from gateway.registry import registered
 from gateway.server import Running, gateway
 from gateway.tokens import DEFAULT_SCOPE, token
 
@@ -24,7 +24,7 @@ async def run(configured: Configuration) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     log_to_terminal()
     async with gateway(configured) as running:
-        with config_file(running.aws):
+        with registered(running.port, running.variables):
             print(_welcome(running, configured), flush=True)
             await stop.wait()
         print("\nStopping.", flush=True)
@@ -49,7 +49,6 @@ Herald is running. It reloads when code changes; Ctrl-C stops it.
 def _first_steps(running: Running, configured: Configuration) -> str:
     alice = token(configured.environment, "alice")
     bob = token(configured.environment, "bob")
-    body = json.dumps({"to": {"users": ["bob"]}, "data": {"text": "Hello, Bob"}})
     return f"""Tokens, for a day (make token USER=carol SCOPE="ws:connect" makes another):
 
   alice  {alice}
@@ -62,11 +61,7 @@ Connect a WebSocket client as bob:
 
 and send him a message as alice:
 
-  curl {running.http}/messages \\
-    -H 'Authorization: Bearer {alice}' \\
-    -H 'Content-Type: application/json' \\
-    -d '{body}'
-"""
+{curl(running.http, alice)}"""
 
 
 def _print_token(configured: Configuration, arguments: argparse.Namespace) -> None:

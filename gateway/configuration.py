@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.local_secret import BrokenSecret, local_secret
+
 PROJECT = Path(__file__).resolve().parent.parent
+HERALD = PROJECT / ".herald"
+"""What the commands keep in a checkout, and Git leaves out."""
 LOCAL_STAGE = "local"
+SECRET = "HERALD_JWT_SECRET"  # noqa: S105
 
 
 class ConfigurationError(ValueError):
@@ -39,7 +44,7 @@ class Configuration:
 
 def configuration(environ: Mapping[str, str]) -> Configuration:
     """Read HOST, PORT and the GATEWAY_* variables. Raises ConfigurationError."""
-    chalice = json.loads((PROJECT / ".chalice" / "config.json").read_text())
+    chalice = chalice_configuration()
     return Configuration(
         host=environ.get("HOST") or "127.0.0.1",
         port=int(_number(environ, "PORT", 8000, 0, 65535)),
@@ -49,14 +54,34 @@ def configuration(environ: Mapping[str, str]) -> Configuration:
         function_timeout=float(chalice.get("lambda_timeout", 60)),
         concurrency=int(_number(environ, "GATEWAY_CONCURRENCY", 16, 1, 256)),
         schedule=_number(environ, "GATEWAY_SCHEDULE_SECONDS", 0, 0.2, 86400) or None,
-        environment={**stage_environment(chalice), **environ},
+        environment=local_environment(environ),
     )
 
 
-def stage_environment(chalice: Mapping[str, Any]) -> dict[str, str]:
-    """The environment variables that `.chalice/config.json` gives the local stage."""
-    stage = chalice.get("stages", {}).get(LOCAL_STAGE, {})
-    return {**chalice.get("environment_variables", {}), **stage.get("environment_variables", {})}
+def chalice_configuration() -> dict[str, Any]:
+    """Read `.chalice/config.json`."""
+    read: dict[str, Any] = json.loads((PROJECT / ".chalice" / "config.json").read_text())
+    return read
+
+
+def local_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What the functions see: the environment, and the checkout's secret where none is named.
+
+    An empty secret in `environ` means that there is none. Raises ConfigurationError.
+    """
+    environment = {**stage_environment(chalice_configuration(), LOCAL_STAGE), **environ}
+    if SECRET not in environment:
+        try:
+            environment[SECRET] = local_secret(HERALD / "jwt-secret")
+        except BrokenSecret as error:
+            raise ConfigurationError(str(error)) from None
+    return environment
+
+
+def stage_environment(chalice: Mapping[str, Any], stage: str) -> dict[str, str]:
+    """The environment variables that `.chalice/config.json` gives a stage, if it knows it."""
+    own = chalice.get("stages", {}).get(stage, {})
+    return {**chalice.get("environment_variables", {}), **own.get("environment_variables", {})}
 
 
 def _number(

@@ -13,19 +13,19 @@ import socket
 import sys
 import threading
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
 import boto3
 from botocore.config import Config
 
+from gateway.aws_variables import QUEUE_URL, leading_to
 from gateway.configuration import PROJECT
+from gateway.registry import publish_after
 from infra.stage import RESOURCES, TABLES
 
-REGION = "us-east-1"
 ACCOUNT = "000000000000"
 START_SECONDS = 30.0
-QUEUE_URL = "HERALD_FANOUT_QUEUE_URL"
 
 
 @contextlib.asynccontextmanager
@@ -44,7 +44,7 @@ async def emulated_aws(environment: Mapping[str, str]) -> AsyncIterator[dict[str
             cwd=PROJECT,
         )
     try:
-        variables = _variables(f"http://127.0.0.1:{port}", environment)
+        variables = leading_to(f"http://127.0.0.1:{port}", environment)
         await _answering(process, port)
         await asyncio.to_thread(_create_tables, variables, environment)
         queue_urls = await asyncio.to_thread(_create_queues, variables)
@@ -55,19 +55,6 @@ async def emulated_aws(environment: Mapping[str, str]) -> AsyncIterator[dict[str
         if process.stdin is not None:
             process.stdin.close()
         await process.wait()
-
-
-def _variables(endpoint: str, environment: Mapping[str, str]) -> dict[str, str]:
-    no_proxy = [environment.get("NO_PROXY") or environment.get("no_proxy"), "127.0.0.1"]
-    return {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_REGION": REGION,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_ACCESS_KEY_ID": "local",
-        "AWS_SECRET_ACCESS_KEY": "local",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "NO_PROXY": ",".join(filter(None, no_proxy)),
-    }
 
 
 async def _answering(process: Process, port: int) -> None:
@@ -140,31 +127,9 @@ def _create_tables(variables: Mapping[str, str], environment: Mapping[str, str])
         dynamodb.update_continuous_backups(**name, PointInTimeRecoverySpecification=recovery)
 
 
-@contextlib.contextmanager
-def config_file(variables: Mapping[str, str]) -> Iterator[None]:
-    """An AWS config file while the emulator runs, for `chalice local` and the AWS CLI beside it.
-
-    The local stage of `.chalice/config.json` names it in AWS_CONFIG_FILE.
-    """
-    path = PROJECT / ".herald" / "aws.config"
-    text = (
-        "[default]\n"
-        f"endpoint_url = {variables['AWS_ENDPOINT_URL']}\n"
-        f"region = {variables['AWS_REGION']}\n"
-    )
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
-    try:
-        yield
-    finally:
-        # Another gateway of this checkout may have written its own since.
-        with contextlib.suppress(OSError):
-            if path.read_text() == text:
-                path.unlink()
-
-
 def _main(descriptor: int, port: int) -> None:
     """Serve on the inherited socket until standard input ends, as it does when our starter dies."""
+    starter = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the gateway, which ends us
     os.environ.update(
         GATEWAY_PORT=str(port),
@@ -179,7 +144,10 @@ def _main(descriptor: int, port: int) -> None:
 
     def end_with_starter() -> None:
         sys.stdin.buffer.read()
-        os._exit(0)  # nothing in the emulator is worth keeping
+        try:
+            publish_after(starter)  # which couldn't, if it was killed
+        finally:
+            os._exit(0)  # nothing in the emulator is worth keeping
 
     threading.Thread(target=end_with_starter, daemon=True).start()
 

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from websockets import http11
 from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 
+from gateway.aws_variables import MANAGEMENT_ENDPOINT
 from gateway.configuration import Configuration
 from gateway.console import Console
 from gateway.emulator import emulated_aws
@@ -33,8 +34,11 @@ from gateway.rest_api import RestApi
 from gateway.schedules import run_schedules
 from gateway.sockets import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
 from gateway.websocket_api import STAGE, WebSocketApi
+from infra.stage import TABLES
 
 HTTP_METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
+BEHIND = {MANAGEMENT_ENDPOINT, *TABLES}
+"""Where the functions read what else is behind the gateway, beside AWS."""
 STOP_SECONDS = 3
 MAX_HEADER_BYTES = 10_240
 """https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html; by default the library
@@ -43,12 +47,15 @@ would refuse less than that, and a token that is too large is the authorizer's t
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A gateway that serves. URLs have no slash at their end; `aws` leads an SDK to its AWS."""
+    """A gateway that serves. URLs have no slash at their end; `aws` leads an SDK to its AWS, and
+    `variables` lead another process of the app to all that is behind this one."""
 
     http: str
     websocket: str
     management: str
     aws: Mapping[str, str]
+    port: int = 0
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Server(uvicorn.Server):
@@ -102,7 +109,7 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
         aws = await stack.enter_async_context(emulated_aws(configuration.environment))
         management = f"http://127.0.0.1:{port}/{STAGE}"
         variables = {
-            "HERALD_MANAGEMENT_ENDPOINT": management,
+            MANAGEMENT_ENDPOINT: management,
             **configuration.environment,
             **aws,
         }
@@ -133,6 +140,8 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
             websocket=f"ws://{domain_name}/{STAGE}",
             management=management,
             aws=aws,
+            port=port,
+            variables={name: variables[name] for name in variables.keys() & BEHIND | aws.keys()},
         )
 
 

@@ -1,4 +1,4 @@
-"""Tokens for local use, signed with the local stage's secret."""
+"""Tokens for local use, signed with the secret of the checkout or of the shell."""
 
 import time
 from collections.abc import Mapping

@@ -1,34 +1,14 @@
-"""What happens before the app is imported by one of Chalice's commands.
+"""What happens before one of Chalice's commands imports the app.
 
-`app.py` calls `prepare` in Chalice's CLI mode, and nowhere else. `chalice deploy` can't succeed
-without what Chalice can't make, so it stops with a line that names the cure; with it, each function
-gets a policy of its own.
+`app.py` calls `prepare` in Chalice's CLI mode, and nowhere else. Nothing of this is on Lambda.
 """
 
-import atexit
-import fcntl
-import json
-import os
-import shutil
 import sys
-from collections.abc import MutableMapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, MutableMapping
 
-import boto3
 import click
-from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
 
-from chalicelib.deployed import KEY_SOURCES
-from chalicelib.settings import Settings, SettingsError
-from infra.chalice_deployment import missing_resources
-from infra.chalice_record import Record
-from infra.cloudformation import Bucket, Stack
-from infra.policies import policy
-from infra.python_runtime import chalice, run_again, use_newer_python
-from infra.stage import FUNCTIONS, Stage
-
-DESCRIBING = ("package", "plan", "appgraph")  # these make nothing on AWS
+DEPLOYING = ("deploy", "package", "plan", "appgraph")
 
 
 def prepare(environ: MutableMapping[str, str]) -> None:
@@ -36,92 +16,30 @@ def prepare(environ: MutableMapping[str, str]) -> None:
 
     Chalice has put the stage's `environment_variables` into `environ` before.
     """
-    context = click.get_current_context(silent=True)
-    command = context.info_name if context is not None else None
-    if context is None or command not in ("deploy", *DESCRIBING):
+    context = _command(environ)
+    if context is None:
         return
-    try:
-        stage = Stage(context.params["stage"])
-    except ValueError as error:
-        raise SystemExit(str(error)) from None
-    use_newer_python()
-    _hold_lock(Path.cwd())
-    if command == "deploy":
-        _check(stage, context.params["profile"], environ)
-    _write_policies(Path.cwd(), stage, packaged=command == "package")
-    for variable, value in stage.queue_variable.items():
-        environ.setdefault(variable, value)
-    _leave_no_bytecode(Path.cwd())
-    try:
-        Settings.from_environ({**environ, "AWS_LAMBDA_FUNCTION_NAME": stage.function("sweep")})
-    except SettingsError as error:
-        raise SystemExit(str(error)) from None
+    if context.info_name == "local":
+        from gateway import chalice_local
+
+        told = {name: context.params[name] for name in ("host", "port", "stage")}
+        chalice_local.prepare(environ, chalice_local.Arguments(**told))
+    elif context.info_name in DEPLOYING:
+        from infra import preflight
+
+        profile = context.params.get("profile")
+        preflight.prepare(environ, context.info_name, context.params["stage"], profile)
 
 
-def _check(stage: Stage, profile: str | None, environ: MutableMapping[str, str]) -> None:
-    """See that the stage has what Chalice can't make, and that Chalice knows what it made."""
-    session = boto3.Session(profile_name=profile)
-    try:
-        if Stack(session, f"herald-{stage.name}").exists:
-            raise SystemExit(
-                f"The stage {stage.name} is a CloudFormation stack: `make deploy"
-                f" STAGE={stage.name}` deploys it, and `make destroy` takes it away."
-            )
-        own_keys = any(environ.get(source) for source in KEY_SOURCES)
-        missing = missing_resources(stage, session, signing_key=not own_keys)
-        if missing:
-            raise SystemExit(
-                f"The stage {stage.name} lacks what Chalice can't make: {', '.join(missing)}.\n"
-                f"Make it first, once:\n\n  make resources STAGE={stage.name}\n"
-            )
-        record = Record(Path.cwd(), stage.name, Bucket(session, f"herald-{stage.name}"))
-        fetched = record.fetch()
-    except NoRegionError:
-        return  # Chalice says so itself, with the cure
-    except (BotoCoreError, ClientError) as error:
-        raise SystemExit(
-            f"The resources of the stage {stage.name} can't be seen: {error}"
-        ) from None
-    if fetched:  # Chalice has read the old one already
-        print("Taking over Chalice's record of this stage's last deployment.")
-        run_again(sys.executable, chalice(), *sys.argv[1:])
-    atexit.register(_share, record)
+def _command(environ: Mapping[str, str]) -> click.Context | None:
+    """Return the running command.
 
+    `chalice local` imports the app in a thread, which has no context of its own.
+    """
+    context = click.get_current_context(silent=True)
+    if context is not None or "CHALICE_WORKER" not in environ or "local" not in sys.argv:
+        return context
+    from chalice.cli import local
 
-def _share(record: Record) -> None:
-    """Keep Chalice's record where other clones find it, at the end of the command."""
-    try:
-        record.share()
-    except (BotoCoreError, ClientError) as error:
-        print(f"Chalice's record stays in this clone alone: {error}", file=sys.stderr)
-
-
-def _write_policies(project: Path, stage: Stage, *, packaged: bool) -> None:
-    """Write a policy for each function, where `.chalice/config.json` says that it is."""
-    folder = project / ".chalice"
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    traced = config.get("stages", {}).get(stage.name, {}).get("xray", config.get("xray", False))
-    (folder / "policies").mkdir(exist_ok=True)
-    for function in FUNCTIONS:
-        group = stage.log_group(function) if packaged else stage.chalice_log_group(function)
-        document = policy(stage, function, log_group=group, traced=traced)
-        path = folder / "policies" / f"{function}.json"
-        path.write_text(json.dumps(document, indent=2) + "\n")
-
-
-def _leave_no_bytecode(project: Path) -> None:
-    """Keep this machine's compiled modules out of the package: Chalice packs all of chalicelib."""
-    sys.dont_write_bytecode = True
-    for cache in list((project / "chalicelib").rglob("__pycache__")):
-        shutil.rmtree(cache, ignore_errors=True)
-
-
-def _hold_lock(project: Path) -> None:
-    """Let one command at a time deploy from a checkout, until it ends: the policies are one
-    stage's."""
-    lock = os.open(project / ".chalice" / ".lock", os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print("Waiting for another deployment from this checkout.", file=sys.stderr)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    arguments = sys.argv[sys.argv.index("local") + 1 :]
+    return local.make_context("local", arguments, resilient_parsing=True)

@@ -1,7 +1,6 @@
 """What the tests share: one emulator and one gateway, started when first asked for."""
 
 import asyncio
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import astuple
@@ -10,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from gateway.configuration import PROJECT
 from gateway.emulator import emulated_aws
 from gateway.server import Running
 from tests.clients import Client, configured, served
+from tests.copies import copy_project
 from tests.tables import TABLES, empty
 from tests.world import LIFE
 
@@ -49,12 +48,7 @@ def herald_with() -> Iterator[Callable[..., Client]]:
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project, so that no command meets another one of the person who tests."""
-    copy = tmp_path_factory.mktemp("checkout") / "herald"
-    copy.mkdir()
-    shutil.copy(PROJECT / "app.py", copy)
-    for folder in (".chalice", "chalicelib", "clients", "console", "gateway", "infra"):
-        shutil.copytree(PROJECT / folder, copy / folder)
-    return copy
+    return copy_project(tmp_path_factory.mktemp("checkout") / "herald")
 
 
 @pytest.fixture(scope="session")

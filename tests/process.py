@@ -51,7 +51,7 @@ def _started(process: "subprocess.Popen[bytes]", printed: Path, checkout: Path) 
         aws={
             "AWS_ENDPOINT_URL": aws["default"]["endpoint_url"],
             "AWS_REGION": aws["default"]["region"],
-            "AWS_ACCESS_KEY_ID": "local",
-            "AWS_SECRET_ACCESS_KEY": "local",
+            "AWS_ACCESS_KEY_ID": aws["default"]["aws_access_key_id"],
+            "AWS_SECRET_ACCESS_KEY": aws["default"]["aws_secret_access_key"],
         },
     )

@@ -15,8 +15,9 @@ from uuid import uuid4
 import httpx
 from websockets.exceptions import InvalidStatus
 
+from gateway.aws_variables import QUEUE_URL
 from gateway.configuration import PROJECT
-from gateway.emulator import QUEUE_URL, client
+from gateway.emulator import client
 from gateway.environments import Environments, FunctionError
 from gateway.schedules import scheduled_event
 from tests.clients import Client, Socket, configured, eventually, served, token

@@ -1,6 +1,5 @@
 """The commands that a user types, as processes."""
 
-import contextlib
 import json
 import os
 import re
@@ -12,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import jwt
 import pytest
 from websockets.sync.client import connect
@@ -181,65 +179,3 @@ def test_token_prints_a_token_and_nothing_else(command: Callable[..., Command]) 
     assert printed.end() == 0
     claims = jwt.decode(printed.output.strip(), SECRET, algorithms=["HS256"])
     assert (claims["sub"], claims["scope"]) == ("alice", "messages:send")
-
-
-def test_chalice_local_serves_rest_beside_run(
-    command: Callable[..., Command], checkout: Path
-) -> None:
-    """As a user has it: the same tables, the same sockets, another port."""
-    run = command("run")
-    url = run.until(r"ws://\S+\?token=\S+")[0]
-    alice = run.until(r"Bearer (\S+)'")[1]
-    with chalice_local(checkout) as http, connect(url) as bob:
-        body = {"to": {"users": ["bob"]}, "data": 1}
-        assert _post(http, body, alice).status_code == 200
-        assert json.loads(bob.recv(timeout=10))["messages"][0]["data"] == 1
-        refused = _post(http, body, "bad")
-        assert (refused.status_code, refused.json()) == (401, {"message": "Unauthorized"})
-        assert http.post("/messages", json=body).status_code == 401
-    run.process.send_signal(signal.SIGTERM)
-    run.end()
-
-
-def test_chalice_local_alone_says_that_storage_is_missing(checkout: Path) -> None:
-    with chalice_local(checkout) as http:
-        answer = http.get("/health")
-        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
-
-
-@contextlib.contextmanager
-def chalice_local(checkout: Path) -> Iterator[httpx.Client]:
-    """`chalice local --stage local` on a free port, answering; a client of it."""
-    port = str(_free_port())
-    chalice = str(Path(sys.executable).with_name("chalice"))
-    process = subprocess.Popen(
-        [chalice, "local", "--stage", "local", "--port", port, "--no-autoreload"],
-        cwd=checkout,
-        env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
-            eventually(lambda: _answers(http), START_SECONDS)
-            yield http
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _post(http: httpx.Client, body: object, bearer: str) -> httpx.Response:
-    return http.post("/messages", json=body, headers={"Authorization": f"Bearer {bearer}"})
-
-
-def _answers(http: httpx.Client) -> bool:
-    try:
-        return bool(http.get("/health").status_code)
-    except httpx.TransportError:
-        return False
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port

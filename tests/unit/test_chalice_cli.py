@@ -115,7 +115,7 @@ def test_a_second_deployment_from_a_checkout_waits_for_the_first(project: Path) 
     )
     assert first.stdout is not None
     first.stdout.readline()
-    command = "from pathlib import Path; from infra.chalice_cli import _hold_lock"
+    command = "from pathlib import Path; from infra.preflight import _hold_lock"
     second = subprocess.Popen(
         [sys.executable, "-c", f"{command}; _hold_lock(Path.cwd()); print('held')"],
         env={**os.environ, "PYTHONPATH": str(PROJECT)},

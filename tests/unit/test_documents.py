@@ -63,7 +63,7 @@ COMMANDS = {
     "make package": "test_the_template_is_sound",
     "python3 -c": "test_the_configurations_command_makes_master_keys",
     "python docs/settings_table.py": "test_the_settings_are_those_of_the_settings_object",
-    ".venv/bin/chalice local": "test_chalice_local_serves_rest_beside_run",
+    ".venv/bin/chalice local": "test_alone_it_serves_with_tables_of_its_own",
     ".venv/bin/python -m bench": "make bench",  # which runs each
     "make simulate": "test_simulate_draws_what_the_documents_show",
     "make coverage": "test_coverage_says_what_is_not_reached_and_fails",

@@ -60,6 +60,27 @@ def test_every_wrong_value_is_named_and_no_secret_shown() -> None:
     assert "hunter2" not in repr(wrong.value)
 
 
+def test_a_local_secret_is_refused_on_lambda_and_not_shown() -> None:
+    environment = {"HERALD_JWT_SECRET": "local-" + SECRET, "AWS_LAMBDA_FUNCTION_NAME": "herald"}
+    with pytest.raises(SettingsError) as wrong:
+        Settings.from_environ({**environment, "HERALD_MESSAGE_BURST": "many"})
+    burst, secret = str(wrong.value).splitlines()
+    assert burst.startswith("HERALD_MESSAGE_BURST holds 'many'")
+    assert secret.startswith("HERALD_JWT_SECRET holds a secret that begins with local-")
+    assert "; allowed on Lambda: " in secret
+    assert SECRET not in repr(wrong.value)
+
+
+def test_a_local_secret_is_accepted_on_a_laptop() -> None:
+    local = "local-" + SECRET
+    assert Settings.from_environ({"HERALD_JWT_SECRET": local}).jwt_secret == local
+
+
+def test_another_secret_is_accepted_on_lambda() -> None:
+    environment = {"HERALD_JWT_SECRET": SECRET, "AWS_LAMBDA_FUNCTION_NAME": "herald"}
+    assert Settings.from_environ(environment).jwt_secret == SECRET
+
+
 def test_secrets_are_not_in_the_repr() -> None:
     assert SECRET not in repr(Settings.from_environ({"HERALD_JWT_SECRET": SECRET}))
 

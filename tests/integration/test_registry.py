@@ -1,0 +1,156 @@
+"""Several `make run` of one checkout: each is found, and the AWS config file leads to one."""
+
+import configparser
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from gateway import registry
+from tests.clients import eventually
+from tests.copies import copy_project
+from tests.integration.test_commands import Command
+
+Start = Callable[..., Command]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout in which nothing has run."""
+    return copy_project(tmp_path / "herald")
+
+
+@pytest.fixture
+def run(checkout: Path) -> Iterator[Start]:
+    """Starts `make run`, which has printed its welcome; none outlives the test."""
+    started: list[Command] = []
+
+    def start(**environment: str) -> Command:
+        started.append(Command(checkout, "run", **environment))
+        started[-1].until("curl")
+        return started[-1]
+
+    yield start
+    for command in started:
+        command.process.kill()
+        command.process.communicate()
+
+
+def config(checkout: Path) -> Path:
+    return checkout / ".herald" / "aws.config"
+
+
+def endpoint(checkout: Path) -> str:
+    """Where the config file leads, once it is there."""
+    read = configparser.ConfigParser()
+    read.read(config(checkout))
+    return read["default"]["endpoint_url"]
+
+
+def list_tables(checkout: Path) -> str:
+    """What a program prints that knows the config file alone."""
+    program = "import boto3; print(boto3.client('dynamodb').list_tables()['TableNames'])"
+    environment = {"AWS_CONFIG_FILE": str(config(checkout)), "HOME": "/nowhere"}
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_the_config_file_is_all_that_an_sdk_needs(checkout: Path, run: Start) -> None:
+    first = run(HERALD_USERS_TABLE="of-the-first")
+    assert "'of-the-first'" in list_tables(checkout)
+    run(HERALD_USERS_TABLE="of-the-second")
+    assert "'of-the-second'" in list_tables(checkout)
+    first.process.send_signal(signal.SIGTERM)
+    assert first.end() == 0
+    assert "'of-the-second'" in list_tables(checkout)
+
+
+def test_nobody_else_can_read_what_is_kept(checkout: Path, run: Start) -> None:
+    run()
+    herald = checkout / ".herald"
+    files = [path for path in herald.rglob("*") if path.is_file()]
+    assert {path.name for path in files} > {"aws.config", "jwt-secret"}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert (herald / "running").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_config_file_leads_to_the_newest_that_runs(
+    checkout: Path, run: Start, number: int
+) -> None:
+    first = run()
+    leads_to_the_first = endpoint(checkout)
+    second = run()
+    assert endpoint(checkout) != leads_to_the_first
+    second.process.send_signal(number)
+    second.end()
+    eventually(lambda: endpoint(checkout) == leads_to_the_first)
+    first.process.send_signal(number)
+    first.end()
+    eventually(lambda: not config(checkout).exists())
+    assert list((checkout / ".herald" / "running").glob("*.json")) == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty registry."""
+    monkeypatch.setattr(registry, "HERALD", tmp_path)
+    monkeypatch.setattr(registry, "FOLDER", tmp_path / "running")
+    monkeypatch.setattr(registry, "AWS_CONFIG", tmp_path / "aws.config")
+    return tmp_path / "running"
+
+
+VARIABLES = {
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+    "AWS_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "local",
+    "AWS_SECRET_ACCESS_KEY": "local",
+}
+
+
+def test_the_newest_is_found_by_its_port_too(folder: Path) -> None:
+    with registry.registered(1, VARIABLES), registry.registered(2, VARIABLES):
+        assert [entry.port for entry in registry.gateways()] == [1, 2]
+        for port, found in ((None, 2), (1, 1), (2, 2)):
+            entry = registry.newest(port)
+            assert entry is not None
+            assert (entry.port, entry.pid) == (found, os.getpid())
+        assert registry.newest(3) is None
+    assert registry.gateways() == []
+    assert registry.newest() is None
+
+
+def test_what_a_killed_gateway_left_is_passed_over_and_removed(folder: Path) -> None:
+    folder.mkdir()
+    left = folder / "gateway-1-1.json"
+    left.write_text('{"pid": 1, "port": 1, "started_ns": 1, "variables": {}}')
+    assert registry.gateways() == []
+    with registry.registered(2, VARIABLES):
+        assert [entry.port for entry in registry.gateways()] == [2]
+        assert not left.exists()
+
+
+def test_an_emulator_waits_until_its_killed_starter_is_seen_as_gone(folder: Path) -> None:
+    """A process lets its files go one after the other: the pipe that the emulator reads perhaps
+    before the lock."""
+    with ExitStack() as starter:
+        starter.enter_context(registry.registered(1, VARIABLES))
+        emulator = threading.Thread(target=registry.publish_after, args=[os.getpid()])
+        emulator.start()
+        assert emulator.is_alive()
+        starter.close()
+        emulator.join()
+    assert registry.gateways() == []
+    assert not registry.AWS_CONFIG.exists()
+
+
+def test_where_no_gateway_ever_ran_nothing_is_made(folder: Path) -> None:
+    registry.publish_after(1)
+    assert not folder.exists()

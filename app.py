@@ -63,11 +63,6 @@ app.api.cors = CORSConfig(
     max_age=600,
 )
 
-if "AWS_CHALICE_CLI_MODE" in os.environ:  # never on Lambda
-    from infra import chalice_cli
-
-    chalice_cli.prepare(os.environ)
-
 configure_logging()
 logger = logging.getLogger("herald.app")
 settings = Settings.from_environ(os.environ, stage_defaults(os.environ))

@@ -1,31 +1,41 @@
 # What a user types. Each command sets up what it needs, once; nothing is installed by hand.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token test lint types tests coverage faults fuzz mutants package resources deploy destroy docs e2e bench simulate audit
+.PHONY: help run demo token test lint types tests coverage faults fuzz mutants package resources deploy destroy docs e2e bench simulate audit usage-of-token FORCE
 
-# The newest Python that Herald supports; make PYTHON=... run takes another.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
-	$$p -c 'import sys; sys.exit(not sys.version_info >= (3, 11))' 2>/dev/null && command -v $$p && break; done)
+# PYTHON names the Python to use: make PYTHON=python3.12 run. By default it is the newest one found.
+ifeq ($(origin PYTHON),undefined)
+PYTHON = $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && exit; done; echo python3)
+else
+WITH_THIS_PYTHON := --with-this-python
+endif
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
-PIP_AUDIT := 2.10.1
+# As `python -m gateway`; but Python itself, as it starts, has no traceback for Ctrl-C.
+GATEWAY := $(BIN)/python -S -c 'import _signal; _signal.signal(_signal.SIGINT, _signal.SIG_DFL); \
+	import site, runpy; site.main(); runpy.run_module("gateway", run_name="__main__", alter_sys=True)'
 STAGE ?= dev
 WITH ?= cloudformation
 SECONDS ?= 60
-SCOPE ?= ws:connect messages:send messages:broadcast
+quoted = '$(subst ','\'',$(1))'
 
 help: ## Say what each command does
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 run: $(READY) ## Serve Herald on http://127.0.0.1:8000 (HOST and PORT change that)
-	@exec $(BIN)/python -m gateway run
+	@exec $(GATEWAY) run
 
 demo: $(READY) ## Connect real clients, post one message, show who received it
-	@exec $(BIN)/python -m gateway demo
+	@exec $(GATEWAY) demo
 
-token: $(READY) ## Print a token: make token USER=alice SCOPE="messages:send"
-	@exec $(BIN)/python -m gateway token "$(USER)" "$(SCOPE)"
+# USER counts on the command line alone: shells set it to the login name.
+token: $(if $(findstring command,$(origin USER)),$(if $(strip $(USER)),,usage-of-token),usage-of-token) $(READY) ## Print a token: make token USER=alice SCOPE="messages:send"
+	@exec $(GATEWAY) token $(call quoted,$(USER)) $(if $(findstring command,$(origin SCOPE))$(SCOPE),$(call quoted,$(SCOPE)))
+
+usage-of-token:
+	@echo 'USER is missing. Usage: make token USER=alice [SCOPE="messages:send"]' >&2; exit 2
 
 test: lint types tests ## Lint, types and every test that needs only Python
 
@@ -51,21 +61,9 @@ fuzz: $(VENV)/fuzz/.ready ## Try what nobody thought of on the parsers of messag
 		-max_len=4096 -verbosity=0 -print_final_stats=1 -artifact_prefix=.herald/fuzz/$$parser/ \
 		.herald/fuzz/$$parser tests/fuzz/corpus/$$parser || exit 1; done
 
-$(VENV)/fuzz/.ready: $(READY) tests/fuzz/requirements.txt
-	@rm -rf $(VENV)/fuzz
-	@$(PYTHON) -m venv $(VENV)/fuzz
-	@$(VENV)/fuzz/bin/python -m pip install --quiet --disable-pip-version-check -r tests/fuzz/requirements.txt >&2
-	@touch $@
-
 mutants: $(VENV)/mutants/.ready ## Change a line of five modules in 2,000 ways, and see which their tests don't notice (half an hour; MUTANTS="chalicelib.limits*": some)
 	$(VENV)/mutants/bin/mutmut run --max-children 2 $(MUTANTS)
 	@$(VENV)/mutants/bin/mutmut results | sed '/: not checked$$/d'
-
-$(VENV)/mutants/.ready: $(READY) tests/mutants.txt
-	@rm -rf $(VENV)/mutants
-	@$(PYTHON) -m venv $(VENV)/mutants
-	@$(VENV)/mutants/bin/python -m pip install --quiet --disable-pip-version-check -r tests/mutants.txt >&2
-	@touch $@
 
 package: $(READY) ## Write the CloudFormation template and the code of a stage: make package STAGE=dev
 	@exec $(BIN)/python -m infra package "$(STAGE)"
@@ -87,25 +85,11 @@ tests/e2e/node_modules: tests/e2e/package-lock.json
 	npm ci --no-audit --no-fund --prefix tests/e2e
 	@touch $@
 
-$(VENV)/e2e/.ready: $(READY) tests/e2e/requirements.txt
-	@rm -rf $(VENV)/e2e
-	@$(PYTHON) -m venv $(VENV)/e2e
-	@$(VENV)/e2e/bin/python -m pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt >&2
-	@touch $@
-
 docs: $(VENV)/docs/.ready ## Make a site of docs/, in .herald/site, and check its links
 	@$(VENV)/docs/bin/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs .herald/site
 	@echo "file://$(CURDIR)/.herald/site/index.html"
 
-$(VENV)/docs/.ready: $(READY) docs/requirements.txt
-	@rm -rf $(VENV)/docs
-	@$(PYTHON) -m venv $(VENV)/docs
-	@$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt >&2
-	@touch $@
-
-audit: $(READY) ## Look each installed package up among the known vulnerabilities (needs the internet)
-	@$(PYTHON) -m venv $(VENV)/audit
-	@$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT) >&2
+audit: $(VENV)/audit/.ready ## Look each installed package up among the known vulnerabilities (needs the internet)
 	@$(BIN)/python -m pip freeze | $(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps -r /dev/stdin
 
 bench: $(READY) bench/.venv/.ready bench/peers/node/node_modules ## Measure Herald beside its peers (needs Node, npm, and nginx and wrk: it installs these; QUICK=1: only see that it can be measured)
@@ -116,21 +100,30 @@ simulate: $(READY) bench/.venv/.ready ## Simulate a million connections, and dra
 	@$(BIN)/python -m bench.simulate
 	@bench/.venv/bin/python -m bench.plots
 
-bench/.venv/.ready: bench/requirements.txt
-	@rm -rf bench/.venv
-	@$(PYTHON) -m venv bench/.venv
-	@bench/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $< >&2
-	@touch $@
-
 bench/peers/node/node_modules: bench/peers/node/package-lock.json
 	npm ci --no-audit --no-fund --prefix bench/peers/node
 	@touch $@
 
-# Also what says that the virtual environment is complete: a broken-off installation is done again.
-$(READY): requirements.txt requirements-dev.txt constraints.txt
-	@test -n "$(PYTHON)" || { echo "Herald needs Python 3.11 or later, and found none." >&2; exit 1; }
-	@echo "Setting up $(VENV) with $(PYTHON), once." >&2
-	@rm -rf $(VENV)
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt >&2
-	@touch $@
+# The virtual environments. tools/set_up.py makes them, one at a time: the first with PYTHON, and the
+# others with the first one's Python. Those within the first go with it when it is made anew.
+INNER := $(patsubst %,$(VENV)/%/.ready,audit docs e2e fuzz mutants)
+$(READY): requirements-dev.txt requirements.txt constraints.txt
+$(VENV)/audit/.ready: tools/audit.txt
+$(VENV)/docs/.ready: docs/requirements.txt
+$(VENV)/e2e/.ready: tests/e2e/requirements.txt constraints.txt
+$(VENV)/fuzz/.ready: tests/fuzz/requirements.txt requirements.txt
+$(VENV)/mutants/.ready: tests/mutants.txt requirements-dev.txt requirements.txt constraints.txt
+bench/.venv/.ready: bench/requirements.txt
+
+$(READY): $(if $(WITH_THIS_PYTHON),FORCE) $(if $(realpath $(BIN)/python),,FORCE)
+	@python=$(call quoted,$(PYTHON)); "$$python" -c '' 2>/dev/null || { \
+		echo "There is no Python that runs as '$$python', and Herald needs Python 3.11 or later." >&2; \
+		echo "Install one, or name one that is installed: make PYTHON=python3.12 run" >&2; exit 1; }; \
+	exec "$$python" -I -S tools/set_up.py $(WITH_THIS_PYTHON) $(@D) $(filter %.txt,$^)
+
+$(INNER): $(READY)
+bench/.venv/.ready: | $(READY)
+$(INNER) bench/.venv/.ready:
+	@exec $(BIN)/python -I -S tools/set_up.py $(@D) $(filter %.txt,$^) $(filter %.ready,$^)
+
+FORCE:

@@ -1,33 +1,38 @@
 """`python -m gateway run | demo | token`: what the Makefile's commands do."""
 
+import signal
+
+if __name__ == "__main__":
+    # Until `until_interrupted` handles Ctrl-C, it ends this process without a traceback: there is
+    # nothing to clean up yet, and the imports take a second.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import asyncio
 import errno
 import os
-import signal
 import sys
 
-from gateway.configuration import Configuration, ConfigurationError, configuration
+from gateway import interrupts
+from gateway.configuration import MAX_PORT, Configuration, ConfigurationError, configuration
 from gateway.demo import demo
 from gateway.environments import FunctionError
 from gateway.first_message import curl
-from gateway.log import log_to_terminal
+from gateway.log import log_to_terminal, print_whole_lines
 from gateway.registry import registered
 from gateway.server import Running, gateway
 from gateway.tokens import DEFAULT_SCOPE, token
 
 
-async def run(configured: Configuration) -> None:
-    """Serve until SIGINT or SIGTERM."""
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+async def run(configured: Configuration) -> int:
+    """Serve until this is cancelled; the exit status of a stop that was asked for."""
     log_to_terminal()
     async with gateway(configured) as running:
         with registered(running.port, running.variables):
-            print(_welcome(running, configured), flush=True)
-            await stop.wait()
-        print("\nStopping.", flush=True)
+            print(_welcome(running, configured))
+            await interrupts.interrupted()
+        print("\nStopping.")
+    return 0
 
 
 def _welcome(running: Running, configured: Configuration) -> str:
@@ -65,6 +70,10 @@ and send him a message as alice:
 
 
 def _print_token(configured: Configuration, arguments: argparse.Namespace) -> None:
+    if not arguments.user.strip():
+        raise ConfigurationError(
+            'the user is empty. Usage: make token USER=alice [SCOPE="messages:send"]'
+        )
     print(token(configured.environment, arguments.user, arguments.scope))
 
 
@@ -77,13 +86,14 @@ def main() -> int:
     token_parser.add_argument("user")
     token_parser.add_argument("scope", nargs="?", default=DEFAULT_SCOPE)
     arguments = parser.parse_args()
+    print_whole_lines()
     try:
         configured = configuration(os.environ)
         match arguments.command:
             case "run":
-                asyncio.run(run(configured))
+                return asyncio.run(interrupts.until_interrupted(run(configured)))
             case "demo":
-                return asyncio.run(demo(configured))
+                return asyncio.run(interrupts.until_interrupted(demo(configured)))
             case "token":
                 _print_token(configured, arguments)
     except ConfigurationError as error:
@@ -99,7 +109,8 @@ def main() -> int:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        print(f"PORT {configured.port} is taken; try PORT={configured.port + 1}", file=sys.stderr)
+        other = configured.port + (1 if configured.port < MAX_PORT else -1)
+        print(f"PORT {configured.port} is taken; try PORT={other}", file=sys.stderr)
         return 1
     return 0
 

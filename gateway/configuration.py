@@ -13,6 +13,7 @@ HERALD = PROJECT / ".herald"
 """What the commands keep in a checkout, and Git leaves out."""
 LOCAL_STAGE = "local"
 SECRET = "HERALD_JWT_SECRET"  # noqa: S105
+MAX_PORT = 65535
 
 
 class ConfigurationError(ValueError):
@@ -47,7 +48,7 @@ def configuration(environ: Mapping[str, str]) -> Configuration:
     chalice = chalice_configuration()
     return Configuration(
         host=environ.get("HOST") or "127.0.0.1",
-        port=int(_number(environ, "PORT", 8000, 0, 65535)),
+        port=_port(environ),
         idle_timeout=_number(environ, "GATEWAY_IDLE_TIMEOUT_SECONDS", 600, 0.1, 86400),
         max_duration=_number(environ, "GATEWAY_MAX_DURATION_SECONDS", 7200, 0.1, 86400),
         integration_timeout=_number(environ, "GATEWAY_INTEGRATION_TIMEOUT_SECONDS", 29, 0.05, 300),
@@ -56,6 +57,16 @@ def configuration(environ: Mapping[str, str]) -> Configuration:
         schedule=_number(environ, "GATEWAY_SCHEDULE_SECONDS", 0, 0.2, 86400) or None,
         environment=local_environment(environ),
     )
+
+
+def _port(environ: Mapping[str, str]) -> int:
+    port = _number(environ, "PORT", 8000, 0, MAX_PORT)
+    if port != int(port):
+        raise ConfigurationError(
+            f"PORT holds {environ['PORT']!r}; allowed: a number from 0 to {MAX_PORT},"
+            " without a fraction"
+        )
+    return int(port)
 
 
 def chalice_configuration() -> dict[str, Any]:

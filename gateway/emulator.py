@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import socket
 import sys
 import threading
@@ -21,6 +20,7 @@ from botocore.config import Config
 
 from gateway.aws_variables import QUEUE_URL, leading_to
 from gateway.configuration import PROJECT
+from gateway.interrupts import not_inherited
 from gateway.registry import publish_after
 from infra.stage import RESOURCES, TABLES
 
@@ -33,16 +33,17 @@ async def emulated_aws(environment: Mapping[str, str]) -> AsyncIterator[dict[str
     """AWS for a while, with Herald's tables in it; yields the variables that lead an SDK to it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "gateway.emulator",
-            str(listener.fileno()),
-            str(port),
-            stdin=PIPE,
-            pass_fds=[listener.fileno()],
-            cwd=PROJECT,
-        )
+        with not_inherited():
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "gateway.emulator",
+                str(listener.fileno()),
+                str(port),
+                stdin=PIPE,
+                pass_fds=[listener.fileno()],
+                cwd=PROJECT,
+            )
     try:
         variables = leading_to(f"http://127.0.0.1:{port}", environment)
         await _answering(process, port)
@@ -130,7 +131,6 @@ def _create_tables(variables: Mapping[str, str], environment: Mapping[str, str])
 def _main(descriptor: int, port: int) -> None:
     """Serve on the inherited socket until standard input ends, as it does when our starter dies."""
     starter = os.getppid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the gateway, which ends us
     os.environ.update(
         GATEWAY_PORT=str(port),
         BIND_HOST="127.0.0.1",
@@ -143,7 +143,8 @@ def _main(descriptor: int, port: int) -> None:
     )
 
     def end_with_starter() -> None:
-        sys.stdin.buffer.read()
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
         try:
             publish_after(starter)  # which couldn't, if it was killed
         finally:

@@ -19,6 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 from gateway.configuration import PROJECT
+from gateway.interrupts import not_inherited
 from gateway.log import is_read_by_a_person, log_line, show_printed
 
 MAX_LINE_BYTES = 16 * 1024 * 1024  # above Lambda's 6 MB payload, escaped
@@ -64,17 +65,18 @@ class Environment:
         with theirs:
             channel = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
             try:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    "gateway.runtime",
-                    str(theirs.fileno()),
-                    pass_fds=[theirs.fileno()],
-                    cwd=project,
-                    env={**variables, "PYTHONUNBUFFERED": "1"} if shown else variables,
-                    stdout=asyncio.subprocess.PIPE if shown else None,
-                    limit=MAX_LINE_BYTES,
-                )
+                with not_inherited():
+                    process = await asyncio.create_subprocess_exec(
+                        sys.executable,
+                        "-m",
+                        "gateway.runtime",
+                        str(theirs.fileno()),
+                        pass_fds=[theirs.fileno()],
+                        cwd=project,
+                        env=variables,
+                        stdout=asyncio.subprocess.PIPE if shown else None,
+                        limit=MAX_LINE_BYTES,
+                    )
             except BaseException:
                 channel[1].close()
                 raise

@@ -1,5 +1,6 @@
 """One line for each event, for the person at the terminal."""
 
+import io
 import logging
 import os
 import sys
@@ -27,6 +28,12 @@ def log_to_terminal() -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def print_whole_lines() -> None:
+    """Write each line when it is complete, also into a pipe, where others write theirs."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
 def is_read_by_a_person() -> bool:

@@ -9,7 +9,6 @@ import contextlib
 import importlib
 import json
 import os
-import signal
 import socket
 import sys
 import time
@@ -19,7 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gateway import interrupts
 from gateway.calls import record_calls
+from gateway.log import print_whole_lines
 
 UNAUTHORIZED = "Unauthorized"
 IMPORTING = {
@@ -156,7 +157,8 @@ def main(descriptor: int) -> None:
     function = ""
     if "GATEWAY_CALLS_FILE" in os.environ:
         record_calls(Path(os.environ["GATEWAY_CALLS_FILE"]), lambda: function)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the gateway, which ends us
+    interrupts.ignore()
+    print_whole_lines()
     with socket.socket(fileno=descriptor) as channel, channel.makefile("rwb") as lines:
 
         def say(answer: dict[str, Any]) -> None:

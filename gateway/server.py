@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -22,7 +23,7 @@ from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 
 from gateway.aws_variables import MANAGEMENT_ENDPOINT
-from gateway.configuration import Configuration
+from gateway.configuration import Configuration, ConfigurationError
 from gateway.console import Console
 from gateway.emulator import emulated_aws
 from gateway.environments import Environments, FunctionError
@@ -39,6 +40,10 @@ from infra.stage import TABLES
 HTTP_METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 BEHIND = {MANAGEMENT_ENDPOINT, *TABLES}
 """Where the functions read what else is behind the gateway, beside AWS."""
+WEBSOCKET_PATHS = (f"/{STAGE}", f"/{STAGE}/")
+"""AWS's own example has a slash at the end:
+https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-how-to-call-websocket-api-wscat.html"""
+
 STOP_SECONDS = 3
 MAX_HEADER_BYTES = 10_240
 """https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html; by default the library
@@ -101,7 +106,8 @@ class _WebSocketProtocol(WebSocketsSansIOProtocol):
 async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
     """Serve, with everything behind it, for as long as the context lasts.
 
-    Raises OSError when the port is taken, and FunctionError when the app can't be imported.
+    Raises OSError when the port is taken, ConfigurationError when HOST or PORT can't be listened on
+    for another reason, and FunctionError when the app can't be imported.
     """
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(_listener(configuration))
@@ -147,13 +153,30 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
 
 def _listener(configuration: Configuration) -> socket.socket:
     family = socket.AF_INET6 if ":" in configuration.host else socket.AF_INET
-    listener = socket.create_server(
-        (configuration.host, configuration.port), family=family, backlog=4096
-    )
+    try:
+        listener = socket.create_server(
+            (configuration.host, configuration.port), family=family, backlog=4096
+        )
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise
+        raise ConfigurationError(_why_it_cannot_listen(configuration, error)) from error
     # Its connections inherit it. asyncio would set it, but not for sockets that it didn't make:
     # the second packet of an answer would wait 40 ms for the first one's acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def _why_it_cannot_listen(configuration: Configuration, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return (
+            f"PORT holds {configuration.port}, which this user may not listen on; allowed: a"
+            " number from 1024 to 65535, or 0 for a free port"
+        )
+    return (
+        f"HOST holds {configuration.host!r}; allowed: an address of this machine or a name of one,"
+        " such as 127.0.0.1, localhost, ::1, or 0.0.0.0 for all"
+    )
 
 
 def _uvicorn(websocket_api: WebSocketApi, rest_api: RestApi, console: Console) -> uvicorn.Config:
@@ -163,8 +186,8 @@ def _uvicorn(websocket_api: WebSocketApi, rest_api: RestApi, console: Console) -
     connections = ["POST", "GET", "DELETE"]
     app = Starlette(
         routes=[
-            WebSocketRoute(f"/{STAGE}", websocket_api.endpoint),
-            Route(f"/{STAGE}", websocket_only, methods=HTTP_METHODS),
+            *(WebSocketRoute(path, websocket_api.endpoint) for path in WEBSOCKET_PATHS),
+            *(Route(path, websocket_only, methods=HTTP_METHODS) for path in WEBSOCKET_PATHS),
             # As a custom domain without a base path has it, too.
             Route(
                 "/@connections/{connection_id:path}", websocket_api.connections, methods=connections
@@ -177,6 +200,7 @@ def _uvicorn(websocket_api: WebSocketApi, rest_api: RestApi, console: Console) -
             *console.routes,
         ]
     )
+    app.router.redirect_slashes = False
     app.router.default = _rest(rest_api, app.router.not_found)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     http11.MAX_LINE_LENGTH = MAX_HEADER_BYTES

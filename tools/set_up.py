@@ -1,0 +1,346 @@
+"""Set up a virtual environment, as `make` does before it runs anything in one.
+
+    python tools/set_up.py [--with-this-python] FOLDER REQUIREMENTS [FILE…]
+
+Install REQUIREMENTS into FOLDER, unless that has been done since one of the files changed. Only one
+set-up runs at a time in a checkout; others wait for it. An environment that this script has made is
+made anew; another one is kept, and installed into.
+
+Everything is said on standard error. This file runs on each Python from 3.8 on, since it also says
+when Python is too old, and it needs only the standard library.
+"""
+
+from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__":  # before the other imports, since Ctrl-C can come during them
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import argparse
+import contextlib
+import fcntl
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+NEEDED = (3, 11)
+LOCK = Path(".herald/set-up.lock")
+LOG = Path(".herald/set-up.log")
+READY = ".ready"
+HALF_MADE = ".half-made"
+MADE, KEPT = "made\n", "kept\n"  # what READY holds
+EVERY_SECONDS = 5.0  # a line that long after the last one
+TAIL = 15  # lines of a command that failed
+DESCRIBE = "import sys; print(*sys.version_info[:3], sys.base_prefix)"
+FOREIGN = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "__PYVENV_LAUNCHER__"}
+
+
+class Interrupted(BaseException):
+    """Ctrl-C, or another request to stop. Holds the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    on_signals(signal.SIG_IGN)  # one is enough
+    raise Interrupted(number)
+
+
+def on_signals(handler: Any) -> None:
+    """Handle Ctrl-C and SIGTERM so."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
+class SetUpError(Exception):
+    """The set-up can't be done. The text says why, and what helps."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Set up what `arguments` name; the exit status."""
+    parser = argparse.ArgumentParser(prog="tools/set_up.py")
+    parser.add_argument("--with-this-python", action="store_true")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("files", type=Path, nargs="+")
+    given = parser.parse_args(arguments)
+    try:
+        on_signals(_interrupt)
+        check_version(sys.version_info[:3])
+        with locked(LOCK) as lock:
+            if not is_ready(given.folder, given.files, with_this_python=given.with_this_python):
+                set_up(given.folder, given.files[0], lock)
+    except SetUpError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{given.folder} can't be set up: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as interrupted:
+        print("Interrupted. The next make starts the set-up again.", file=sys.stderr)
+        return 128 + interrupted.number
+    finally:
+        on_signals(signal.SIG_IGN)
+    return 0
+
+
+def check_version(version: Sequence[int]) -> None:
+    """Raise SetUpError for a Python that is too old."""
+    if tuple(version) < NEEDED:
+        raise SetUpError(
+            f"{sys.executable} is Python {_dotted(version)}, and Herald needs Python"
+            f" {_dotted(NEEDED)} or later.\n"
+            "Install one, or name one that is installed: make PYTHON=python3.12 run"
+        )
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[int]:
+    """Let no other set-up of this checkout run meanwhile; the lock's file descriptor.
+
+    The kernel takes the lock back when the last process that has the descriptor ends.
+    """
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a+") as file:
+        progress = None
+        while not _lock(file.fileno()):
+            if progress is None:
+                file.seek(0)
+                holder = file.read().strip()
+                print(
+                    "Another shell is setting up this checkout"
+                    f"{holder and f' (process {holder})'}. Waiting for it.",
+                    file=sys.stderr,
+                )
+                progress = Progress()
+            progress.show("waiting for the other set-up")
+            time.sleep(0.1)
+        if progress is not None:
+            progress.end()
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield file.fileno()
+        file.truncate(0)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_ready(folder: Path, files: Sequence[Path], *, with_this_python: bool = False) -> bool:
+    """Whether the environment is complete, and as new as the files that say what is in it."""
+    ready = folder / READY
+    if not ready.exists():
+        return False
+    made = ready.stat().st_mtime_ns
+    if any(file.stat().st_mtime_ns > made for file in files):
+        return False
+    described = describe(folder)
+    return described is not None and (
+        not with_this_python or described == (sys.version_info[:3], sys.base_prefix)
+    )
+
+
+def describe(folder: Path) -> tuple[tuple[int, ...], str] | None:
+    """The version of the environment's Python and where that is installed; None without one."""
+    python = folder / "bin" / "python"
+    try:
+        said = subprocess.run(
+            [str(python), "-I", "-c", DESCRIBE],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=True,
+        ).stdout.rstrip("\n")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    major, minor, micro, where = said.split(" ", 3)
+    return (int(major), int(minor), int(micro)), where
+
+
+def set_up(folder: Path, requirements: Path, lock: int) -> None:
+    """Make the environment, or take one that somebody made, and install into it."""
+    ready = folder / READY
+    kept = is_somebodys(folder)
+    if not kept and folder.exists():
+        shutil.rmtree(folder)
+    version = kept_version(folder) if kept else sys.version_info[:3]
+    print(
+        f"Setting up {folder} with Python {_dotted(version)}, once."
+        f"{' It was not made by make, and is kept.' if kept else ''}",
+        file=sys.stderr,
+    )
+    progress = Progress()
+    LOG.write_text("")
+    if kept:
+        with contextlib.suppress(FileNotFoundError):
+            ready.unlink()
+        complete(folder, progress, lock)
+    else:
+        make(folder, progress, lock)
+    install(folder, requirements, progress, lock)
+    ready.write_text(KEPT if kept else MADE)
+    with contextlib.suppress(FileNotFoundError):
+        (folder / HALF_MADE).unlink()
+    progress.end(f"{folder} is set up.")
+
+
+def is_somebodys(folder: Path) -> bool:
+    """Whether somebody else made the folder, so that it must not be deleted."""
+    ready = folder / READY
+    if folder.is_symlink():
+        return True
+    if ready.exists():
+        return ready.read_text() == KEPT
+    return folder.exists() and not (folder / HALF_MADE).exists() and any(folder.iterdir())
+
+
+def kept_version(folder: Path) -> tuple[int, ...]:
+    """The version of somebody's environment. Raise SetUpError if Herald can't use it."""
+    described = describe(folder)
+    if described is None:
+        found = "has no Python that runs"
+    elif described[0] < NEEDED:
+        found = f"has Python {_dotted(described[0])}"
+    else:
+        return described[0]
+    raise SetUpError(
+        f"{folder} {found}, and Herald needs Python {_dotted(NEEDED)} or later.\n"
+        f"It was not made by make, and is left alone. Move it away, and make will make another:"
+        f" mv {folder} {folder}.old"
+    )
+
+
+def make(folder: Path, progress: Progress, lock: int) -> None:
+    """Make an empty environment."""
+    folder.mkdir(parents=True)
+    (folder / HALF_MADE).touch()
+    # The Python outside, should this one run in an environment, perhaps in that very one.
+    python = getattr(sys, "_base_executable", None) or sys.executable
+    run([python, "-m", "venv", str(folder)], "making the environment", progress, lock)
+
+
+def complete(folder: Path, progress: Progress, lock: int) -> None:
+    """Install pip into an environment without it, as `uv venv` makes them."""
+    python = str(folder / "bin" / "python")
+    if subprocess.run([python, "-I", "-c", "import pip"], stderr=subprocess.DEVNULL).returncode:
+        run([python, "-I", "-m", "ensurepip"], "installing pip", progress, lock)
+
+
+def install(folder: Path, requirements: Path, progress: Progress, lock: int) -> None:
+    """Install what the file of requirements lists."""
+    pip = [str(folder / "bin" / "python"), "-I", "-m", "pip"]
+    quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+    command = [*pip, "install", *quiet, "-r", str(requirements)]
+    run(command, f"installing {requirements}", progress, lock)
+
+
+def run(command: Sequence[str], doing: str, progress: Progress, lock: int) -> None:
+    """Run a command, and show how it goes. Raise SetUpError with its last lines if it fails.
+
+    It has the lock, too: if this process is killed, the lock is free once the command has ended.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**environment, "PYTHONUNBUFFERED": "1"},
+        pass_fds=[lock],
+    )
+    assert process.stdout is not None  # noqa: S101
+    try:
+        said = _follow(process.stdout.fileno(), doing, progress)
+        status = process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        process.stdout.close()
+    if status:
+        progress.end()
+        tail = "\n".join(f"  {line}" for line in said[-TAIL:])
+        raise SetUpError(f"{doing} failed; all that was said is in {LOG}:\n{tail}")
+
+
+def _follow(pipe: int, doing: str, progress: Progress) -> list[str]:
+    """The lines that are written into a pipe, until it ends; they go into LOG as well."""
+    lines = [""]
+    with LOG.open("a", encoding="utf-8") as log:
+        while True:
+            progress.show(next(filter(None, map(step, reversed(lines))), doing))
+            if not select.select([pipe], [], [], 0.2)[0]:
+                continue
+            chunk = os.read(pipe, 65536)
+            if not chunk:
+                return [line for line in lines if line]
+            text = chunk.decode("utf-8", "replace")
+            log.write(text)
+            first, *others = text.split("\n")
+            lines[-1] += first
+            lines += others
+
+
+def step(line: str) -> str | None:
+    """What pip is doing, by a line of its output; None if the line doesn't say."""
+    words = line.split()
+    if len(words) > 1 and words[0] in ("Collecting", "Downloading"):
+        return f"{words[0].lower()} {words[1]}"
+    if line.startswith("Installing collected packages:"):
+        return f"installing {line.count(',') + 1} packages"
+    return None
+
+
+class Progress:
+    """What is being done, and for how many seconds: a line that changes, or one every few seconds.
+
+    Nothing is shown in the first second.
+    """
+
+    def __init__(self) -> None:
+        self._began = self._shown = time.monotonic()
+        self._changes = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+    def show(self, doing: str) -> None:
+        """Show it, if it is time."""
+        now = time.monotonic()
+        since = now - self._shown
+        line = f"{now - self._began:3.0f} s: {doing}"
+        if self._changes and now - self._began >= 1:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{line[:width]}\x1b[K", end="", file=sys.stderr, flush=True)
+        elif not self._changes and since >= EVERY_SECONDS:
+            print(line, file=sys.stderr, flush=True)
+            self._shown = now
+
+    def end(self, line: str = "") -> None:
+        """Take the changing line away; say how long it took, where that was long."""
+        seconds = time.monotonic() - self._began
+        if self._changes:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        if line and seconds >= EVERY_SECONDS:
+            print(f"{seconds:3.0f} s: {line}", file=sys.stderr, flush=True)
+
+
+def _dotted(version: Sequence[int]) -> str:
+    return ".".join(map(str, version))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -20,6 +20,11 @@ MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key of at least the hash's size
 LOCAL_SECRET = "local-"  # noqa: S105
 """How the secret begins that `make run` makes for one checkout, and each developer can read."""
 MAPPED_PREFIX = 96
+PREFIX = "HERALD_"
+MOST = 1_000_000_000  # seconds: thirty years; with more, sums would pass what storage can hold
+LEAST_RATE = 0.001
+SHOWN_CHARACTERS = 80
+NEAR = 0.6  # of `difflib`: what is less alike is hardly a slip of the pen
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 Network = IPv4Network | IPv6Network
@@ -41,17 +46,7 @@ def _text(value: str) -> str:
     return value
 
 
-def _whole_number(minimum: int) -> Callable[[str], int]:
-    def parse(value: str) -> int:
-        number = int(value)
-        if number < minimum:
-            raise ValueError
-        return number
-
-    return parse
-
-
-def _whole_number_between(minimum: int, maximum: int) -> Callable[[str], int]:
+def _whole_number(minimum: int, maximum: int = MOST) -> Callable[[str], int]:
     def parse(value: str) -> int:
         number = int(value)
         if not minimum <= number <= maximum:
@@ -61,9 +56,9 @@ def _whole_number_between(minimum: int, maximum: int) -> Callable[[str], int]:
     return parse
 
 
-def _number_above_zero(value: str) -> float:
+def _rate(value: str) -> float:
     number = float(value)
-    if not 0 < number < float("inf"):
+    if not LEAST_RATE <= number <= MOST:  # which NaN isn't, either
         raise ValueError
     return number
 
@@ -152,6 +147,32 @@ def _master_key(entry: Mapping[str, Any]) -> MasterKey:
     return MasterKey(kid, secret)
 
 
+def _shown(value: str) -> str:
+    if len(value) <= SHOWN_CHARACTERS:
+        return repr(value)
+    return f"{value[:SHOWN_CHARACTERS]!r}… ({len(value)} characters)"
+
+
+def _unknown(environ: Mapping[str, str], known: list[str]) -> list[str]:
+    """A line for each variable that is called like a setting, and is not one."""
+    unknown = sorted(
+        name
+        for name, value in environ.items()
+        if name.startswith(PREFIX) and name not in known and value.strip()
+    )
+    return [f"{name} is not a setting; {_suggestion(name, known)}" for name in unknown]
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    from difflib import SequenceMatcher, get_close_matches  # rarely needed, and slow to load
+
+    wanted, names = name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in known]
+    nearest = get_close_matches(wanted, names, n=1, cutoff=0)[0]
+    if SequenceMatcher(None, nearest, wanted).ratio() >= NEAR:
+        return f"did you mean {PREFIX}{nearest}?"
+    return f"the nearest is {PREFIX}{nearest}, and docs/configuration.md lists all"
+
+
 def _variable(
     name: str,
     meaning: str,
@@ -198,7 +219,11 @@ class Settings:
     jwt_issuer: str | None = _variable("HERALD_JWT_ISSUER", "checked when set", _text, "text")
     jwt_audience: str | None = _variable("HERALD_JWT_AUDIENCE", "checked when set", _text, "text")
     jwt_leeway_seconds: int = _variable(
-        "HERALD_JWT_LEEWAY_SECONDS", "clock skew", _whole_number(0), "a whole number from 0", 5
+        "HERALD_JWT_LEEWAY_SECONDS",
+        "clock skew",
+        _whole_number(0),
+        f"a whole number from 0 to {MOST}",
+        5,
     )
     connections_table: str = _variable(
         "HERALD_CONNECTIONS_TABLE", "connections", _text, "a table's name", "herald-connections"
@@ -227,7 +252,7 @@ class Settings:
         "HERALD_MAX_CONNECTIONS_PER_USER",
         "connections of each user",
         _whole_number(1),
-        "a whole number from 1",
+        f"a whole number from 1 to {MOST}",
         10,
     )
     connection_limit_policy: str = _variable(
@@ -241,7 +266,7 @@ class Settings:
         "HERALD_STALE_AFTER_SECONDS",
         "a connection that was silent for so long is stale, and asked whether it lives",
         _whole_number(1),
-        "a whole number from 1",
+        f"a whole number from 1 to {MOST}",
         600,
     )
     ip_allow: tuple[Network, ...] = _variable(
@@ -268,29 +293,29 @@ class Settings:
     message_rate: float = _variable(
         "HERALD_MESSAGE_RATE",
         "requests of each user, over REST and WebSockets together",
-        _number_above_zero,
-        "a number above 0, per second",
+        _rate,
+        f"a number from {LEAST_RATE} to {MOST}, per second",
         20.0,
     )
     message_burst: int = _variable(
         "HERALD_MESSAGE_BURST",
         "how many of them at once",
         _whole_number(1),
-        "a whole number from 1",
+        f"a whole number from 1 to {MOST}",
         40,
     )
     connect_rate: float = _variable(
         "HERALD_CONNECT_RATE",
         "connections of each user; a minute's may come at once",
-        _number_above_zero,
-        "a number above 0, per minute",
+        _rate,
+        f"a number from {LEAST_RATE} to {MOST}, per minute",
         60.0,
     )
     daily_message_quota: int = _variable(
         "HERALD_DAILY_MESSAGE_QUOTA",
         "messages for each user and UTC day; each message of a POST counts; 0: no limit",
         _whole_number(0),
-        "a whole number from 0",
+        f"a whole number from 0 to {MOST}",
         0,
     )
     limiter_failure: str = _variable(
@@ -306,7 +331,7 @@ class Settings:
         "a request for up to so many connections is delivered before it is answered; for more, "
         "through the queue",
         _whole_number(0),
-        "a whole number from 0",
+        f"a whole number from 0 to {MOST}",
         1000,
     )
     fanout_queue_url: str | None = _variable(
@@ -319,7 +344,7 @@ class Settings:
         "HERALD_FANOUT_BATCH_SECONDS",
         "how long a worker waits for more jobs that it could do together: every queued message "
         "waits so long. At 0 it takes what is there",
-        _whole_number_between(0, 300),
+        _whole_number(0, 300),
         "0 to 300",
         0,
     )
@@ -329,7 +354,7 @@ class Settings:
         " of the account's quota (10,000 a second by default) is for what is delivered before "
         "its answer",
         _whole_number(0),
-        "a whole number from 0, per second",
+        f"a whole number from 0 to {MOST}, per second",
         8000,
     )
     notify_topic_arn: str | None = _variable(
@@ -351,14 +376,14 @@ class Settings:
         "HERALD_HISTORY_SECONDS",
         "how long messages are kept for clients that come back; 0: none are",
         _whole_number(0),
-        "a whole number from 0",
+        f"a whole number from 0 to {MOST}",
         300,
     )
     frame_bytes: int = _variable(
         "HERALD_FRAME_BYTES",
         "messages for one connection travel together up to this size; API Gateway meters in "
         "steps of 32 KB",
-        _whole_number_between(1024, 131072),
+        _whole_number(1024, 131072),
         "1024 to 131072",
         32768,
     )
@@ -383,10 +408,10 @@ class Settings:
 
         `defaults` has values by field, for what `environ` doesn't set.
 
-        Raises SettingsError, with a line for each variable that holds what it may not.
+        Raises SettingsError, with a line for each variable that is no setting or has a wrong value.
         """
         values: dict[str, object] = dict(defaults or {})
-        wrong: list[str] = []
+        wrong = _unknown(environ, [setting.metadata["variable"] for setting in fields(cls)])
         for setting in fields(cls):
             variable = setting.metadata["variable"]
             raw = environ.get(variable, "").strip()
@@ -395,7 +420,7 @@ class Settings:
             try:
                 values[setting.name] = setting.metadata["parse"](raw)
             except ValueError:
-                held = f"{len(raw.encode())} bytes" if setting.metadata["secret"] else repr(raw)
+                held = f"{len(raw.encode())} bytes" if setting.metadata["secret"] else _shown(raw)
                 allowed = setting.metadata["allowed"]
                 wrong.append(f"{variable} holds {held}; allowed: {allowed}")
         if "AWS_LAMBDA_FUNCTION_NAME" in environ:

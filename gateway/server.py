@@ -235,8 +235,10 @@ def _rest(rest_api: RestApi, not_found: ASGIApp) -> ASGIApp:
 
 def _is_news(record: logging.LogRecord) -> bool:
     """The server takes each refused handshake for an unfinished one, and says so as an error; and
-    when it stops, what it doesn't wait for."""
+    when it stops, what it doesn't wait for and has cancelled."""
     message = record.getMessage()
+    if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
+        return False
     return message != "ASGI callable returned without completing handshake." and not (
         message.startswith("Cancel ")
     )

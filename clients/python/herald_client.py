@@ -102,7 +102,11 @@ class Herald:
         self._heard = 0.0
 
     async def __aenter__(self) -> Self:
-        await self.connect()
+        try:
+            await self.connect()
+        except BaseException:  # no `__aexit__` comes
+            await self.close()
+            raise
         return self
 
     async def __aexit__(
@@ -132,8 +136,10 @@ class Herald:
             self._keeping = asyncio.create_task(self._keep())
             self._keeping.add_done_callback(lambda _: self._messages.put_nowait(None))
         opened = asyncio.create_task(self._opened.wait())
-        await asyncio.wait({opened, self._keeping}, return_when=asyncio.FIRST_COMPLETED)
-        opened.cancel()
+        try:
+            await asyncio.wait({opened, self._keeping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            opened.cancel()
         if self._keeping.done():
             self._keeping.result()
 

@@ -1,20 +1,27 @@
 """The commands that a user types, as processes."""
 
+import asyncio
+import errno
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import jwt
 import pytest
 from websockets.sync.client import connect
 
+from gateway.configuration import PROJECT, ConfigurationError, configuration
+from gateway.server import gateway
 from tests.clients import SECRET, eventually
 
 START_SECONDS = 30.0
@@ -32,8 +39,22 @@ class Command:
             stderr=subprocess.STDOUT,
             text=True,
             bufsize=1,
+            start_new_session=True,  # a group of its own, as a shell gives it
         )
         self.output = ""
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C: a terminal sends the signal to the whole group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    @property
+    def lives(self) -> bool:
+        """Whether a process of the group is left."""
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def until(self, pattern: str) -> re.Match[str]:
         """Read what is printed until `pattern` is in it."""
@@ -62,7 +83,8 @@ def command(checkout: Path) -> Iterator[Callable[..., Command]]:
 
     yield start
     for started in commands:
-        started.process.kill()
+        if started.lives:
+            os.killpg(started.process.pid, signal.SIGKILL)
         started.process.communicate()
 
 
@@ -146,7 +168,17 @@ def test_everything_listens_on_loopback_alone(command: Callable[..., Command]) -
     [
         ("HERALD_MESSAGE_RATE", "fast", "HERALD_MESSAGE_RATE holds 'fast'; allowed: a number"),
         ("HERALD_JWT_SECRET", "geheim", "HERALD_JWT_SECRET holds 6 bytes; allowed: at least 32"),
+        ("HERALD_MESAGE_RATE", "5", "HERALD_MESAGE_RATE is not a setting; did you mean HERALD_M"),
         ("PORT", "http", "PORT holds 'http'; allowed: a number from 0 to 65535"),
+        ("PORT", "-1", "PORT holds '-1'; allowed: a number from 0 to 65535"),
+        ("PORT", "65536", "PORT holds '65536'; allowed: a number from 0 to 65535"),
+        ("PORT", "8000.5", "PORT holds '8000.5'; allowed: a number from 0 to 65535"),
+        ("PORT", "nan", "PORT holds 'nan'; allowed: a number from 0 to 65535"),
+        ("HOST", "999.1.1.1", "HOST holds '999.1.1.1'; allowed: an address of this machine"),
+        ("HOST", "192.0.2.1", "HOST holds '192.0.2.1'; allowed: an address of this machine"),
+        ("HOST", "no.host.invalid", "HOST holds 'no.host.invalid'; allowed: an address of this"),
+        ("HOST", "a..b", "HOST holds 'a..b'; allowed: an address of this machine"),
+        ("HOST", "::9", "HOST holds '::9'; allowed: an address of this machine"),
     ],
 )
 def test_a_wrong_setting_stops_it_with_a_line(
@@ -155,6 +187,7 @@ def test_a_wrong_setting_stops_it_with_a_line(
     run = command("run", **{variable: value})
     assert run.end() != 0
     assert run.output.startswith(line)
+    assert run.output.count("\n") == 1
     assert "geheim" not in run.output
     assert "Traceback" not in run.output
 
@@ -165,6 +198,98 @@ def test_a_taken_port_is_named(command: Callable[..., Command]) -> None:
         run = command("run", PORT=str(port))
         assert run.end() == 1
     assert run.output == f"PORT {port} is taken; try PORT={port + 1}\n"
+
+
+def test_the_last_ports_neighbour_is_proposed_below_it(command: Callable[..., Command]) -> None:
+    with socket.create_server(("127.0.0.1", 65535)):
+        run = command("run", PORT="65535")
+        assert run.end() == 1
+    assert run.output == "PORT 65535 is taken; try PORT=65534\n"
+
+
+def test_a_port_that_is_not_permitted_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    async def start() -> None:
+        async with gateway(configuration({"PORT": "80"})):
+            pass
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    with pytest.raises(ConfigurationError, match="PORT holds 80, which this user may not listen"):
+        asyncio.run(start())
+
+
+def test_demo_prints_in_order_into_a_pipe(command: Callable[..., Command]) -> None:
+    demo = command("demo")
+    assert demo.end() == 0
+    lines = [
+        "running at",
+        "carol is connected",
+        '"message":"broadcast"',
+        "posted",
+        "carol received",
+    ]
+    places = [demo.output.index(line) for line in lines]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", ["run", "demo"])
+def test_ctrl_c_while_modules_are_imported_is_quiet(
+    command: Callable[..., Command], name: str
+) -> None:
+    started = command(name)
+    loaded = Path(f"/proc/{started.process.pid}/maps")
+    eventually(lambda: "_ssl" in loaded.read_text())  # one of the first of many
+    assert_quiet(started)
+
+
+@pytest.mark.parametrize("children", [1, 2])  # the emulator; a function's process, too
+@pytest.mark.parametrize("name", ["run", "demo"])
+def test_ctrl_c_before_anything_listens_is_quiet(
+    command: Callable[..., Command], name: str, children: int
+) -> None:
+    started = command(name)
+    eventually(lambda: len(processes_of(started.process.pid)) >= children, START_SECONDS)
+    assert_quiet(started)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("run", "Herald is running"), ("demo", "Herald is running"), ("demo", "phone is connected")],
+)
+def test_ctrl_c_while_it_runs_is_quiet(
+    command: Callable[..., Command], name: str, line: str
+) -> None:
+    started = command(name)
+    started.until(line)
+    assert_quiet(started)
+
+
+def test_ctrl_c_while_a_function_runs_is_quiet(command: Callable[..., Command]) -> None:
+    """It delivers to a listener that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as asking:
+        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}/ws"
+        run = command("run", HERALD_MANAGEMENT_ENDPOINT=endpoint)
+        http = httpx.Client(base_url=run.until(r"http://\S+")[0], timeout=START_SECONDS)
+        url = run.until(r"ws://\S+\?token=\S+")[0]
+        alice = run.until(r"Bearer (\S+)'")[1]
+        with http, connect(url):
+            answer = asking.submit(_post, http, {"to": {"users": ["bob"]}, "data": 1}, alice)
+            with listener.accept()[0]:
+                assert_quiet(run)
+            assert answer.exception() is not None or answer.result().status_code >= 500
+
+
+def assert_quiet(started: Command) -> None:
+    """Ctrl-C, pressed twice, ends it and all that it started, and prints no traceback."""
+    started.interrupt()
+    started.interrupt()
+    assert started.end() in (0, 130, -signal.SIGINT), started.output  # a shell calls the last 130
+    assert "Traceback" not in started.output
+    assert "rror" not in started.output
+    assert "xception" not in started.output
+    eventually(lambda: not started.lives)
 
 
 def test_demo_shows_who_received_the_message(command: Callable[..., Command]) -> None:
@@ -179,3 +304,76 @@ def test_token_prints_a_token_and_nothing_else(command: Callable[..., Command]) 
     assert printed.end() == 0
     claims = jwt.decode(printed.output.strip(), SECRET, algorithms=["HS256"])
     assert (claims["sub"], claims["scope"]) == ("alice", "messages:send")
+
+
+@pytest.mark.parametrize("user", ["", " "])
+def test_a_token_for_nobody_is_refused(command: Callable[..., Command], user: str) -> None:
+    refused = command("token", user)
+    assert refused.end() == 2
+    assert "make token USER=alice" in refused.output
+    assert refused.output.count("\n") == 1
+
+
+@pytest.fixture
+def make(checkout: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Runs `make` in a checkout that is set up: with this Python and its packages."""
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "constraints.txt"):
+        shutil.copy(PROJECT / name, checkout)
+    python = checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (checkout / ".venv" / ".ready").write_text("made\n")
+
+    def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        outside = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        return subprocess.run(
+            ["make", "-s", *arguments],
+            cwd=checkout,
+            env={**outside, "HERALD_JWT_SECRET": SECRET, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("arguments", [[], ["USER="], ["USER= "], ["SCOPE=ws:connect"]])
+def test_make_token_without_a_user_is_an_error_whatever_the_shell_says(
+    make: Callable[..., "subprocess.CompletedProcess[str]"], arguments: list[str]
+) -> None:
+    refused = make("token", *arguments, USER="root", LOGNAME="root")
+    assert refused.returncode != 0
+    assert refused.stdout == ""
+    assert 'make token USER=alice [SCOPE="messages:send"]' in refused.stderr
+
+
+EVERYTHING = "ws:connect messages:send messages:broadcast"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "scope"),
+    [
+        ([], {}, EVERYTHING),
+        ([], {"SCOPE": ""}, EVERYTHING),
+        ([], {"SCOPE": "ws:connect"}, "ws:connect"),
+        (["SCOPE=messages:send ws:connect"], {"SCOPE": "x"}, "messages:send ws:connect"),
+        (["SCOPE="], {}, ""),
+    ],
+)
+def test_make_token_takes_the_scope_of_the_command_line_or_else_of_the_environment(
+    make: Callable[..., "subprocess.CompletedProcess[str]"],
+    arguments: list[str],
+    environment: dict[str, str],
+    scope: str,
+) -> None:
+    printed = make("token", 'USER=o\'brien "bo" `id`', *arguments, USER="root", **environment)
+    assert printed.returncode == 0, printed.stderr
+    [line] = printed.stdout.splitlines()
+    claims = jwt.decode(line, SECRET, algorithms=["HS256"])
+    assert (claims["sub"], claims["scope"]) == ('o\'brien "bo" `id`', scope)
+
+
+def _post(http: httpx.Client, body: object, bearer: str) -> httpx.Response:
+    return http.post("/messages", json=body, headers={"Authorization": f"Bearer {bearer}"})

@@ -145,5 +145,16 @@ def test_without_a_key_every_token_is_refused(herald_with: Callable[..., Client]
     assert herald.post({}).status_code == 401
 
 
-def test_plain_http_is_426(herald: Client) -> None:
-    assert httpx.get(f"{herald.running.http}/ws").status_code == 426
+@pytest.mark.parametrize("path", ["/ws", "/ws/"])
+def test_plain_http_is_426(herald: Client, path: str) -> None:
+    answer = httpx.get(f"{herald.running.http}{path}")
+    assert answer.status_code == 426
+    assert answer.headers["Upgrade"] == "websocket"
+
+
+def test_a_slash_after_the_stage_changes_nothing(herald: Client, user: str) -> None:
+    herald.open(f"/?token={token(user)}")
+    assert herald.presence(user)["connections"] == 1
+    assert herald.refusal("/") == 401
+    assert herald.refusal(f"//?token={token(user)}") == 403
+    assert herald.refusal(f"/other?token={token(user)}") == 403

@@ -400,6 +400,19 @@ def test_notices_are_apart_from_messages() -> None:
     asyncio.run(run())
 
 
+def test_a_client_that_is_cancelled_before_it_is_connected_leaves_no_task() -> None:
+    async def enter() -> None:
+        async with Herald("ws://127.0.0.1:9", token("pat"), SOON):  # where nothing listens
+            pass
+
+    async def run() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(enter(), 0.2)
+        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+    asyncio.run(run())
+
+
 def test_iteration_ends_with_the_connection(herald: Client) -> None:
     async def run() -> None:
         pat = Herald(herald.running.websocket, token("pat"))

@@ -39,6 +39,16 @@ def test_an_empty_value_is_no_value() -> None:
         ("HERALD_MESSAGE_RATE", "0"),
         ("HERALD_MESSAGE_RATE", "inf"),
         ("HERALD_MESSAGE_RATE", "nan"),
+        ("HERALD_MESSAGE_RATE", "1e400"),
+        ("HERALD_MESSAGE_RATE", "1e308"),
+        ("HERALD_MESSAGE_RATE", "5e-324"),
+        ("HERALD_CONNECT_RATE", "-inf"),
+        ("HERALD_MESSAGE_BURST", "1" * 40),
+        ("HERALD_MESSAGE_BURST", "1" * 5000),
+        ("HERALD_STALE_AFTER_SECONDS", "1000000001"),
+        ("HERALD_HISTORY_SECONDS", "1e3"),
+        ("HERALD_FANOUT_BATCH_SECONDS", "301"),
+        ("HERALD_FRAME_BYTES", "1023"),
         ("HERALD_DAILY_MESSAGE_QUOTA", "1.5"),
         ("HERALD_MANAGEMENT_ENDPOINT", "127.0.0.1:8000"),
     ],
@@ -49,6 +59,7 @@ def test_a_wrong_value_names_the_variable_and_what_is_allowed(variable: str, val
     [line] = str(wrong.value).splitlines()
     assert line.startswith(f"{variable} holds ")
     assert "; allowed: " in line
+    assert len(line) < 250
 
 
 def test_every_wrong_value_is_named_and_no_secret_shown() -> None:
@@ -56,7 +67,9 @@ def test_every_wrong_value_is_named_and_no_secret_shown() -> None:
         Settings.from_environ({"HERALD_JWT_SECRET": "hunter2", "HERALD_MESSAGE_BURST": "many"})
     secret, burst = str(wrong.value).splitlines()
     assert secret.startswith("HERALD_JWT_SECRET holds 7 bytes; allowed: at least 32 bytes")
-    assert burst == "HERALD_MESSAGE_BURST holds 'many'; allowed: a whole number from 1"
+    assert (
+        burst == "HERALD_MESSAGE_BURST holds 'many'; allowed: a whole number from 1 to 1000000000"
+    )
     assert "hunter2" not in repr(wrong.value)
 
 
@@ -99,3 +112,46 @@ def test_lists_are_parsed() -> None:
 def test_the_url_of_a_key_set_is_taken_to_the_letter() -> None:
     url = "https://example.com/keys/"
     assert Settings.from_environ({"HERALD_JWKS_URL": url}).jwks_url == url
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (
+            "HERALD_MESAGE_RATE",
+            "HERALD_MESAGE_RATE is not a setting; did you mean HERALD_MESSAGE_RATE?",
+        ),
+        (
+            "HERALD_JWT_SECRET_ARM",
+            "HERALD_JWT_SECRET_ARM is not a setting; did you mean HERALD_JWT_SECRET_ARN?",
+        ),
+        (
+            "HERALD_X",
+            "HERALD_X is not a setting; the nearest is HERALD_MAX_CONNECTIONS_PER_USER, and"
+            " docs/configuration.md lists all",
+        ),
+    ],
+)
+def test_an_unknown_variable_is_named_with_the_nearest_setting(name: str, line: str) -> None:
+    with pytest.raises(SettingsError) as wrong:
+        Settings.from_environ({name: "1"})
+    assert str(wrong.value) == line
+
+
+def test_every_unknown_variable_is_named_beside_the_wrong_values_and_no_value_shown() -> None:
+    variables = {
+        "HERALD_MESSAGE_BURST": "many",
+        "HERALD_JWT_SECRT": "hunter2",
+        "HERALD_HISTORY_SECOND": "60",
+        "HERALD_": "1",
+    }
+    with pytest.raises(SettingsError) as wrong:
+        Settings.from_environ(variables)
+    lines = str(wrong.value).splitlines()
+    assert {line.split()[0] for line in lines} == variables.keys()
+    assert "hunter2" not in str(wrong.value)
+
+
+def test_an_empty_unknown_variable_and_other_programs_variables_are_ignored() -> None:
+    variables = {"HERALD_MESAGE_RATE": " ", "HERALDRY": "1", "herald_x": "1", "GATEWAY_X": "1"}
+    assert Settings.from_environ(variables) == Settings()

@@ -77,10 +77,11 @@ rules = AccessRules(settings)
 
 @cache
 def verifier() -> "TokenVerifier":
-    """Made at first use: who is told who calls does without, and starts faster for it."""
-    from chalicelib.auth import TokenVerifier
+    """Create the verifier lazily: most functions never need one, and start faster without."""
+    with loading.to_stay():
+        from chalicelib.auth import TokenVerifier
 
-    return TokenVerifier(settings)
+        return TokenVerifier(settings)
 
 
 def verify(token: str) -> Principal:

@@ -1,19 +1,20 @@
-"""Token in, Principal out.
+"""Verify a token, and make a Principal of its claims.
 
-A JSON Web Token (RFC 7519) is accepted as RFC 8725, the best current practices, has it: by the
-configured keys and their algorithms alone, whatever its header says, and with every claim that is
-looked at of the type that it must have.
+PyJWT checks the signature, the times, the issuer and the audience of a JSON Web Token (RFC 7519).
+This module adds the rules of RFC 8725, the best current practices, that PyJWT leaves to its user:
+strict text and JSON, a type for the token and for each claim, and only the configured keys with
+their own algorithms, whatever the header says.
 """
 
 import logging
+import re
+from base64 import urlsafe_b64decode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from joserfc.errors import BadSignatureError, JoseError, UnsupportedAlgorithmError
-from joserfc.jws import JWSRegistry, deserialize_compact
-from joserfc.jwt import ClaimsOption, JWTClaimsRegistry
-from joserfc.util import urlsafe_b64decode
+from jwt import InvalidSignatureError, PyJWT, PyJWTError
+from jwt.algorithms import OKPAlgorithm
 
 from chalicelib.errors import BadRequest, Unauthorized, Unavailable
 from chalicelib.json_text import encode, parse_json
@@ -29,6 +30,11 @@ TYPES = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
 """What a token may say that it is (RFC 8725 section 3.11): any JWT, or an access token (RFC 9068),
 but none that was made for something else, such as a logout."""
 
+COMPACT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
+"""The compact serialization (RFC 7515 section 7.1), without the padding that PyJWT accepts."""
+
+TIMES = ("exp", "nbf", "iat")
+
 logger = logging.getLogger("herald.auth")
 
 
@@ -38,11 +44,9 @@ class TokenVerifier:
     def __init__(self, settings: Settings) -> None:
         self._sources: Sequence[KeySource] = key_sources(settings)
         self._leeway = settings.jwt_leeway_seconds
-        options: dict[str, ClaimsOption] = {"sub": {"essential": True}, "exp": {"essential": True}}
-        for claim, value in (("iss", settings.jwt_issuer), ("aud", settings.jwt_audience)):
-            if value is not None:
-                options[claim] = {"essential": True, "value": value}
-        self._claims = JWTClaimsRegistry(None, self._leeway, **options)
+        self._issuer = settings.jwt_issuer
+        self._audience = settings.jwt_audience
+        self._jwt = _StrictJWT(verify_audience=self._audience is not None)
 
     def verify(self, token: str) -> Principal:
         """The principal whom `token` names.
@@ -58,50 +62,88 @@ class TokenVerifier:
         if len(token) > MAX_TOKEN_BYTES:
             raise Unauthorized(f"the token is longer than {MAX_TOKEN_BYTES} bytes")
         try:
-            claims = _object(self._payload(token))
-            self._claims.validate(claims)
-            return _principal(claims, self._leeway)
+            return _principal(self._claims(token), self._leeway)
         except Unavailable as error:
             logger.error("no token can be verified: %s", error.detail)
             raise
-        except (JoseError, BadRequest, ValueError) as error:
+        except (PyJWTError, BadRequest, ValueError) as error:
             logger.info("token refused: %s", error)
             raise Unauthorized("the token is not valid") from error
 
-    def _payload(self, token: str) -> bytes:
-        """What is signed, if one of the keys that may verify it does. Raises ValueError, JoseError
-        or BadRequest."""
-        header = _object(urlsafe_b64decode(token.partition(".")[0].encode()))
-        algorithm, kid = header.get("alg"), header.get("kid")
-        if not isinstance(algorithm, str) or not isinstance(kid, str | None):
-            raise ValueError("alg or kid is not a string")
-        if not header.keys().isdisjoint({"crit", "b64"}):  # RFC 7515 section 4.1.11
-            raise ValueError("the token depends on an extension")
-        if str(header.get("typ", "jwt")).lower() not in TYPES:
-            raise ValueError("the token is for something else")
-        registry = _Registry(algorithm)
+    def _claims(self, token: str) -> dict[str, Any]:
+        """Return the claims, once one of the keys that may verify the token does.
+
+        Raises ValueError, PyJWTError, BadRequest or Unavailable.
+        """
+        algorithm, kid = _header(token)
         for source in self._sources:
             if algorithm in source.algorithms:
                 for key in source.candidates(algorithm, kid):
-                    with suppress(BadSignatureError):
-                        return deserialize_compact(token, key, registry=registry).payload
+                    with suppress(InvalidSignatureError):
+                        return self._jwt.decode(
+                            token,
+                            key,
+                            algorithms=[algorithm],  # one that the source lists
+                            issuer=self._issuer,
+                            audience=self._audience,
+                            leeway=self._leeway,
+                        )
         raise ValueError("no key verifies the token")
 
 
-class _Registry(JWSRegistry):
-    """One algorithm. What a header says besides is not looked at: keys in it, and addresses of
-    keys, least of all (RFC 8725 section 3.10)."""
+class _StrictJWT(PyJWT):
+    """PyJWT with the name `Ed25519` (RFC 9864), strict JSON and typed claims."""
 
-    max_header_length = max_payload_length = max_signature_length = MAX_TOKEN_BYTES
+    def __init__(self, *, verify_audience: bool) -> None:
+        """Without `verify_audience`, accept a token for any audience."""
+        super().__init__(
+            {
+                "require": ["sub", "exp"],
+                "verify_aud": verify_audience,
+                "enforce_minimum_key_length": True,  # or else PyJWT only warns
+            }
+        )
+        self._jws.register_algorithm("Ed25519", OKPAlgorithm())
 
-    def __init__(self, algorithm: str) -> None:
-        super().__init__(algorithms=[algorithm], strict_check_header=False)
+    def _decode_payload(self, decoded: dict[str, Any]) -> dict[str, Any]:
+        """Read the verified payload; PyJWT lets subclasses replace this step."""
+        claims = _object(decoded["payload"])
+        _check_types(claims)
+        return claims
 
-    def get_alg(self, name: str) -> Any:
-        """As the library has it, but for its warning of EdDSA's name, which providers use."""
-        if not self.allowed or name not in self.allowed:
-            raise UnsupportedAlgorithmError
-        return self.algorithms[name]
+
+def _header(token: str) -> tuple[str, str | None]:
+    """Return `alg` and `kid` of the token's header, which nothing verifies yet.
+
+    Keys and addresses of keys in it are ignored (RFC 8725 section 3.10). Raises ValueError or
+    BadRequest for a token that is malformed, for something else, or depends on an extension.
+    """
+    if not COMPACT.fullmatch(token):
+        raise ValueError("the token is not three parts in base64url")
+    header = _object(urlsafe_b64decode(token.partition(".")[0] + "=="))
+    algorithm, kid = header.get("alg"), header.get("kid")
+    if not isinstance(algorithm, str) or not isinstance(kid, str | None):
+        raise ValueError("alg or kid is not a string")
+    if not header.keys().isdisjoint({"crit", "b64"}):  # RFC 7515 section 4.1.11
+        raise ValueError("the token depends on an extension")
+    if str(header.get("typ", "jwt")).lower() not in TYPES:
+        raise ValueError("the token is for something else")
+    return algorithm, kid
+
+
+def _check_types(claims: Mapping[str, Any]) -> None:
+    """Raise ValueError for a registered claim of a type that PyJWT converts or ignores."""
+    for claim in TIMES:
+        if isinstance(claims.get(claim, 0), bool) or not isinstance(
+            claims.get(claim, 0), int | float
+        ):
+            raise ValueError(f"{claim} is not a number")
+    if not isinstance(claims.get("iss", ""), str):
+        raise ValueError("iss is not a string")
+    audience = claims.get("aud", "")
+    audiences = audience if isinstance(audience, list) else [audience]
+    if not all(isinstance(one, str) for one in audiences):
+        raise ValueError("aud is not a string or a list of strings")
 
 
 def _object(text: bytes) -> dict[str, Any]:

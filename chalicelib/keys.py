@@ -5,6 +5,7 @@ sources alone: what its header says never makes one kind of key serve as another
 section 3.1).
 """
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
-from joserfc.util import base64_to_int
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from jwt import InvalidKeyError, PyJWK, PyJWTError, get_algorithm_by_name
+from jwt.algorithms import AllowedPublicKeys
 
 from chalicelib.errors import BadRequest
 from chalicelib.json_text import parse_json
@@ -30,6 +31,10 @@ PUBLISHED = RSA | ECDSA | EDDSA
 MIN_RSA_BITS = 2048  # RFC 7518 section 3.3
 MAX_KEY_SET_BYTES = 256 * 1024
 FETCH_SECONDS = 2.0  # for each packet, and for the body
+BASE64URL = re.compile(r"[\w-]+", re.ASCII)
+
+Key = AllowedPublicKeys | bytes
+"""A public key, or a secret."""
 
 
 class KeySource(Protocol):
@@ -61,7 +66,7 @@ class Secret:
     algorithms = HMAC
 
     def __init__(self, secret: str) -> None:
-        self._key = OctKey.import_key(secret)
+        self._key = _hmac_key(secret)
 
     def candidates(self, algorithm: str, kid: str | None) -> Iterator[Key]:
         yield self._key
@@ -140,25 +145,41 @@ def _usable_key(entry: object) -> PublishedKey | None:
         key, algorithms = _public_key(entry)
         if "alg" in entry:  # the key is for one alone (RFC 8725 section 3.1)
             algorithms &= EDDSA if entry["alg"] in EDDSA else {entry["alg"]}
-    except (JoseError, KeyError, TypeError, ValueError):
+    except (PyJWTError, KeyError, TypeError, ValueError):
         return None
     return PublishedKey(key, algorithms, kid) if algorithms else None
 
 
-def _public_key(entry: Mapping[str, Any]) -> tuple[Key, frozenset[str]]:
-    """A key of its public parts alone, and what it can verify. Raises KeyError, ValueError or
-    JoseError for any other."""
+def _public_key(entry: Mapping[str, Any]) -> tuple[AllowedPublicKeys, frozenset[str]]:
+    """Return a key made of the public parts of `entry` alone, and what it can verify.
+
+    Raises KeyError, TypeError, ValueError or PyJWTError for any other key.
+    """
     match entry["kty"], entry.get("crv"):
         case "RSA", _:
-            if base64_to_int(entry["n"]).bit_length() < MIN_RSA_BITS:
-                raise ValueError("the key is too short")
-            return RSAKey.import_key({name: entry[name] for name in ("kty", "n", "e")}), RSA
+            return _rsa_key(entry), RSA
         case "EC", "P-256":
-            names = ("kty", "crv", "x", "y")
-            return ECKey.import_key({name: entry[name] for name in names}), ECDSA
+            return PyJWK(_parts(entry, "x", "y")).key, ECDSA
         case "OKP", "Ed25519":
-            return OKPKey.import_key({name: entry[name] for name in ("kty", "crv", "x")}), EDDSA
+            return PyJWK(_parts(entry, "x")).key, EDDSA
     raise ValueError("no key for signatures that Herald verifies")  # least of all a symmetric one
+
+
+def _rsa_key(entry: Mapping[str, Any]) -> RSAPublicKey:
+    key: RSAPublicKey = PyJWK(_parts(entry, "n", "e")).key
+    if key.key_size < MIN_RSA_BITS:
+        raise ValueError("the key is too short")
+    return key
+
+
+def _parts(entry: Mapping[str, Any], *names: str) -> dict[str, str]:
+    """Return the JWK of the named parts and the key's type.
+
+    PyJWT skips characters that are not base64url; here they raise ValueError.
+    """
+    if not all(BASE64URL.fullmatch(entry[name]) for name in names):
+        raise ValueError("a part of the key is not base64url")
+    return {name: entry[name] for name in ("kty", "crv", *names) if name in entry}
 
 
 def fetch(url: str) -> object:
@@ -186,7 +207,16 @@ def fetch(url: str) -> object:
         connection.close()
 
 
-def _stored_secret(arn: str) -> OctKey:
+def _hmac_key(secret: str | bytes) -> bytes:
+    """Return the key for HS256. Raises ValueError for a public key or the text of a JWK."""
+    try:
+        key: bytes = get_algorithm_by_name("HS256").prepare_key(secret)
+    except InvalidKeyError as error:
+        raise ValueError(str(error)) from error
+    return key
+
+
+def _stored_secret(arn: str) -> bytes:
     """Fetch the current secret of `arn`, which may be its name in the functions' own region.
 
     Raises NotFetched.
@@ -207,6 +237,6 @@ def _stored_secret(arn: str) -> OctKey:
     if len(secret) < MIN_SECRET_BYTES:
         raise NotFetched(f"it has {len(secret)} bytes; at least {MIN_SECRET_BYTES} are needed")
     try:
-        return OctKey.import_key(secret)
+        return _hmac_key(secret)
     except ValueError as error:  # a public key, which everybody knows
         raise NotFetched(str(error)) from error

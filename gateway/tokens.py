@@ -3,13 +3,13 @@
 import time
 from collections.abc import Mapping
 
-from joserfc import jwt
-from joserfc.jwk import OctKey
+import jwt
 
 from gateway.configuration import ConfigurationError
 
 DEFAULT_SCOPE = "ws:connect messages:send messages:broadcast"
 DEFAULT_LIFETIME_SECONDS = 24 * 60 * 60
+SIGNER = jwt.PyJWT({"enforce_minimum_key_length": True})  # or else PyJWT only warns
 
 
 def token(
@@ -22,7 +22,7 @@ def token(
 ) -> str:
     """A token for `user` with `scope` (space-separated) and other claims, valid for `seconds`.
 
-    Raises ConfigurationError where there is no secret to sign it with.
+    Raises ConfigurationError without a secret, or with one that no stage would accept.
     """
     secret = environment.get("HERALD_JWT_SECRET", "").strip()
     if not secret:
@@ -39,4 +39,7 @@ def token(
         payload["iss"] = environment["HERALD_JWT_ISSUER"]
     if environment.get("HERALD_JWT_AUDIENCE"):
         payload["aud"] = environment["HERALD_JWT_AUDIENCE"]
-    return jwt.encode({"alg": "HS256"}, payload, OctKey.import_key(secret))
+    try:
+        return SIGNER.encode(payload, secret, algorithm="HS256")
+    except jwt.InvalidKeyError as error:
+        raise ConfigurationError(f"HERALD_JWT_SECRET can't sign a token: {error}") from error

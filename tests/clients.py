@@ -11,7 +11,8 @@ from typing import Any
 
 import boto3
 import httpx
-import jwt
+from joserfc import jwt
+from joserfc.jwk import OctKey
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -34,7 +35,7 @@ def token(
     """A token for `user`; a claim given as None is left out."""
     payload = {"sub": user, "scope": scope, "exp": int(time.time()) + 600, **claims}
     present = {name: value for name, value in payload.items() if value is not None}
-    return jwt.encode(present, key, algorithm="HS256")
+    return jwt.encode({"alg": "HS256"}, present, OctKey.import_key(key))
 
 
 class Client:

@@ -10,10 +10,28 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ssl import SSLContext
 from typing import Any
 
-import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from joserfc import jwt
+from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
+from joserfc.jws import JWSRegistry
 
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
+KINDS = {"RS256": RSAKey, "ES256": ECKey}
+
+
+class AnySignature(JWSRegistry):
+    """Every algorithm and header, without joserfc's warning about the name `EdDSA`."""
+
+    def __init__(self) -> None:
+        super().__init__(strict_check_header=False)
+
+    def get_alg(self, name: str) -> Any:
+        return self.algorithms[name]
+
+
+def signed(key: Key, algorithm: str, headers: dict[str, Any], claims: dict[str, Any]) -> str:
+    """Make a token with joserfc: Herald verifies by another library."""
+    return jwt.encode({"alg": algorithm, **headers}, claims, key, registry=AnySignature())
 
 
 @dataclass(frozen=True)
@@ -35,15 +53,17 @@ class KeyPair:
                 return cls(algorithm, kid, ed25519.Ed25519PrivateKey.generate())
 
     def jwk(self, **more: Any) -> dict[str, Any]:
-        algorithm = jwt.get_algorithm_by_name(self.algorithm)
-        published = json.loads(algorithm.to_jwk(self.private.public_key()))
-        published.pop("key_ops", None)
+        published = self._key.as_dict(private=False)
         return {**published, "kid": self.kid, "use": "sig", "alg": self.algorithm, **more}
 
     def token(self, headers: dict[str, Any] | None = None, **claims: Any) -> str:
         payload = {"sub": "alice", "exp": 9_999_999_999, **claims}
         headers = {"kid": self.kid} if headers is None else headers
-        return jwt.encode(payload, self.private, algorithm=self.algorithm, headers=headers)
+        return signed(self._key, self.algorithm, headers, payload)
+
+    @property
+    def _key(self) -> Any:
+        return KINDS.get(self.algorithm, OKPKey)(self.private, self.private)
 
 
 class KeyServer(ThreadingHTTPServer):

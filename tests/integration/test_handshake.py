@@ -5,14 +5,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import jwt
 import pytest
 
 from tests.clients import SECRET, Client, token
+from tests.unit.test_auth import CLAIMS, encoded
 
 
 def unsigned() -> str:
-    return jwt.encode({"sub": "alice", "exp": int(time.time()) + 600}, None, algorithm="none")
+    return f"{encoded({'alg': 'none'})}.{encoded(CLAIMS)}."
 
 
 BAD_TOKENS = {

@@ -19,6 +19,7 @@ FAILS_OPEN = "open"
 MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key of at least the hash's size for HS256
 LOCAL_SECRET = "local-"  # noqa: S105
 """How the secret begins that `make run` makes for one checkout, and each developer can read."""
+SSH_KEYS = ("ssh-", "ecdsa-sha2-")
 MAPPED_PREFIX = 96
 PREFIX = "HERALD_"
 MOST = 1_000_000_000  # seconds: thirty years; with more, sums would pass what storage can hold
@@ -120,7 +121,9 @@ def _secret_arn(value: str) -> str:
 
 
 def _secret(value: str) -> str:
-    if len(value.encode()) < MIN_SECRET_BYTES or "-----BEGIN " in value:
+    """Refuse a short secret, and the text of a key: PyJWT takes neither for HS256."""
+    is_key = "-----BEGIN " in value or '"kty"' in value or value.startswith(SSH_KEYS)
+    if len(value.encode()) < MIN_SECRET_BYTES or is_key:
         raise ValueError
     return value
 
@@ -201,7 +204,7 @@ class Settings:
         "HERALD_JWT_SECRET",
         "HS256 secret",
         _secret,
-        f"at least {MIN_SECRET_BYTES} bytes that are no public key",
+        f"at least {MIN_SECRET_BYTES} bytes that are neither a public key nor a JWK",
         secret=True,
     )
     jwt_secret_arn: str | None = _variable(

@@ -53,16 +53,17 @@ class KeyPair:
                 return cls(algorithm, kid, ed25519.Ed25519PrivateKey.generate())
 
     def jwk(self, **more: Any) -> dict[str, Any]:
-        published = self._key.as_dict(private=False)
+        published = self.key.as_dict(private=False)
         return {**published, "kid": self.kid, "use": "sig", "alg": self.algorithm, **more}
 
     def token(self, headers: dict[str, Any] | None = None, **claims: Any) -> str:
         payload = {"sub": "alice", "exp": 9_999_999_999, **claims}
         headers = {"kid": self.kid} if headers is None else headers
-        return signed(self._key, self.algorithm, headers, payload)
+        return signed(self.key, self.algorithm, headers, payload)
 
     @property
-    def _key(self) -> Any:
+    def key(self) -> Any:
+        """The private key, as joserfc has it."""
         return KINDS.get(self.algorithm, OKPKey)(self.private, self.private)
 
 

@@ -271,9 +271,15 @@ def test_what_is_accepted_fits_into_an_authorizers_result(group: str) -> None:
         {"exp": -1},
         {"nbf": "0"},
         {"nbf": None},
+        {"nbf": False},
         {"iat": "0"},
+        {"iat": None},
+        {"iat": False},
         {"iss": 1},
+        {"iss": None},
         {"aud": 1},
+        {"aud": None},
+        {"jti": 1},
         {"aud": ["a", 1]},
         {"scope": ["ws:connect"]},
         {"scope": None},
@@ -397,10 +403,32 @@ def test_a_public_key_is_no_secret() -> None:
         ed25519.Ed25519PrivateKey.generate().public_key(),
     ):
         pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-        with pytest.raises(ValueError, match="no public key"):
+        with pytest.raises(ValueError, match="neither a public key nor a JWK"):
             Settings.from_environ({"HERALD_JWT_SECRET": pem})
         with pytest.raises(ValueError, match="should not be used"):
             verifier(jwt_secret=pem)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI alice",
+        json.dumps({"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQ"}),
+        json.dumps({"keys": [{"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQ"}]}),
+    ],
+    ids=["ssh", "jwk", "jwks"],
+)
+def test_the_text_of_a_key_is_not_a_secret(secret: str) -> None:
+    with pytest.raises(ValueError, match="neither a public key nor a JWK"):
+        Settings.from_environ({"HERALD_JWT_SECRET": secret})
+    with pytest.raises(ValueError, match="HMAC secret"):
+        verifier(jwt_secret=secret)
+
+
+def test_a_secret_that_is_too_short_verifies_nothing() -> None:
+    """Even where the settings let it pass; PyJWT by itself would only warn."""
+    secret = "x" * 31
+    assert_refused(by_hand({"alg": "HS256"}, CLAIMS, secret.encode()), jwt_secret=secret)
 
 
 # --- Where a token is, and what it becomes

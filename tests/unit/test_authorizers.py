@@ -36,10 +36,10 @@ def invoke(*requests: tuple[str, dict[str, Any]], **environment: str) -> list[An
     return [declared, *(answer.get("result", answer.get("error")) for answer in answers)]
 
 
-def printed(*requests: tuple[str, dict[str, Any]], **environment: str) -> str:
+def printed(*requests: tuple[str, dict[str, Any]], script: str = INVOKE, **environment: str) -> str:
     variables = {"PATH": os.environ["PATH"], "HERALD_JWT_SECRET": SECRET, **environment}
     return subprocess.run(
-        [sys.executable, "-c", INVOKE, json.dumps(requests)],
+        [sys.executable, "-c", script, json.dumps(requests)],
         cwd=PROJECT,
         env=variables,
         capture_output=True,
@@ -130,6 +130,18 @@ def test_keys_that_can_not_be_had_are_no_verdict_on_the_token() -> None:
     )
     assert rest["errorType"] == connect["errorType"] == "Unavailable"
     assert bearer not in str((rest, connect))
+
+
+def test_the_authorizers_load_no_library_for_encryption() -> None:
+    """They load PyJWT alone; importing joserfc as well would double the time."""
+    bearer = token("alice")
+    loaded = printed(
+        rest_event("GET", "/users/alice", bearer),
+        connect_event(bearer),
+        script=INVOKE + "print(*sys.modules)",
+    ).split()
+    assert "jwt" in loaded
+    assert [name for name in loaded if name.startswith("joserfc")] == []
 
 
 def test_a_cached_verdict_does_not_outlive_its_token() -> None:

@@ -153,6 +153,9 @@ def test_what_a_header_brings_is_not_looked_at(
         PAIRS["RS256"].jwk(kid=7),
         PAIRS["RS256"].jwk(n=1),
         PAIRS["RS256"].jwk(n="!"),
+        PAIRS["RS256"].jwk(n=PAIRS["RS256"].jwk()["n"] + "=="),
+        PAIRS["RS256"].jwk(n=PAIRS["RS256"].jwk()["n"][:9] + "\n" + PAIRS["RS256"].jwk()["n"][9:]),
+        PAIRS["EdDSA"].jwk(x=PAIRS["EdDSA"].jwk()["x"] + "!"),
         PAIRS["ES256"].jwk(crv="P-384"),
         PAIRS["ES256"].jwk(x=PAIRS["ES256"].jwk()["y"]),
         PAIRS["EdDSA"].jwk(x="AA"),
@@ -163,7 +166,7 @@ def test_what_a_header_brings_is_not_looked_at(
         "no key",
         None,
     ],
-    ids=range(24),
+    ids=range(27),
 )
 def test_what_else_is_published_is_passed_over(unusable: Any) -> None:
     with pytest.raises(NotFetched, match="holds no key"):
@@ -179,6 +182,24 @@ def test_keys_as_providers_publish_them() -> None:
         del bare[name]
     [used] = keys.usable_keys({"keys": [bare], "more": 1})
     assert used.algorithms == {"RS256"}
+
+
+def test_of_a_published_private_key_the_public_half_is_used() -> None:
+    for pair in PAIRS.values():
+        private = pair.key.as_dict(private=True, kid=pair.kid)
+        assert "d" in private
+        [used] = keys.usable_keys({"keys": [private]})
+        assert used.key == pair.private.public_key()
+
+
+def test_each_key_of_a_kid_is_tried(provider: KeyServer, verifier: TokenVerifier) -> None:
+    """Some providers give their old and their new key one name."""
+    old, new = PAIRS["RS256"], replace(OTHERS["RS256"], kid="RS256-1")
+    provider.publish(old, new)
+    verifier.verify(old.token())
+    verifier.verify(new.token())
+    third = KeyPair.new("RS256", "RS256-1")
+    assert_refused(verifier, third.token())
 
 
 @pytest.mark.parametrize("key_set", [None, [], "keys", {}, {"keys": {}}, {"keys": []}], ids=str)
@@ -214,6 +235,15 @@ def test_a_bad_signature_makes_no_request(provider: KeyServer, verifier: TokenVe
     for _ in range(10):
         assert_refused(verifier, OTHERS["RS256"].token(headers={"kid": "RS256-1"}))
         assert_refused(verifier, by_hand({"alg": "HS256", "kid": "unknown"}, CLAIMS))
+    assert provider.requests == 1
+
+
+@pytest.mark.parametrize("kid", [7, None, ["RS256-1"], {"RS256-1": 1}, True])
+def test_a_kid_of_the_wrong_type_makes_no_request(
+    provider: KeyServer, verifier: TokenVerifier, kid: Any
+) -> None:
+    verifier.verify(PAIRS["RS256"].token())
+    assert_refused(verifier, by_hand({"alg": "RS256", "kid": kid}, CLAIMS))
     assert provider.requests == 1
 
 

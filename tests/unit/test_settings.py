@@ -23,6 +23,8 @@ def test_an_empty_value_is_no_value() -> None:
     ("variable", "value"),
     [
         ("HERALD_JWT_SECRET", "x" * 31),
+        ("HERALD_JWT_SECRET", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI alice"),
+        ("HERALD_JWT_SECRET", '{"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQ"}'),
         ("HERALD_JWKS_URL", "ftp://example.com"),
         ("HERALD_JWKS_URL", "http://example.com/jwks.json"),
         ("HERALD_JWKS_URL", "https://"),

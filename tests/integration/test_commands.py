@@ -307,6 +307,13 @@ def test_token_prints_a_token_and_nothing_else(command: Callable[..., Command]) 
     assert (claims["sub"], claims["scope"]) == ("alice", "messages:send")
 
 
+def test_token_names_a_secret_that_no_stage_accepts(command: Callable[..., Command]) -> None:
+    printed = command("token", "alice", HERALD_JWT_SECRET="short")
+    assert printed.end() == 2
+    [line] = printed.output.splitlines()  # and no warning of PyJWT's
+    assert line.startswith("HERALD_JWT_SECRET can't sign a token: The HMAC key is 5 bytes long")
+
+
 @pytest.mark.parametrize("user", ["", " "])
 def test_a_token_for_nobody_is_refused(command: Callable[..., Command], user: str) -> None:
     refused = command("token", user)

@@ -134,9 +134,8 @@ def _header(token: str) -> tuple[str, str | None]:
 def _check_types(claims: Mapping[str, Any]) -> None:
     """Raise ValueError for a registered claim of a type that PyJWT converts or ignores."""
     for claim in TIMES:
-        if isinstance(claims.get(claim, 0), bool) or not isinstance(
-            claims.get(claim, 0), int | float
-        ):
+        time = claims.get(claim, 0)
+        if isinstance(time, bool) or not isinstance(time, int | float):
             raise ValueError(f"{claim} is not a number")
     if not isinstance(claims.get("iss", ""), str):
         raise ValueError("iss is not a string")

@@ -5,6 +5,7 @@ The provider is real: a server with a JWK Set.
 
 import json
 import ssl
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -75,13 +76,19 @@ def test_ed25519_by_its_new_name(provider: KeyServer) -> None:
 
 def public_forms() -> Iterator[bytes]:
     """Whatever of a public key somebody might take for a secret."""
+    yield from public_keys()
+    for pair in PAIRS.values():
+        yield pair.jwk().get("n", pair.jwk().get("x")).encode()
+
+
+def public_keys() -> Iterator[bytes]:
+    """Each public key in each format that PyJWT recognizes."""
     for pair in PAIRS.values():
         public = pair.private.public_key()
         for form in (Encoding.PEM, Encoding.DER):
             yield public.public_bytes(form, PublicFormat.SubjectPublicKeyInfo)
         yield public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).strip()
         yield json.dumps(pair.jwk()).encode()
-        yield pair.jwk().get("n", pair.jwk().get("x")).encode()
 
 
 def test_algorithm_confusion(verifier: TokenVerifier) -> None:
@@ -112,7 +119,11 @@ def test_a_token_without_kid_is_for_the_only_key_of_its_kind(
     verifier.verify(PAIRS["ES256"].token(headers={}))
     assert_refused(verifier, OTHERS["ES256"].token(headers={}))
     provider.publish(*PAIRS.values(), *OTHERS.values())
-    assert_refused(TokenVerifier(Settings(jwks_url=provider.url)), PAIRS["ES256"].token(headers={}))
+    rotating = TokenVerifier(Settings(jwks_url=provider.url))
+    asked = provider.requests
+    for _ in range(5):
+        assert_refused(rotating, PAIRS["ES256"].token(headers={}))
+    assert provider.requests == asked + 1  # to ask again would not tell which key is meant
 
 
 @pytest.mark.parametrize("attack", ["jwk", "jku", "x5u"])
@@ -133,6 +144,13 @@ def test_what_a_header_brings_is_not_looked_at(
 
 
 # --- Which of the published keys are used
+
+
+def with_another_end(text: str) -> str:
+    """Spell the same octets of base64url differently: the last character has unused bits."""
+    other = text[:-1] + chr(ord(text[-1]) + 1)
+    assert urlsafe_b64decode(other + "==") == urlsafe_b64decode(text + "==")
+    return other
 
 
 @pytest.mark.parametrize(
@@ -156,6 +174,7 @@ def test_what_a_header_brings_is_not_looked_at(
         PAIRS["RS256"].jwk(n=PAIRS["RS256"].jwk()["n"] + "=="),
         PAIRS["RS256"].jwk(n=PAIRS["RS256"].jwk()["n"][:9] + "\n" + PAIRS["RS256"].jwk()["n"][9:]),
         PAIRS["EdDSA"].jwk(x=PAIRS["EdDSA"].jwk()["x"] + "!"),
+        PAIRS["EdDSA"].jwk(x=with_another_end(PAIRS["EdDSA"].jwk()["x"])),
         PAIRS["ES256"].jwk(crv="P-384"),
         PAIRS["ES256"].jwk(x=PAIRS["ES256"].jwk()["y"]),
         PAIRS["EdDSA"].jwk(x="AA"),
@@ -166,7 +185,7 @@ def test_what_a_header_brings_is_not_looked_at(
         "no key",
         None,
     ],
-    ids=range(27),
+    ids=range(28),
 )
 def test_what_else_is_published_is_passed_over(unusable: Any) -> None:
     with pytest.raises(NotFetched, match="holds no key"):
@@ -177,7 +196,7 @@ def test_what_else_is_published_is_passed_over(unusable: Any) -> None:
 
 def test_keys_as_providers_publish_them() -> None:
     """With certificates, without `alg` or `use`, and with what nobody knows."""
-    bare = PAIRS["RS256"].jwk(x5c=["no base64"], x5t="?", issuer="https://example.com")
+    bare = PAIRS["RS256"].jwk(x5c=["no base64"], x5t="?", crv="?", issuer="https://example.com")
     for name in ("use", "alg"):
         del bare[name]
     [used] = keys.usable_keys({"keys": [bare], "more": 1})
@@ -206,6 +225,48 @@ def test_each_key_of_a_kid_is_tried(provider: KeyServer, verifier: TokenVerifier
 def test_what_is_no_key_set(key_set: Any) -> None:
     with pytest.raises(NotFetched):
         keys.usable_keys(key_set)
+
+
+# --- A secret in Secrets Manager
+
+
+class SecretsManager:
+    """Answers with `value`, as the SDK's client would."""
+
+    def __init__(self) -> None:
+        self.value: dict[str, Any] = {"SecretString": SECRET}
+
+    def get_secret_value(self, **_: Any) -> dict[str, Any]:
+        return self.value
+
+
+@pytest.fixture
+def secrets(monkeypatch: pytest.MonkeyPatch) -> SecretsManager:
+    manager = SecretsManager()
+    monkeypatch.setattr("chalicelib.sdk.sdk_client", lambda *_: manager)
+    return manager
+
+
+def stored() -> TokenVerifier:
+    arn = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:herald"
+    return TokenVerifier(Settings(jwt_secret_arn=arn))
+
+
+def test_a_rotated_secret_is_found(secrets: SecretsManager) -> None:
+    verifier = stored()
+    verifier.verify(by_hand({"alg": "HS256"}, CLAIMS))
+    rotated = b"the-secret-after-its-rotation-is-another"
+    assert_refused(verifier, by_hand({"alg": "HS256"}, CLAIMS, rotated))
+    secrets.value = {"SecretBinary": rotated}
+    verifier.verify(by_hand({"alg": "HS256"}, CLAIMS, rotated))
+    assert_refused(verifier, by_hand({"alg": "HS256"}, CLAIMS))
+
+
+def test_a_stored_secret_that_is_short_or_public_verifies_nothing(secrets: SecretsManager) -> None:
+    for secret in (b"", b"x" * 31, *public_keys()):
+        secrets.value = {"SecretBinary": secret}
+        with pytest.raises(Unavailable):
+            stored().verify(by_hand({"alg": "HS256"}, CLAIMS, secret))
 
 
 # --- Fetching

@@ -1,6 +1,5 @@
 """Chalice's reloader, told what belongs to the project."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,16 +7,16 @@ from chalice.cli.filewatch.stat import StatFileWatcher
 
 from gateway.configuration import PROJECT
 
-CONFIGURATION = PROJECT / ".chalice" / "config.json"
-NOT_WATCHED = {"__pycache__", "mutants", "node_modules"}
+WATCHED = [PROJECT / name for name in ("app.py", "chalicelib", "vendor", ".chalice/config.json")]
+"""What Chalice packages, and what configures it."""
 
 
 def watch_the_project(elsewhere: Callable[[], object]) -> None:
-    """Restart the worker of `chalice local` when a file of the project changes, or what
-    `elsewhere` returns.
+    """Restart the worker of `chalice local` when a file of the app changes, or what `elsewhere`
+    returns.
 
-    By itself Chalice looks at every file in the folder, once a second: at `.venv` as well, and at
-    what Python and Herald write while they start, so that it would restart the app each first time.
+    By itself Chalice looks at every file in the folder, once a second: at `.venv`, at a log that a
+    user writes there, and at what Python and Herald write while they start. Each would restart it.
     """
     before = (_changes(), elsewhere())
 
@@ -28,14 +27,12 @@ def watch_the_project(elsewhere: Callable[[], object]) -> None:
     StatFileWatcher._single_pass_poll = look  # type: ignore[assignment, method-assign]
 
 
-def _changes() -> dict[str, int]:
-    """When each file of the project was last changed."""
-    found = {}
-    for folder, folders, files in os.walk(PROJECT):
-        folders[:] = [name for name in folders if name[0] != "." and name not in NOT_WATCHED]
-        for path in [Path(folder, name) for name in files if name[0] != "."]:
-            found[str(path)] = _changed(path)
-    return {**found, str(CONFIGURATION): _changed(CONFIGURATION)}
+def _changes() -> dict[Path, int]:
+    """When each file of the app was last changed."""
+    files = [path for path in WATCHED if path.is_file()]
+    for path in WATCHED:
+        files += [file for file in path.rglob("*") if "__pycache__" not in file.parts]
+    return {file: _changed(file) for file in files}
 
 
 def _changed(path: Path) -> int:

@@ -44,7 +44,7 @@ class Terminal:
         assert self._shell.stdin is not None
         assert self._shell.stdout is not None
         self.record += f"$ {command}\n"
-        self._shell.stdin.write(f"{command}\necho; echo '{END_OF_COMMAND}'$?\n")
+        self._shell.stdin.write(f"{command}\nstatus=$?; echo; echo '{END_OF_COMMAND}'$status\n")
         self._shell.stdin.flush()
         printed = ""
         for line in self._shell.stdout:

@@ -75,26 +75,17 @@ def _newer_python() -> str | None:
 
 
 def _environment(python: str) -> Path:
-    """The interpreter of a virtual environment with the pinned packages, made at its first use.
+    """The interpreter of an environment with the pinned packages, made at its first use.
     Raises SystemExit where it can't be made."""
     version = subprocess.run(
         [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
-    folder = PROJECT / ".venv" / f"deploy-{version}"
-    interpreter, ready = folder / "bin" / "python", folder / ".ready"
-    requirements = ["requirements.txt", "requirements-dev.txt", "constraints.txt"]
-    pins = "".join((PROJECT / name).read_text() for name in requirements)
-    if not ready.exists() or ready.read_text() != pins:
-        print(f"Setting up {folder}, once.", file=sys.stderr)
-        shutil.rmtree(folder, ignore_errors=True)
-        pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        commands: list[list[str | Path]] = [
-            [python, "-m", "venv", folder],
-            [interpreter, *pip, "-r", PROJECT / "requirements-dev.txt"],
-        ]
-        for command in commands:
-            if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
-                raise SystemExit(f"{folder} could not be set up, for the reason above")
-        ready.write_text(pins)
-    return interpreter
+    folder = Path(".venv") / f"deploy-{version}"
+    files = ["requirements-dev.txt", "requirements.txt", "constraints.txt"]
+    ended = subprocess.run(
+        [python, "tools/set_up.py", "--with-this-python", folder, *files], cwd=PROJECT, check=False
+    )
+    if ended.returncode:
+        raise SystemExit(ended.returncode)
+    return PROJECT / folder / "bin" / "python"

@@ -70,8 +70,18 @@ class Deployed:
 
     def command(self, command: str, *options: str, **environment: str) -> str:
         """A command of `python -m infra`; what it printed. Raises RuntimeError with its errors."""
+        return self._run(
+            [sys.executable, "-m", "infra", command, self.stage, *options], environment
+        )
+
+    def chalice(self, command: str) -> str:
+        """A command of Chalice, as it is typed."""
+        chalice = str(Path(sys.executable).with_name("chalice"))
+        return self._run([chalice, command, "--stage", self.stage], {})
+
+    def _run(self, command: list[str], environment: dict[str, str]) -> str:
         ended = subprocess.run(
-            [sys.executable, "-m", "infra", command, self.stage, *options],
+            command,
             cwd=self._checkout,
             env={**without_aws(), **self.aws, **environment},
             check=False,

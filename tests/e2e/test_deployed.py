@@ -105,6 +105,14 @@ def test_a_stage_is_deployed_in_one_way(deployed: Deployed) -> None:
     if other == "chalice":
         with pytest.raises(RuntimeError, match="was deployed the other way: destroy it first"):
             deployed.command("resources")
+        with pytest.raises(RuntimeError, match="`make deploy STAGE=prod` deploys it"):
+            deployed.chalice("deploy")
+
+
+def test_a_command_prints_a_token_that_the_stage_accepts(deployed: Deployed, cloud: Client) -> None:
+    bearer = deployed.command("token", "peggy", "users:read").strip()
+    answer = cloud.http.get("/users/bob", headers={"Authorization": f"Bearer {bearer}"})
+    assert answer.status_code == 200
 
 
 def test_a_wrong_token_is_refused(cloud: Client) -> None:

@@ -77,6 +77,7 @@ def test_the_template_has_all_that_a_stage_needs(packaged: Path) -> None:
     route = resources["WebsocketConnectRoute"]["Properties"]
     assert route["AuthorizationType"] == "CUSTOM"
     assert route["AuthorizerId"] == {"Ref": "TokenAuthorizer"}
+    assert_a_token_may_come_in_three_ways(resources["TokenAuthorizer"]["Properties"])
     assert resources["WebsocketAPIStage"]["Properties"]["AutoDeploy"] is True
     queue = resources["DeliverQueued"]["Properties"]["Events"]["DeliverQueuedSqsEventSource"]
     assert queue["Properties"]["Queue"]["Fn::Sub"].endswith(":herald-prod-fanout")
@@ -99,3 +100,14 @@ def test_the_template_has_all_that_a_stage_needs(packaged: Path) -> None:
     assert len(names) == 5
     domains = [name for name, one in resources.items() if one["Type"].endswith("::DomainName")]
     assert sorted(domains) == ["ApiGatewayCustomDomain", "WebsocketApiCustomDomain"]
+
+
+def assert_a_token_may_come_in_three_ways(authorizer: Any) -> None:
+    """API Gateway refuses a handshake with 401, unasked, if it lacks one of the identity sources
+    that an authorizer names; without any it asks the authorizer each time. The property is optional
+    for WebSocket APIs, and no verdict is cached for them.
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-apigatewayv2-authorizer.html
+    https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-websocket-api-lambda-auth.html"""
+    assert authorizer["AuthorizerType"] == "REQUEST"
+    assert "IdentitySource" not in authorizer
+    assert "AuthorizerResultTtlInSeconds" not in authorizer

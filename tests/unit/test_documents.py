@@ -52,6 +52,7 @@ IN_CI_ALONE = (
     "make docs",
     "make bench",
 )
+NEWCOMER = "test_a_newcomer_gets_from_clone_to_a_deployed_websocket"
 COMMANDS = {
     "make run": "test_what_run_prints_can_be_pasted",
     ".venv/bin/websockets": "test_the_websocket_client_receives_what_curl_sends",
@@ -60,6 +61,15 @@ COMMANDS = {
     "make token": "test_token_prints_a_token_and_nothing_else",
     "make deploy": "test_everything_is_there",  # in the emulator, by both ways
     "make destroy": "test_everything_is_there",  # where the stage that it looks at ends
+    "make resources": NEWCOMER,
+    "chalice deploy": NEWCOMER,
+    "chalice local": NEWCOMER,
+    "chalice logs": NEWCOMER,
+    "chalice invoke": NEWCOMER,
+    "chalice url": NEWCOMER,
+    "chalice delete": NEWCOMER,
+    "chalice package": "test_the_template_is_sound",
+    "python -m infra token": NEWCOMER,
     "make package": "test_the_template_is_sound",
     "python3 -c": "test_the_configurations_command_makes_master_keys",
     "python docs/settings_table.py": "test_the_settings_are_those_of_the_settings_object",
@@ -79,7 +89,7 @@ def commands(document: Path) -> list[str]:
     text = document.read_text()
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     joined = re.sub(r"\\\n\s*|(?<=,)\n\s+", " ", "".join(blocks))
-    within = re.findall(r"`((?:make|python3?|\.venv/bin/\w+) [^`]+)`", text)
+    within = re.findall(r"`((?:chalice|make|python3?|\.venv/bin/\w+) [^`]+)`", text)
     return [line for line in joined.splitlines() if line and not line.startswith("#")] + within
 
 

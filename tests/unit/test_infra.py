@@ -1,14 +1,16 @@
 """What is deployed beside the functions: names, rights, alarms."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chalicelib.deployed import stage_defaults
+from chalicelib.deployed import KEY_SOURCES, stage_defaults
 from chalicelib.settings import Settings
 from gateway.configuration import PROJECT
 from infra.dashboard import alarms, dashboard
@@ -42,6 +44,52 @@ def test_a_wrong_stage_is_one_line() -> None:
     assert run.stderr.splitlines() == [
         "STAGE holds 'No!'; allowed: up to 20 of a-z and 0-9, a letter first, but not local"
     ]
+
+
+def deploy(*options: str, project: Path = PROJECT) -> "subprocess.CompletedProcess[str]":
+    """`make deploy` of the stage qa, with no AWS in reach."""
+    return subprocess.run(
+        [sys.executable, "-m", "infra", "deploy", "qa", *options],
+        cwd=project,
+        env={**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_stage_without_a_key_source_is_refused_before_anything_is_made() -> None:
+    refused = deploy()
+    assert (refused.returncode, refused.stdout) == (1, "")
+    told = refused.stderr
+    assert told.startswith("Nothing was deployed: the stage qa has no key source")
+    for cure in (*KEY_SOURCES, ".chalice/config.json", "make resources STAGE=qa"):
+        assert cure in told
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        ("HERALD_MESSAGE_RATE", "fast", "HERALD_MESSAGE_RATE holds 'fast'; allowed: a number"),
+        ("HERALD_MESAGE_RATE", "5", "did you mean HERALD_MESSAGE_RATE?"),
+        ("HERALD_JWT_SECRET", "local-" + "x" * 43, "HERALD_JWT_SECRET holds a secret that begins"),
+    ],
+)
+def test_a_setting_that_functions_would_refuse_is_refused_before_anything_is_made(
+    checkout: Path, variable: str, value: str, line: str
+) -> None:
+    path = checkout / ".chalice" / "config.json"
+    plain = path.read_text()
+    config = json.loads(plain)
+    config["stages"]["qa"] = {"environment_variables": {variable: value}}
+    path.write_text(json.dumps(config))
+    try:
+        refused = deploy(project=checkout)
+    finally:
+        path.write_text(plain)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith(".chalice/config.json: ")
+    assert line in refused.stderr
 
 
 def test_two_stages_share_no_name() -> None:

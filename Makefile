@@ -46,14 +46,18 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
+# Four processes, also on two cores: a test waits for a third of its time. Functions start some
+# 250 times, and none of them should compile Herald anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 4 --dist worksteal
+
 tests: $(READY)
-	$(BIN)/pytest -n auto --maxprocesses 4
+	$(PYTEST)
 
 coverage: $(READY) ## Which lines and branches the tests reach, in every process (at least 95 %; TESTS: of some alone)
-	$(BIN)/pytest -n auto --maxprocesses 4 $(TESTS) --cov
+	$(PYTEST) $(TESTS) --cov
 
 faults: $(READY) ## Spoil Herald's calls to AWS, and kill it between any two (FAULTS=all: in each way, twenty minutes)
-	FAULTS="$(FAULTS)" $(BIN)/pytest -n auto --maxprocesses 4 tests/faults
+	FAULTS="$(FAULTS)" $(PYTEST) tests/faults
 
 fuzz: $(VENV)/fuzz/.ready ## Try what nobody thought of on the parsers of messages and tokens: make fuzz SECONDS=60
 	@for parser in messages tokens; do mkdir -p .herald/fuzz/$$parser && \

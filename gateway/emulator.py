@@ -47,8 +47,8 @@ async def emulated_aws(environment: Mapping[str, str]) -> AsyncIterator[dict[str
     try:
         variables = leading_to(f"http://127.0.0.1:{port}", environment)
         await _answering(process, port)
-        await asyncio.to_thread(_create_tables, variables, environment)
-        queue_urls = await asyncio.to_thread(_create_queues, variables)
+        await asyncio.to_thread(create_tables, client("dynamodb", variables), environment)
+        queue_urls = await asyncio.to_thread(create_queues, client("sqs", variables))
         if environment.get(QUEUE_URL) != "":  # emptied, all is delivered at once
             variables[QUEUE_URL] = queue_urls["FanoutQueue"]
         yield variables
@@ -86,9 +86,8 @@ def client(
     )
 
 
-def _create_queues(variables: Mapping[str, str]) -> dict[str, str]:
-    """The queues' URLs, by logical id."""
-    sqs = client("sqs", variables)
+def create_queues(sqs: Any) -> dict[str, str]:
+    """Create Herald's queues. Return their URLs by logical id."""
     urls: dict[str, str] = {}
     for logical_id, resource in RESOURCES.items():
         if resource["Type"] != "AWS::SQS::Queue":
@@ -109,8 +108,8 @@ def _create_queues(variables: Mapping[str, str]) -> dict[str, str]:
     return urls
 
 
-def _create_tables(variables: Mapping[str, str], environment: Mapping[str, str]) -> None:
-    dynamodb = client("dynamodb", variables)
+def create_tables(dynamodb: Any, environment: Mapping[str, str]) -> None:
+    """Create Herald's tables, under the names that `environment` gives them."""
     for variable, logical_id in TABLES.items():
         table: dict[str, Any] = dict(RESOURCES[logical_id]["Properties"])
         table["TableName"] = environment.get(variable) or table["TableName"]

@@ -1,20 +1,36 @@
 """What the tests share: one emulator and one gateway, started when first asked for."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chalicelib import consequences, history, terminate
+from gateway.aws_variables import REGION
+from gateway.emulator import client as client_of
 from gateway.emulator import emulated_aws
 from gateway.server import Running
 from tests.clients import Client, configured, served
 from tests.copies import copy_project
-from tests.tables import TABLES, empty
-from tests.world import LIFE
+from tests.echo import echoing
+from tests.tables import TABLES, create, empty
+from tests.world import LIFE, Inline
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the longest tests, each in another process: at the end the others would wait."""
+    workers = getattr(config, "workerinput", {"workercount": 1})["workercount"]
+    longest = [item for item in items if item.get_closest_marker("timeout")]
+    others = [item for item in items if item not in longest]
+    share = len(items) / workers  # each process begins with its part of the list
+    for number, item in enumerate(longest):
+        others.insert(round(number % workers * share), item)
+    items[:] = others
 
 
 @pytest.fixture(scope="session")
@@ -46,53 +62,110 @@ def herald_with() -> Iterator[Callable[..., Client]]:
 
 
 @pytest.fixture(scope="session")
+def echo_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Path]]:
+    """A gateway of the echo app with the default settings, and the file of its events."""
+    events = tmp_path_factory.mktemp("echo") / "events"
+    with echoing(events) as echo:
+        yield echo.running, events
+
+
+@pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project, so that no command meets another one of the person who tests."""
     return copy_project(tmp_path_factory.mktemp("checkout") / "herald")
 
 
 @pytest.fixture(scope="session")
-def dynamodb() -> Iterator[Any]:
-    """A DynamoDB client of an emulator with Herald's tables, for tests of the storage alone."""
-    import boto3
-
+def emulator() -> Iterator[Mapping[str, str]]:
+    """An emulator with Herald's tables and queues. Yields the variables that lead an SDK to it."""
     loop = asyncio.new_event_loop()
-    emulator = emulated_aws({})
-    variables = loop.run_until_complete(emulator.__aenter__())
-    client = boto3.client(
-        "dynamodb",
-        endpoint_url=variables["AWS_ENDPOINT_URL"],
-        region_name=variables["AWS_REGION"],
-        aws_access_key_id="local",
-        aws_secret_access_key="local",
-    )
-    yield client
-    client.close()
-    loop.run_until_complete(emulator.__aexit__(None, None, None))
+    context = emulated_aws({})
+    yield loop.run_until_complete(context.__aenter__())
+    loop.run_until_complete(context.__aexit__(None, None, None))
     loop.close()
 
 
+@pytest.fixture(scope="session")
+def ministack(emulator: Mapping[str, str]) -> Iterator[Any]:
+    """A DynamoDB client of an emulator, for tests with several callers. Tests share the tables, so
+    each uses users of its own."""
+    client = client_of("dynamodb", emulator)
+    yield client
+    client.close()
+
+
 @pytest.fixture
-def life(life_tables: Any) -> Any:
-    """The client; the tables LIFE are empty, and the test's alone."""
-    empty(life_tables, LIFE)
-    return life_tables
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty AWS in this process, by moto, for tests with one caller.
+
+    Every client of the SDK talks to it. It knows nothing of the AWS that the developer works with.
+    """
+    from moto import mock_aws
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    with mock_aws():
+        yield
 
 
 @pytest.fixture(scope="session")
-def life_tables(dynamodb: Any) -> Any:
-    for like, name in zip(astuple(TABLES), astuple(LIFE), strict=True):
-        described = dynamodb.describe_table(TableName=like)["Table"]
-        keys = {key["AttributeName"] for key in described["KeySchema"]}
-        dynamodb.create_table(
-            TableName=name,
-            BillingMode="PAY_PER_REQUEST",
-            KeySchema=described["KeySchema"],
-            AttributeDefinitions=[
-                one for one in described["AttributeDefinitions"] if one["AttributeName"] in keys
-            ],
-        )
-    return dynamodb
+def moto_client() -> Iterator[Any]:
+    """A DynamoDB client that belongs to moto while `aws` is there: a new one costs 0.1 s."""
+    import moto.core  # noqa: F401  before the client, which it patches
+    from botocore.session import Session
+
+    session = Session()
+    session.set_credentials("testing", "testing")
+    client = session.create_client("dynamodb", REGION)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def moto(aws: None, moto_client: Any) -> Any:
+    """A DynamoDB client of moto with Herald's tables."""
+    create(moto_client, TABLES)
+    return moto_client
+
+
+@pytest.fixture(params=["moto", "ministack"])
+def dynamodb(request: pytest.FixtureRequest) -> Any:
+    """A DynamoDB client: the test runs with each of the two emulators, which judge each other."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def life(request: pytest.FixtureRequest) -> Any:
+    """A DynamoDB client; the tables LIFE are empty, and the test's alone.
+
+    It is moto's, unless the test is marked with `ministack`.
+    """
+    marked = request.node.get_closest_marker("ministack")
+    return request.getfixturevalue("ministack_life" if marked else "moto_life")
+
+
+@pytest.fixture
+def moto_life(aws: None, moto_client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Without threads: moto's transactions are not isolated."""
+    for module in (consequences, history, terminate):
+        monkeypatch.setattr(module, "ThreadPoolExecutor", Inline)
+    create(moto_client, LIFE)
+    return moto_client
+
+
+@pytest.fixture(scope="session")
+def ministack_tables(ministack: Any) -> Any:
+    create(ministack, LIFE)
+    return ministack
+
+
+@pytest.fixture
+def ministack_life(ministack_tables: Any) -> Any:
+    empty(ministack_tables, LIFE)
+    return ministack_tables
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 import boto3
 
 from gateway.configuration import PROJECT
+from gateway.server import Running
 from tests.clients import Client, Socket, configured, served, whole_lines
 
 
@@ -19,13 +20,23 @@ class Echo(Client):
     has_herald = False
     events_file: Path
 
+    def __init__(self, running: Running, events_file: Path) -> None:
+        super().__init__(running)
+        self.events_file = events_file
+        self._before = self._all()
+        self._strangers = {_connection(event) for event in self._before} - {None}
+
     def events(self, event_type: str | None = None) -> list[Any]:
-        events = [json.loads(line) for line in whole_lines(self.events_file)]
+        """The events since this client is there, but for those of connections from before."""
         return [
             event
-            for event in events
+            for event in self._all()[len(self._before) :]
             if event.get("type", event["requestContext"].get("eventType")) == event_type
+            and _connection(event) not in self._strangers
         ]
+
+    def _all(self) -> list[Any]:
+        return [json.loads(line) for line in whole_lines(self.events_file)]
 
     def run(self, socket: Socket, code: str) -> None:
         """Have the message handler run `code`."""
@@ -54,7 +65,11 @@ def echoing(events_file: Path, **changes: Any) -> Iterator[Echo]:
     changes = {"project": PROJECT / "tests" / "apps" / "echo", **changes}
     with (
         served(dataclasses.replace(configuration, **changes)) as running,
-        closing(Echo(running)) as client,
+        closing(Echo(running, events_file)) as client,
     ):
-        client.events_file = events_file
         yield client
+
+
+def _connection(event: Any) -> str | None:
+    identifier: str | None = event["requestContext"].get("connectionId")
+    return identifier

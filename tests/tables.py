@@ -1,7 +1,9 @@
 """What the tests of the storage share: Herald's tables, and a client that counts its calls."""
 
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple
 from typing import Any
 
 from chalicelib.connections import Connections
@@ -10,10 +12,16 @@ from chalicelib.membership import Memberships
 from chalicelib.metrics import Metrics
 from chalicelib.principal import Principal, group_key, user_key
 from chalicelib.records import REACH_PREFIX, Connection, Recipient, Tables
+from chalicelib.storage import MAX_BATCH_WRITE
+from infra import stage as infra
 
 TABLES = Tables(
     "herald-connections", "herald-users", "herald-groups", "herald-messages", "herald-history"
 )
+KEYS = (("connectionId",), ("user",), ("group", "connectionId"), ("id",), ("stream", "position"))
+"""The attributes of each table's key."""
+
+CREATED_WITH = ("AttributeDefinitions", "BillingMode", "GlobalSecondaryIndexes", "KeySchema")
 HISTORY_SECONDS = 300
 NOW = 1_995_477_071_772
 """Long after the tests, since the emulator removes items whose time is over, as DynamoDB does."""
@@ -104,37 +112,77 @@ def scan(client: Any, table: str) -> Iterator[Any]:
         yield from page["Items"]
 
 
+class Remembering:
+    """A DynamoDB client that scans a table again only when something was written since.
+
+    For tests that look at whole tables after each step: most steps write nothing. Every write has
+    to go through it.
+    """
+
+    READS = frozenset({"batch_get_item", "get_item", "get_paginator", "query", "scan"})
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._items: dict[str, list[Any]] = {}
+
+    def __getattr__(self, operation: str) -> Any:
+        call = getattr(self._client, operation)
+        if operation in self.READS:
+            return call
+
+        def write(*arguments: Any, **parameters: Any) -> Any:
+            try:
+                return call(*arguments, **parameters)
+            finally:
+                self._items.clear()
+
+        return write
+
+    def items(self, table: str) -> list[Any]:
+        """Every item of a table."""
+        if table not in self._items:
+            self._items[table] = list(scan(self._client, table))
+        return self._items[table]
+
+
+def create(client: Any, tables: Tables) -> None:
+    """Create the tables, with the keys and indexes that Herald's have, and nothing beside."""
+    for logical_id, name in zip(infra.TABLES.values(), astuple(tables), strict=True):
+        properties = infra.RESOURCES[logical_id]["Properties"]
+        used = {key: properties[key] for key in CREATED_WITH if key in properties}
+        client.create_table(**{**used, "TableName": name})
+
+
 def empty(client: Any, tables: Tables) -> None:
     """Delete whatever is in the tables."""
-    for table, names in (
-        (tables.connections, ("connectionId",)),
-        (tables.users, ("user",)),
-        (tables.groups, ("group", "connectionId")),
-        (tables.messages, ("id",)),
-        (tables.history, ("stream", "position")),
-    ):
-        for item in list(scan(client, table)):
-            client.delete_item(TableName=table, Key={name: item[name] for name in names})
+    deletions = [
+        (table, {"DeleteRequest": {"Key": {name: item[name] for name in names}}})
+        for table, names in zip(astuple(tables), KEYS, strict=True)
+        for item in scan(client, table)
+    ]
+    for start in range(0, len(deletions), MAX_BATCH_WRITE):
+        requests = defaultdict(list)
+        for table, deletion in deletions[start : start + MAX_BATCH_WRITE]:
+            requests[table].append(deletion)
+        client.batch_write_item(RequestItems=dict(requests))
 
 
-def assert_they_agree(client: Any, tables: Tables, limit: int) -> None:
-    """What the tables say of connections, users and groups is one story."""
-    items = {item["connectionId"]["S"]: item for item in scan(client, tables.connections)}
+def assert_they_agree(items: Callable[[str], Iterable[Any]], tables: Tables, limit: int) -> None:
+    """What the tables say of connections, users and groups is one story. `items` reads a table."""
+    by_id = {item["connectionId"]["S"]: item for item in items(tables.connections)}
     tied: dict[str, str] = {}
-    for user in scan(client, tables.users):
+    for user in items(tables.users):
         ids = set(user.get("connections", {"SS": []})["SS"])
         assert len(ids) <= limit
         assert ids == {name.removeprefix(REACH_PREFIX) for name in user if name[0] == REACH_PREFIX}
         tied |= dict.fromkeys(ids, user["user"]["S"])
     assert tied == {
         one: user_key(item.get("tenant", {}).get("S"), item["userId"]["S"])
-        for one, item in items.items()
+        for one, item in by_id.items()
     }
-    memberships = {
-        (item["group"]["S"], item["connectionId"]["S"]) for item in scan(client, tables.groups)
-    }
+    memberships = {(item["group"]["S"], item["connectionId"]["S"]) for item in items(tables.groups)}
     assert memberships == {
         (group_key(item.get("tenant", {}).get("S"), group), one)
-        for one, item in items.items()
+        for one, item in by_id.items()
         for group in item.get("groups", {"SS": []})["SS"]
     }

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -141,7 +142,7 @@ class Scene:
     def assert_true(self) -> None:
         """After one sweep the tables agree with one another, and with the sockets that are open."""
         self.sweep()
-        assert_they_agree(self.tables, TABLES, LIMIT)
+        assert_they_agree(partial(scan, self.tables), TABLES, LIMIT)
         stored: defaultdict[str, int] = defaultdict(int)
         for item in scan(self.tables, TABLES.connections):
             stored[item["userId"]["S"]] += 1

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from gateway import server
 from gateway.configuration import PROJECT
-from gateway.server import _listener
+from gateway.server import Running, _listener
 from tests.clients import Client, configured, eventually
 from tests.echo import Echo, echoing
 
@@ -32,8 +32,10 @@ def echo_with(tmp_path: Path) -> Iterator[Callable[..., Echo]]:
 
 
 @pytest.fixture
-def echo(echo_with: Callable[..., Echo]) -> Echo:
-    return echo_with()
+def echo(echo_gateway: tuple[Running, Path]) -> Iterator[Echo]:
+    """A client of the gateway of the echo app that tests share."""
+    with closing(Echo(*echo_gateway)) as client:
+        yield client
 
 
 # Events

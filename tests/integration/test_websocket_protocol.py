@@ -5,6 +5,7 @@ does otherwise is here as API Gateway does it: it takes no binary frame, none ov
 over 128 KB, and offers no compression. A handler runs a message's text, which is a comment here.
 """
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from gateway import sockets
+from gateway.server import Running
 from tests.clients import eventually
 from tests.echo import Echo, echoing
 from tests.frames import (
@@ -36,8 +38,8 @@ GIVEN_UP_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
-def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Echo]:
-    with echoing(tmp_path_factory.mktemp("echo") / "events") as client:
+def echo(echo_gateway: tuple[Running, Path]) -> Iterator[Echo]:
+    with contextlib.closing(Echo(*echo_gateway)) as client:
         yield client
 
 

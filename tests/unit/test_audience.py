@@ -1,4 +1,4 @@
-"""Whom messages are for, in a real DynamoDB emulator."""
+"""Whom messages are for, in both of the emulators of DynamoDB."""
 
 from typing import Any
 

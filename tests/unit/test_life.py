@@ -22,7 +22,7 @@ from chalicelib import terminate as terminate_module
 from chalicelib.errors import HeraldError
 from chalicelib.principal import Principal
 from chalicelib.ulid import Stamp
-from tests.tables import assert_they_agree, empty, scan
+from tests.tables import Remembering, assert_they_agree, empty
 from tests.world import (
     LIFE,
     LIMIT,
@@ -49,7 +49,7 @@ SOON = st.sampled_from([0, 1, 2, 3, 50, 50, 50])
 class Life(RuleBasedStateMachine):
     """Everything that can happen, in any order."""
 
-    client: Any
+    client: Remembering
     evicts: bool
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def the_tables_agree(self) -> None:
-        assert_they_agree(self.client, LIFE, LIMIT)
+        assert_they_agree(self.client.items, LIFE, LIMIT)
 
     @invariant()
     def no_open_socket_is_forgotten(self) -> None:
@@ -202,7 +202,7 @@ class Life(RuleBasedStateMachine):
     # --- How
 
     def _items(self) -> set[str]:
-        return {item["connectionId"]["S"] for item in scan(self.client, LIFE.connections)}
+        return {item["connectionId"]["S"] for item in self.client.items(LIFE.connections)}
 
     def _sockets(self, *states: str) -> set[str]:
         return {one for one, socket in self.world.sockets.items() if socket.state in states}
@@ -253,6 +253,7 @@ class Life(RuleBasedStateMachine):
             self._go_on(self.handlers[0], 1000)
 
 
+@pytest.mark.ministack
 @pytest.mark.timeout(0 if EXPLORE else 300)
 @pytest.mark.parametrize("evicts", [False, True], ids=["reject", "evict-oldest"])
 def test_connections_are_never_wrong(
@@ -261,7 +262,7 @@ def test_connections_are_never_wrong(
     monkeypatch.setattr(consequences_module, "ThreadPoolExecutor", Inline)
     monkeypatch.setattr(terminate_module, "ThreadPoolExecutor", Inline)
     monkeypatch.setattr(time, "sleep", time.sleep)  # each example sets its own
-    machine = type("Machine", (Life,), {"client": life, "evicts": evicts})
+    machine = type("Machine", (Life,), {"client": Remembering(life), "evicts": evicts})
     run_machine(
         machine,
         settings=settings(

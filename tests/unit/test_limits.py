@@ -1,4 +1,4 @@
-"""Rates and quotas, against their definitions, and over a real DynamoDB emulator."""
+"""Rates and quotas, against their definitions, and over both of the emulators of DynamoDB."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -71,9 +71,9 @@ def test_who_waits_as_long_as_told_is_served() -> None:
     counted.charge("user", NOW + 1 + int(limited.value.retry_after * 1000) + 1, written)
 
 
-def test_the_rate_holds_over_environments_and_threads(dynamodb: Any, user: str) -> None:
+def test_the_rate_holds_over_environments_and_threads(ministack: Any, user: str) -> None:
     rate = Rate.per_second(0.001, 20)
-    environments = [users_with(dynamodb, rate) for _ in range(8)]
+    environments = [users_with(ministack, rate) for _ in range(8)]
     with ThreadPoolExecutor(8) as threads:
         results = list(threads.map(lambda n: allowed(environments[n % 8], user, NOW), range(80)))
     assert sum(results) == 20

@@ -381,6 +381,7 @@ class Lives(RuleBasedStateMachine):
         ended(handler)
 
 
+@pytest.mark.ministack
 @pytest.mark.timeout(0 if EXPLORE else 300)
 def test_nothing_is_lost(life: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (consequences, history, terminate):

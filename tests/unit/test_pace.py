@@ -64,59 +64,59 @@ def run(lines: list[Line], seconds: float) -> Counter[str | None]:
     return sent
 
 
-def test_workers_together_keep_to_the_rate(dynamodb: Any, user: str) -> None:
+def test_workers_together_keep_to_the_rate(moto: Any, user: str) -> None:
     start = time.time_ns() // 1000
-    lines = [Line(dynamodb, user, "t", 1000, start) for _ in range(4)]
+    lines = [Line(moto, user, "t", 1000, start) for _ in range(4)]
     assert run(lines, 5)["t"] == pytest.approx(5000, rel=0.05)
 
 
-def test_tenants_share_alike_however_many_workers_each_has(dynamodb: Any, user: str) -> None:
+def test_tenants_share_alike_however_many_workers_each_has(moto: Any, user: str) -> None:
     start = time.time_ns() // 1000
-    big = [Line(dynamodb, user, "big", 1000, start) for _ in range(4)]
-    small = Line(dynamodb, user, None, 1000, start)
+    big = [Line(moto, user, "big", 1000, start) for _ in range(4)]
+    small = Line(moto, user, None, 1000, start)
     run([*big, small], 2)
     sent = run([*big, small], 4)
     assert sent["big"] == pytest.approx(2000, rel=0.1)
     assert sent[None] == pytest.approx(2000, rel=0.1)
 
 
-def test_who_comes_while_others_send_waits_less_than_a_second(dynamodb: Any, user: str) -> None:
+def test_who_comes_while_others_send_waits_less_than_a_second(moto: Any, user: str) -> None:
     start = time.time_ns() // 1000
-    lines = [Line(dynamodb, user, "big", 1000, start) for _ in range(4)]
+    lines = [Line(moto, user, "big", 1000, start) for _ in range(4)]
     run(lines, 3)
-    late = Line(dynamodb, user, "late", 1000, max(line.clock.now for line in lines))
+    late = Line(moto, user, "late", 1000, max(line.clock.now for line in lines))
     came = late.clock.now
     late.step()
     assert late.sent[0][0] - came < SECOND
 
 
-def test_a_share_is_free_again_when_its_tenant_has_done(dynamodb: Any, user: str) -> None:
+def test_a_share_is_free_again_when_its_tenant_has_done(moto: Any, user: str) -> None:
     start = time.time_ns() // 1000
-    one, other = (Line(dynamodb, user, name, 1000, start) for name in ("one", "other"))
+    one, other = (Line(moto, user, name, 1000, start) for name in ("one", "other"))
     run([one, other], 2)
     assert run([one], 4)["one"] == pytest.approx(4000, rel=0.2)  # half for a second, then all
 
 
-def test_frames_count_and_not_recipients(dynamodb: Any, user: str) -> None:
+def test_frames_count_and_not_recipients(moto: Any, user: str) -> None:
     clock = Clock()
-    pacer = Pacer(dynamodb, TABLES.messages, user, 100, lambda: clock.now, clock.sleep)
+    pacer = Pacer(moto, TABLES.messages, user, 100, lambda: clock.now, clock.sleep)
     began = clock.now
     for _ in pacer.paced(parcels(100, frames=3), "t", time.monotonic() + NEVER):
         pass
     assert (clock.now - began) / SECOND == pytest.approx(3, rel=0.15)
 
 
-def test_after_the_end_what_was_read_goes_out(dynamodb: Any, user: str) -> None:
+def test_after_the_end_what_was_read_goes_out(moto: Any, user: str) -> None:
     clock = Clock()
-    pacer = Pacer(dynamodb, TABLES.messages, user, 1, lambda: clock.now, clock.sleep)
+    pacer = Pacer(moto, TABLES.messages, user, 1, lambda: clock.now, clock.sleep)
     began = clock.now
     sent = [len(some) for some in pacer.paced(parcels(50), "t", time.monotonic() - 1)]
     assert sum(sent) == 50
     assert clock.now == began
 
 
-def test_without_a_rate_nothing_is_asked_nor_held_up(dynamodb: Any) -> None:
-    client: Any = Counted(dynamodb)
+def test_without_a_rate_nothing_is_asked_nor_held_up(moto: Any) -> None:
+    client: Any = Counted(moto)
     pacer = Pacer(client, TABLES.messages, "-", 0)
     everything = parcels(5000)
     assert list(pacer.paced(everything, None, 0.0)) == [everything]
@@ -124,13 +124,13 @@ def test_without_a_rate_nothing_is_asked_nor_held_up(dynamodb: Any) -> None:
     assert pacer.page_items(1000) == 1000
 
 
-def test_no_more_is_read_at_a_time_than_a_second_takes(dynamodb: Any) -> None:
-    assert Pacer(dynamodb, TABLES.messages, "-", 20).page_items(1000) == 20
-    assert Pacer(dynamodb, TABLES.messages, "-", 8000).page_items(1000) == 1000
+def test_no_more_is_read_at_a_time_than_a_second_takes(moto: Any) -> None:
+    assert Pacer(moto, TABLES.messages, "-", 20).page_items(1000) == 20
+    assert Pacer(moto, TABLES.messages, "-", 8000).page_items(1000) == 1000
 
 
-def test_a_reservation_is_a_call_or_two_for_a_tenth_of_a_second(dynamodb: Any, user: str) -> None:
-    client: Any = Counted(dynamodb)
+def test_a_reservation_is_a_call_or_two_for_a_tenth_of_a_second(moto: Any, user: str) -> None:
+    client: Any = Counted(moto)
     clock = Clock()
     pacer = Pacer(client, TABLES.messages, user, 5000, lambda: clock.now, clock.sleep)
     for _ in pacer.paced(parcels(5000), "t", time.monotonic() + NEVER):
@@ -138,12 +138,12 @@ def test_a_reservation_is_a_call_or_two_for_a_tenth_of_a_second(dynamodb: Any, u
     assert client.calls.count("update_item") <= 11
 
 
-def test_clocks_of_tenants_long_gone_are_forgotten(dynamodb: Any, user: str) -> None:
+def test_clocks_of_tenants_long_gone_are_forgotten(moto: Any, user: str) -> None:
     start = time.time_ns() // 1000
     for number in range(5):
-        Line(dynamodb, user, f"tenant-{number}", 1000, start).step()
-    late = Line(dynamodb, user, "late", 1000, start + FORGOTTEN + 2 * SECOND)
+        Line(moto, user, f"tenant-{number}", 1000, start).step()
+    late = Line(moto, user, "late", 1000, start + FORGOTTEN + 2 * SECOND)
     late.step()
     late.step()
-    item = dynamodb.get_item(TableName=TABLES.messages, Key={"id": {"S": f"pace/{user}"}})["Item"]
+    item = moto.get_item(TableName=TABLES.messages, Key={"id": {"S": f"pace/{user}"}})["Item"]
     assert len(item) == 2

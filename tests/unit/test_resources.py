@@ -8,6 +8,7 @@ import pytest
 from chalicelib.jobs import MAX_RECEIVES
 from chalicelib.progress import KEPT_SECONDS, LAST_TRY_MS
 from gateway.configuration import PROJECT
+from gateway.emulator import create_tables
 
 TEMPLATE = json.loads((PROJECT / "infra" / "resources.json").read_text())
 TABLES = {
@@ -29,13 +30,31 @@ def test_the_queue_is_as_the_workers_believe() -> None:
     assert queue["SqsManagedSseEnabled"] is dead_letters["SqsManagedSseEnabled"] is True
 
 
+@pytest.fixture(params=["moto", "ministack"])
+def deployed(request: pytest.FixtureRequest) -> Any:
+    """A DynamoDB client; the tables have all that is deployed."""
+    if request.param == "ministack":
+        return request.getfixturevalue("ministack")
+    request.getfixturevalue("aws")
+    client = request.getfixturevalue("moto_client")
+    create_tables(client, {})
+    return client
+
+
 @pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
-def test_tables_are_encrypted_with_kms_and_can_be_restored(table: Any, dynamodb: Any) -> None:
+def test_tables_are_encrypted_with_kms_and_can_be_restored(table: Any, deployed: Any) -> None:
     """https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-dynamodb-table.html"""
     assert table["SSESpecification"] == {"SSEEnabled": True, "SSEType": "KMS"}
     assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
-    backups = dynamodb.describe_continuous_backups(TableName=table["TableName"])
+    backups = deployed.describe_continuous_backups(TableName=table["TableName"])
     recovery = backups["ContinuousBackupsDescription"]["PointInTimeRecoveryDescription"]
     assert recovery["PointInTimeRecoveryStatus"] == "ENABLED"
-    described = dynamodb.describe_table(TableName=table["TableName"])["Table"]
+    described = deployed.describe_table(TableName=table["TableName"])["Table"]
     assert described["SSEDescription"]["SSEType"] == "KMS"
+
+
+def test_items_expire(deployed: Any) -> None:
+    for table in TABLES.values():
+        answer = deployed.describe_time_to_live(TableName=table["TableName"])
+        described = answer["TimeToLiveDescription"]
+        assert described == {"AttributeName": "expiresAt", "TimeToLiveStatus": "ENABLED"}

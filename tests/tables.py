@@ -31,8 +31,10 @@ UNLIMITED = Rate.per_second(1_000_000, 1_000_000)
 
 
 class Counted:
-    """A DynamoDB client that counts the calls of each operation, and refuses what DynamoDB does
-    and the emulator doesn't: a placeholder that no expression uses."""
+    """A DynamoDB client that counts the calls of each operation.
+
+    It refuses a placeholder that no expression uses, as DynamoDB does and moto doesn't.
+    """
 
     def __init__(self, client: Any) -> None:
         self.calls: list[str] = []

@@ -4,6 +4,7 @@ Beside a running `make run` these are its tables, else those of an emulator of i
 the stage's configuration says of AWS, and nothing of the user's own account, counts here.
 """
 
+import contextlib
 import errno
 import fcntl
 import importlib.util
@@ -72,20 +73,22 @@ def prepare(environ: MutableMapping[str, str], arguments: Arguments) -> None:
 
     Where that can't be, the command ends with a line that says why.
     """
+    reloaded = WORKER in environ
+    owner = os.getppid() if reloaded else os.getpid()
     try:
-        reloaded = WORKER in environ
-        owner = os.getppid() if reloaded else os.getpid()
         if reloaded:
+            if not _is_ours(owner):
+                os._exit(0)
             threading.Thread(target=_end_with, args=[owner], daemon=True).start()
             watch_the_project(newest)
         _refuse_a_taken_port(arguments)
         gateway = _lead(environ, arguments.stage, owner)
         _welcome(environ, arguments, gateway, owner if reloaded else None)
     except (CannotServe, ConfigurationError) as error:
-        _stop(str(error))
+        _stop(str(error), owner)
 
 
-def _stop(line: str) -> NoReturn:
+def _stop(line: str, owner: int) -> NoReturn:
     """End the command with a line.
 
     Chalice imports the app in a thread of a process that its parent waits for: there, an exception
@@ -94,8 +97,17 @@ def _stop(line: str) -> NoReturn:
     if threading.current_thread() is threading.main_thread():
         raise SystemExit(line)
     print(line, file=sys.stderr, flush=True)
-    os.kill(os.getppid(), signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(owner, signal.SIGTERM)
     os._exit(1)
+
+
+def _is_ours(parent: int) -> bool:
+    """Whether it has started this process. One that adopts an orphan has a group of its own."""
+    try:
+        return os.getpgid(parent) == os.getpgrp()
+    except OSError:  # it has ended, or belongs to another user
+        return False
 
 
 def _end_with(owner: int) -> None:

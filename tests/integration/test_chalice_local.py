@@ -206,6 +206,22 @@ def test_nothing_of_it_is_left_however_it_ends(
     eventually(lambda: not list((checkout / ".herald" / "running").glob("chalice-local-*")))
 
 
+def test_a_worker_whose_parent_has_gone_ends_at_once(checkout: Path) -> None:
+    """Its parent may be killed before the worker knows it. Then another process adopts it, whose
+    end it must not wait for."""
+    worker = subprocess.run(
+        [Path(sys.executable).with_name("chalice"), "local", "--port", str(free_port())],
+        cwd=checkout,
+        env={**shell(), "CHALICE_WORKER": "true"},
+        timeout=START_SECONDS,
+        check=True,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # as a stranger is who adopts it
+    )
+    assert worker.stdout == b""
+    assert not (checkout / ".herald").exists()
+
+
 def test_beside_run_it_shares_tables_queue_and_sockets(
     local: Callable[..., Local], run: Callable[..., Command]
 ) -> None:

@@ -20,7 +20,7 @@ from jwt.utils import base64url_decode, base64url_encode
 from chalicelib.errors import BadRequest
 from chalicelib.json_text import parse_json
 from chalicelib.kept import Kept, NotFetched
-from chalicelib.settings import MIN_SECRET_BYTES, Settings
+from chalicelib.settings import LOCAL_SECRET, MIN_SECRET_BYTES, Settings
 
 HMAC = frozenset({"HS256"})
 RSA = frozenset({"RS256"})
@@ -236,6 +236,8 @@ def _stored_secret(arn: str) -> bytes:
     secret = answer.get("SecretString", "").encode() or answer.get("SecretBinary", b"")
     if len(secret) < MIN_SECRET_BYTES:
         raise NotFetched(f"it has {len(secret)} bytes; at least {MIN_SECRET_BYTES} are needed")
+    if secret.startswith(LOCAL_SECRET.encode()):
+        raise NotFetched(f"it begins with {LOCAL_SECRET}, as one that was made for a checkout")
     try:
         return _hmac_key(secret)
     except ValueError as error:  # a public key, which everybody knows

@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from chalicelib import keys
+from chalicelib import keys, sdk
 from chalicelib.auth import TokenVerifier
 from chalicelib.errors import Unauthorized, Unavailable
 from chalicelib.kept import FETCHES_AT_ONCE, NotFetched
-from chalicelib.settings import Settings
+from chalicelib.settings import LOCAL_SECRET, Settings
 from tests.key_server import ALGORITHMS, AnySignature, KeyPair, KeyServer, key_server
 from tests.unit.test_auth import CLAIMS, SECRET, by_hand, encoded
 
@@ -379,6 +379,26 @@ def test_its_certificate_is_verified(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         authority.cert_pem.write_to_path(tmp_path / "ca.pem")
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         TokenVerifier(Settings(jwks_url=provider.url)).verify(PAIRS["ES256"].token())
+
+
+def test_a_stored_secret_that_is_local_verifies_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was copied from a checkout, where it lies readable."""
+    secret = LOCAL_SECRET + SECRET
+
+    class SecretsManager:
+        def get_secret_value(self, **_: object) -> dict[str, str]:
+            return {"SecretString": secret}
+
+    monkeypatch.setattr(sdk, "sdk_client", lambda *_: SecretsManager())
+    arn = "arn:aws:secretsmanager:us-east-1:000000000000:secret:herald"
+    with pytest.raises(Unavailable):
+        TokenVerifier(Settings(jwt_secret_arn=arn)).verify(
+            by_hand({"alg": "HS256"}, CLAIMS, secret.encode())
+        )
+    assert f"it begins with {LOCAL_SECRET}" in caplog.text
+    assert SECRET not in caplog.text
 
 
 def test_joserfc_agrees_about_the_published_keys(provider: KeyServer) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import httpx
 
-from clients.python.herald_client import Herald
+from clients.python.herald_client import Herald, HeraldError
 from gateway.configuration import Configuration
 from gateway.server import Running, gateway
 from gateway.tokens import token
 
+CONNECT_SECONDS = 30.0
 RECEIVE_SECONDS = 10.0
 
 
@@ -24,7 +25,12 @@ async def demo(configured: Configuration) -> int:
             clients = {}
             for name, user in (("bob's phone", "bob"), ("bob's laptop", "bob"), ("carol", "carol")):
                 client = Herald(running.websocket, token(configured.environment, user))
-                clients[name] = await stack.enter_async_context(client)
+                try:
+                    async with asyncio.timeout(CONNECT_SECONDS):
+                        clients[name] = await stack.enter_async_context(client)
+                except (HeraldError, TimeoutError) as error:
+                    print(f"{name} could NOT connect: {error or 'no answer in time'}")
+                    return 1
                 print(f"{name} is connected")
             report = await _post(running, token(configured.environment, "alice"))
             print(f"alice posted a message; the report: {json.dumps(report)}")

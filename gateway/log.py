@@ -5,8 +5,12 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterable
+from typing import TYPE_CHECKING, TextIO
 
 from gateway.events import WebSocketContext
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 logger = logging.getLogger("gateway")
 
@@ -31,9 +35,26 @@ def log_to_terminal() -> None:
 
 
 def print_whole_lines() -> None:
-    """Write each line when it is complete, also into a pipe, where others write theirs."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
+    """Write each line when it is complete, also into a pipe, where others write theirs; and drop it
+    where nobody reads any more, such as behind `| head`."""
+    sys.stdout, sys.stderr = _lines(sys.stdout), _lines(sys.stderr)
+
+
+def _lines(stream: TextIO) -> io.TextIOWrapper:
+    raw = _Unread(stream.fileno(), "wb", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True
+    )
+
+
+class _Unread(io.FileIO):
+    """A file whose reader may go away."""
+
+    def write(self, data: "Buffer") -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
 
 
 def is_read_by_a_person() -> bool:

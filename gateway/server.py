@@ -44,6 +44,9 @@ WEBSOCKET_PATHS = (f"/{STAGE}", f"/{STAGE}/")
 """AWS's own example has a slash at the end:
 https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-how-to-call-websocket-api-wscat.html"""
 
+LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104
+"""By which address the functions reach a gateway that listens on one of these."""
+
 STOP_SECONDS = 3
 MAX_HEADER_BYTES = 10_240
 """https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html; by default the library
@@ -113,7 +116,8 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
         listener = stack.enter_context(_listener(configuration))
         port = listener.getsockname()[1]
         aws = await stack.enter_async_context(emulated_aws(configuration.environment))
-        management = f"http://127.0.0.1:{port}/{STAGE}"
+        here = LOCAL.get(configuration.host, configuration.host)
+        management = f"http://{_authority(here, port)}/{STAGE}"
         variables = {
             MANAGEMENT_ENDPOINT: management,
             **configuration.environment,
@@ -127,7 +131,7 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
         )
         stack.push_async_callback(environments.stop)
         await environments.start()
-        domain_name = f"{configuration.host}:{port}"
+        domain_name = _authority(configuration.host, port)
         feed, faults = Feed(), Faults()
         websocket_api = WebSocketApi(environments, configuration, domain_name, port, feed, faults)
         rest_api = RestApi(environments, domain_name, port, feed)
@@ -149,6 +153,11 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
             port=port,
             variables={name: variables[name] for name in variables.keys() & BEHIND | aws.keys()},
         )
+
+
+def _authority(host: str, port: int) -> str:
+    """https://www.rfc-editor.org/rfc/rfc3986#section-3.2"""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _listener(configuration: Configuration) -> socket.socket:

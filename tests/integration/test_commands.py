@@ -86,7 +86,9 @@ def command(checkout: Path) -> Iterator[Callable[..., Command]]:
     for started in commands:
         if started.lives:
             os.killpg(started.process.pid, signal.SIGKILL)
-        started.process.communicate()
+        with contextlib.suppress(ValueError):  # a test has closed its output
+            started.process.communicate()
+        started.process.wait()
 
 
 def processes_of(parent: int) -> list[int]:
@@ -233,6 +235,23 @@ def test_demo_prints_in_order_into_a_pipe(command: Callable[..., Command]) -> No
     ]
     places = [demo.output.index(line) for line in lines]
     assert places == sorted(places)
+
+
+def test_demo_ends_well_though_nobody_reads_its_output_to_the_end(
+    command: Callable[..., Command],
+) -> None:
+    demo = command("demo")
+    demo.until("Herald is running")
+    assert demo.process.stdout is not None
+    demo.process.stdout.close()
+    assert demo.process.wait(START_SECONDS) == 0
+
+
+def test_demo_fails_with_a_line_where_clients_are_refused(command: Callable[..., Command]) -> None:
+    demo = command("demo", HERALD_IP_DENY="127.0.0.0/8")
+    assert demo.end() == 1
+    assert "bob's phone could NOT connect: the handshake was answered 403\n" in demo.output
+    assert "Traceback" not in demo.output
 
 
 @pytest.mark.parametrize("name", ["run", "demo"])

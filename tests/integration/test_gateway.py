@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from gateway import server
 from gateway.configuration import PROJECT
 from gateway.server import Running, _listener
-from tests.clients import Client, configured, eventually
+from tests.clients import Client, configured, eventually, served
 from tests.echo import Echo, echoing
 
 API_GATEWAY_ID = re.compile(r"[A-Za-z0-9_-]{15}=")
@@ -399,6 +399,14 @@ def test_a_burst_is_served_by_a_bounded_number_of_processes(
         echo.run(opened, f"open({str(echo.events_file)!r} + str(os.getpid()), 'w')")
     eventually(lambda: len(echo.events("MESSAGE")) == 20)
     assert 1 <= len(list(echo.events_file.parent.glob("events?*"))) <= 3
+
+
+def test_messages_are_delivered_wherever_it_listens() -> None:
+    """`@connections` is there as well, and not where nothing listens."""
+    with served(configured(HOST="127.0.0.2")) as running, closing(Client(running)) as client:
+        assert running.management.startswith("http://127.0.0.2:")
+        client.connect("bob")
+        assert client.report({"users": ["bob"]})["delivered"] == 1
 
 
 def test_code_reloads_and_sockets_stay(

@@ -57,8 +57,8 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 
 
 def on_signals(handler: Any) -> None:
-    """Handle Ctrl-C and SIGTERM so."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Handle Ctrl-C, SIGTERM, and the terminal's end so."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, handler)
 
 
@@ -262,14 +262,14 @@ def run(command: Sequence[str], doing: str, progress: Progress, lock: int) -> No
         stderr=subprocess.STDOUT,
         env={**environment, "PYTHONUNBUFFERED": "1"},
         pass_fds=[lock],
+        start_new_session=True,  # Ctrl-C is for this process, which ends that one
     )
     assert process.stdout is not None  # noqa: S101
     try:
         said = _follow(process.stdout.fileno(), doing, progress)
         status = process.wait()
     except BaseException:
-        process.terminate()
-        process.wait()
+        _end(process)
         raise
     finally:
         process.stdout.close()
@@ -295,6 +295,14 @@ def _follow(pipe: int, doing: str, progress: Progress) -> list[str]:
             first, *others = text.split("\n")
             lines[-1] += first
             lines += others
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command and all that it has started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        process.wait()
 
 
 def step(line: str) -> str | None:

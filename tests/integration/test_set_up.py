@@ -1,5 +1,6 @@
 """`make` in a fresh clone: real environments, made by the real pip, from an index of our own."""
 
+import fcntl
 import io
 import os
 import shutil
@@ -167,6 +168,8 @@ def test_ctrl_c_in_a_set_up_is_quiet_and_leaves_nothing_running(
     assert "Traceback" not in err
     assert "cancelled" not in err  # pip's own word
     eventually(lambda: not group_lives(interrupted.pid))
+    with (clone / ".herald" / "set-up.lock").open() as lock:  # which pip would have as well
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     # As the next test finds it, whose first command makes it again.
     assert (clone / ".venv" / ".half-made").exists()
     assert not (clone / ".venv" / ".ready").exists()

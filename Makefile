@@ -57,7 +57,7 @@ coverage: $(READY) ## Which lines and branches the tests reach, in every process
 	$(PYTEST) $(TESTS) --cov
 
 faults: $(READY) ## Spoil Herald's calls to AWS, and kill it between any two (FAULTS=all: in each way, twenty minutes)
-	FAULTS="$(FAULTS)" $(PYTEST) tests/faults
+	FAULTS="$(FAULTS)" $(BIN)/pytest -n auto --maxprocesses 4 tests/faults
 
 fuzz: $(VENV)/fuzz/.ready ## Try what nobody thought of on the parsers of messages and tokens: make fuzz SECONDS=60
 	@for parser in messages tokens; do mkdir -p .herald/fuzz/$$parser && \

@@ -269,7 +269,7 @@ class Herald:
         broadcaster = Broadcaster(delivery, consequences, terminator, metrics)
         encryption = Encryption(())
         self.progress = Progress(client, LIFE.messages, encryption)
-        queue = Queue(lambda: client, "queue")
+        queue = Queue(lambda: client, "https://sqs.invalid/queue")
         self.worker = Worker(
             audiences,
             broadcaster,

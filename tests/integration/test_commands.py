@@ -1,6 +1,7 @@
 """The commands that a user types, as processes."""
 
 import asyncio
+import contextlib
 import errno
 import json
 import os

@@ -9,9 +9,10 @@ from botocore.session import Session
 
 from chalicelib.audience import Part, Source
 from chalicelib.errors import Unavailable
-from chalicelib.jobs import MAX_BATCH, MAX_RECEIVES, Job, Queue, Route
+from chalicelib.jobs import MAX_BATCH, MAX_RECEIVES, Job, JobsFailed, Queue, Route
 from chalicelib.sdk import sdk_client
 from gateway.emulator import create_queues
+from tests.tables import Counted
 
 
 @pytest.fixture
@@ -75,3 +76,56 @@ def test_a_queue_that_does_not_exist_is_unavailable(sqs: Any) -> None:
     queue = Queue(lambda: sqs, "https://sqs.us-east-1.amazonaws.com/123456789012/nowhere")
     with pytest.raises(Unavailable, match="the queue is unreachable"):
         queue.put([job(1)])
+
+
+def test_a_queue_that_goes_by_its_name_is_looked_up_once(sqs: Any, urls: dict[str, str]) -> None:
+    counted = Counted(sqs)
+    queue = Queue(lambda: counted, "herald-fanout")
+    queue.put([job(1)])
+    queue.put([job(2)])
+    assert counted.calls == ["get_queue_url", "send_message_batch", "send_message_batch"]
+    assert len(received(sqs, urls["FanoutQueue"])) == 2
+
+
+def test_a_name_that_no_queue_has_is_unavailable(sqs: Any) -> None:
+    with pytest.raises(Unavailable, match="the queue is unreachable"):
+        Queue(lambda: sqs, "nowhere").put([job(1)])
+
+
+@pytest.fixture
+def batch(sqs: Any, urls: dict[str, str]) -> list[dict[str, Any]]:
+    """Three jobs as Lambda hands them to a worker; each is visible again at once."""
+    url = urls["FanoutQueue"]
+    Queue(lambda: sqs, url).put([job(number) for number in range(3)])
+    answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0)
+    return [
+        {"messageId": one["MessageId"], "receiptHandle": one["ReceiptHandle"], "body": one["Body"]}
+        for one in answer["Messages"]
+    ]
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_failed_jobs_of_a_batch_come_again_and_no_others(
+    sqs: Any, urls: dict[str, str], batch: list[dict[str, Any]], failures: int
+) -> None:
+    url, failed = urls["FanoutQueue"], batch[:failures]
+    with pytest.raises(JobsFailed, match=f"^{failures} of 3 jobs come again$"):
+        Queue(lambda: sqs, url).settle(batch, [one["messageId"] for one in failed])
+    assert sorted(one["Body"] for one in received(sqs, url)) == sorted(
+        one["body"] for one in failed
+    )
+
+
+def test_a_batch_without_a_failure_costs_no_call(
+    sqs: Any, urls: dict[str, str], batch: list[dict[str, Any]]
+) -> None:
+    counted = Counted(sqs)
+    Queue(lambda: counted, urls["FanoutQueue"]).settle(batch, [])
+    assert counted.calls == []  # Lambda deletes the batch
+
+
+def test_a_queue_that_can_not_be_settled_is_unavailable(
+    sqs: Any, batch: list[dict[str, Any]]
+) -> None:
+    with pytest.raises(Unavailable, match="the queue is unreachable"):
+        Queue(lambda: sqs, "nowhere").settle(batch, [batch[0]["messageId"]])

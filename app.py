@@ -33,7 +33,7 @@ from chalicelib.metrics import Metrics
 from chalicelib.observability import configure_logging, correlated
 from chalicelib.principal import Principal, Scope, user_key
 from chalicelib.records import Connection
-from chalicelib.settings import Settings
+from chalicelib.settings import RESERVED, Settings
 from chalicelib.tokens import authenticate, bearer_token
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ if settings.jwks_url is not None and settings.jwt_audience is None:  # RFC 8725 
         "HERALD_JWKS_URL is set without HERALD_JWT_AUDIENCE:"
         " tokens that its provider makes for other applications are accepted"
     )
+for variable in sorted(RESERVED & os.environ.keys()):
+    logger.warning("%s is set, but has no effect in this version of Herald", variable)
 metrics = Metrics(settings.stage)
 rules = AccessRules(settings)
 

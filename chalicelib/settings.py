@@ -26,6 +26,19 @@ MOST = 1_000_000_000  # seconds: thirty years; with more, sums would pass what s
 LEAST_RATE = 0.001
 SHOWN_CHARACTERS = 80
 NEAR = 0.6  # of `difflib`: what is less alike is hardly a slip of the pen
+RESERVED = frozenset(
+    {
+        "HERALD_ENCRYPTION_KEYS_ARN",
+        "HERALD_EVENTS",
+        "HERALD_EVENT_BUS",
+        "HERALD_PRESENCE_MEMBERS",
+        "HERALD_READ_BURST",
+        "HERALD_READ_RATE",
+        "HERALD_SERVICE_RATE",
+    }
+)
+"""Variables of features to come: accepted, so that one configuration fits two versions, and
+without effect, which the log says."""
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 Network = IPv4Network | IPv6Network
@@ -161,7 +174,7 @@ def _unknown(environ: Mapping[str, str], known: list[str]) -> list[str]:
     unknown = sorted(
         name
         for name, value in environ.items()
-        if name.startswith(PREFIX) and name not in known and value.strip()
+        if name.startswith(PREFIX) and name not in RESERVED.union(known) and value.strip()
     )
     return [f"{name} is not a setting; {_suggestion(name, known)}" for name in unknown]
 

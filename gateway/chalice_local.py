@@ -85,11 +85,11 @@ def prepare(environ: MutableMapping[str, str], arguments: Arguments) -> None:
         gateway = _lead(environ, arguments.stage, owner)
         _welcome(environ, arguments, gateway, owner if reloaded else None)
     except (CannotServe, ConfigurationError) as error:
-        _stop(str(error), owner)
+        stop(str(error))
 
 
-def _stop(line: str, owner: int) -> NoReturn:
-    """End the command with a line.
+def stop(line: str) -> NoReturn:
+    """End `chalice local` with a line.
 
     Chalice imports the app in a thread of a process that its parent waits for: there, an exception
     would end neither, and the parent takes each end of its child for a success.
@@ -98,7 +98,7 @@ def _stop(line: str, owner: int) -> NoReturn:
         raise SystemExit(line)
     print(line, file=sys.stderr, flush=True)
     with contextlib.suppress(ProcessLookupError):
-        os.kill(owner, signal.SIGTERM)
+        os.kill(os.getppid(), signal.SIGTERM)
     os._exit(1)
 
 

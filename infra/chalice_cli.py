@@ -8,6 +8,8 @@ from collections.abc import Mapping, MutableMapping
 
 import click
 
+from chalicelib.settings import Settings, SettingsError
+
 DEPLOYING = ("deploy", "package", "plan", "appgraph")
 
 
@@ -22,6 +24,10 @@ def prepare(environ: MutableMapping[str, str]) -> None:
     if context.info_name == "local":
         from gateway import chalice_local
 
+        try:
+            Settings.from_environ(environ)
+        except SettingsError as error:
+            chalice_local.stop(str(error))
         told = {name: context.params[name] for name in ("host", "port", "stage")}
         chalice_local.prepare(environ, chalice_local.Arguments(**told))
     elif context.info_name in DEPLOYING:

@@ -356,6 +356,14 @@ def test_a_missing_emulator_is_named_with_the_cure(
     assert herald.output.count("\n") == 1
 
 
+@pytest.mark.parametrize("how", [[], ["--no-autoreload"]])
+def test_a_wrong_setting_ends_it_with_a_line(local: Callable[..., Local], how: list[str]) -> None:
+    herald = local(*how, HERALD_MESAGE_RATE="5")
+    assert herald.end() != 0
+    line = "HERALD_MESAGE_RATE is not a setting; did you mean HERALD_MESSAGE_RATE?\n"
+    assert herald.output == line
+
+
 def test_a_broken_secret_is_named_with_the_cure(
     checkout: Path, local: Callable[..., Local]
 ) -> None:

@@ -1,6 +1,8 @@
+from dataclasses import fields
+
 import pytest
 
-from chalicelib.settings import Settings, SettingsError
+from chalicelib.settings import RESERVED, Settings, SettingsError
 
 SECRET = "x" * 32
 
@@ -152,6 +154,11 @@ def test_every_unknown_variable_is_named_beside_the_wrong_values_and_no_value_sh
     lines = str(wrong.value).splitlines()
     assert {line.split()[0] for line in lines} == variables.keys()
     assert "hunter2" not in str(wrong.value)
+
+
+def test_a_reserved_variable_is_accepted_and_changes_nothing() -> None:
+    assert Settings.from_environ(dict.fromkeys(RESERVED, "1")) == Settings()
+    assert not RESERVED & {setting.metadata["variable"] for setting in fields(Settings)}
 
 
 def test_an_empty_unknown_variable_and_other_programs_variables_are_ignored() -> None:

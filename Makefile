@@ -46,8 +46,8 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# Four processes, also on two cores: a test waits for a third of its time. Functions start some
-# 250 times, and none of them should compile Herald anew.
+# Four processes, also on two cores: tests wait for a fifth of their time. With bytecode, an
+# execution environment that starts doesn't compile Herald anew.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 4 --dist worksteal
 
 tests: $(READY)

@@ -106,8 +106,13 @@ class Local:
 
 
 def shell() -> dict[str, str]:
-    """The environment of a shell that knows nothing of AWS."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    """The environment of a shell that knows nothing of AWS.
+
+    Python writes no bytecode: in a copy without `.venv`, Chalice looks at the files for the first
+    time before the app is imported, and would restart for a module that was compiled meanwhile.
+    """
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return {**plain, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def free_port() -> int:

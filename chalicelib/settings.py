@@ -23,7 +23,7 @@ SSH_KEYS = ("ssh-", "ecdsa-sha2-")
 MAPPED_PREFIX = 96
 PREFIX = "HERALD_"
 MOST = 1_000_000_000  # seconds: thirty years; with more, sums would pass what storage can hold
-LEAST_RATE = 0.001
+LEAST_RATE = 0.000001
 SHOWN_CHARACTERS = 80
 NEAR = 0.6  # of `difflib`: what is less alike is hardly a slip of the pen
 RESERVED = frozenset(
@@ -310,7 +310,7 @@ class Settings:
         "HERALD_MESSAGE_RATE",
         "requests of each user, over REST and WebSockets together",
         _rate,
-        f"a number from {LEAST_RATE} to {MOST}, per second",
+        f"a number from {LEAST_RATE:f} to {MOST}, per second",
         20.0,
     )
     message_burst: int = _variable(
@@ -324,7 +324,7 @@ class Settings:
         "HERALD_CONNECT_RATE",
         "connections of each user; a minute's may come at once",
         _rate,
-        f"a number from {LEAST_RATE} to {MOST}, per minute",
+        f"a number from {LEAST_RATE:f} to {MOST}, per minute",
         60.0,
     )
     daily_message_quota: int = _variable(

@@ -24,7 +24,7 @@ def local_secret(path: Path) -> str:
     try:
         if not path.exists():
             with contextlib.suppress(FileExistsError):
-                private_files.create(path, PREFIX + secrets.token_urlsafe(RANDOM_BYTES) + "\n")
+                private_files.create(path, PREFIX + secrets.token_urlsafe(RANDOM_BYTES))
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
         secret = path.read_text().strip()

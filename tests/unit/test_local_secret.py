@@ -73,3 +73,9 @@ def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None
     path.chmod(0o644)
     assert local_secret(path) == secret
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_file_holds_the_secret_and_nothing_else(tmp_path: Path) -> None:
+    """So that a program that reads all of it has the secret."""
+    path = tmp_path / "jwt-secret"
+    assert local_secret(path) == path.read_text()

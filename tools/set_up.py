@@ -34,6 +34,8 @@ from typing import Any
 NEEDED = (3, 11)
 LOCK = Path(".herald/set-up.lock")
 LOG = Path(".herald/set-up.log")
+UV = Path(__file__).with_name("uv.txt")
+MAIN_UV = Path(".venv/bin/uv")  # other environments need no uv of their own
 READY = ".ready"
 HALF_MADE = ".half-made"
 MADE, KEPT = "made\n", "kept\n"  # what READY holds
@@ -242,11 +244,33 @@ def complete(folder: Path, progress: Progress, lock: int) -> None:
 
 
 def install(folder: Path, requirements: Path, progress: Progress, lock: int) -> None:
-    """Install what the file of requirements lists."""
-    pip = [str(folder / "bin" / "python"), "-I", "-m", "pip"]
+    """Install what the file of requirements lists: by uv in a third of pip's time, and by pip
+    where uv fails, or where pip has an index of its own: uv reads none of pip's configuration."""
+    python = str(folder / "bin" / "python")
+    pip = [python, "-I", "-m", "pip"]
     quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-    command = [*pip, "install", *quiet, "-r", str(requirements)]
-    run(command, f"installing {requirements}", progress, lock)
+    doing = f"installing {requirements}"
+    if not has_own_index(pip):
+        options = ["--python", python, "--system-certs", "--compile-bytecode"]
+        try:
+            uv = MAIN_UV if MAIN_UV.exists() else folder / "bin" / "uv"
+            if not uv.exists():
+                run([*pip, "install", *quiet, "-r", str(UV)], "installing uv", progress, lock)
+            command = [str(uv), "pip", "install", *options, "-r", str(requirements)]
+            run(command, doing, progress, lock)
+            return
+        except SetUpError:
+            doing += " by pip, since uv can't"
+    run([*pip, "install", *quiet, "-r", str(requirements)], doing, progress, lock)
+
+
+def has_own_index(pip: Sequence[str]) -> bool:
+    """Whether pip is configured to install from elsewhere than PyPI."""
+    listed = subprocess.run(
+        [*pip, "config", "list"], stdout=subprocess.PIPE, text=True, check=False
+    )
+    keys = {line.partition("=")[0].rpartition(".")[2] for line in listed.stdout.splitlines()}
+    return not keys.isdisjoint({"index-url", "no-index"})
 
 
 def run(command: Sequence[str], doing: str, progress: Progress, lock: int) -> None:

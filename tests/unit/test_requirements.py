@@ -28,6 +28,7 @@ def test_what_is_installed_is_what_is_pinned() -> None:
         **pins("constraints.txt"),
         **pins("requirements.txt"),
         **pins("requirements-dev.txt"),
+        **pins("tools/uv.txt"),
     }
     for installed in distributions():
         name = canonicalize_name(installed.name)

@@ -128,3 +128,23 @@ def test_a_command_that_fails_is_shown_by_its_last_lines(progress: Progress) -> 
     assert shown[-2:] == ["  30", "  no such package"]
     assert len(shown) == 16
     assert Path(".herald/set-up.log").read_text().startswith("1\n2\n")
+
+
+@pytest.mark.parametrize(
+    ("variables", "own"),
+    [
+        ({}, False),
+        ({"PIP_EXTRA_INDEX_URL": "https://packages.example.com"}, False),
+        ({"PIP_INDEX_URL": "https://packages.example.com"}, True),
+        ({"PIP_NO_INDEX": "1"}, True),
+    ],
+)
+def test_pip_installs_where_it_has_an_index_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], own: bool
+) -> None:
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert set_up.has_own_index([sys.executable, "-I", "-m", "pip"]) is own

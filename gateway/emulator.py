@@ -20,8 +20,8 @@ from botocore.config import Config
 
 from gateway.aws_variables import QUEUE_URL, leading_to
 from gateway.configuration import PROJECT
-from gateway.interrupts import not_inherited
 from gateway.registry import publish_after
+from gateway.signals import not_inherited
 from infra.stage import RESOURCES, TABLES
 
 ACCOUNT = "000000000000"

@@ -19,8 +19,8 @@ from typing import Any
 from uuid import uuid4
 
 from gateway.configuration import PROJECT
-from gateway.interrupts import not_inherited
 from gateway.log import is_read_by_a_person, log_line, show_printed
+from gateway.signals import not_inherited
 
 MAX_LINE_BYTES = 16 * 1024 * 1024  # above Lambda's 6 MB payload, escaped
 STARTING_AT_ONCE = 2

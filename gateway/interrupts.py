@@ -1,13 +1,8 @@
-"""Ctrl-C ends the gateway, quietly, at whatever moment it comes.
-
-A terminal sends it to every process of a command. Those that the gateway starts don't get it: they
-end when the gateway ends them.
-"""
+"""Ctrl-C ends the gateway, quietly, at whatever moment it comes."""
 
 import asyncio
-import contextlib
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -47,19 +42,3 @@ async def interrupted() -> None:
     except asyncio.CancelledError:
         if (task := asyncio.current_task()) is not None:
             task.uncancel()
-
-
-@contextlib.contextmanager
-def not_inherited() -> Iterator[None]:
-    """Let no Ctrl-C reach a process that is started meanwhile, not even before it can ignore it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def ignore() -> None:
-    """Ignore Ctrl-C in a process that was started so."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

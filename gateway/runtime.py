@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gateway import interrupts
+from gateway import signals
 from gateway.calls import record_calls
 from gateway.log import print_whole_lines
 
@@ -157,7 +157,7 @@ def main(descriptor: int) -> None:
     function = ""
     if "GATEWAY_CALLS_FILE" in os.environ:
         record_calls(Path(os.environ["GATEWAY_CALLS_FILE"]), lambda: function)
-    interrupts.ignore()
+    signals.ignore()
     print_whole_lines()
     with socket.socket(fileno=descriptor) as channel, channel.makefile("rwb") as lines:
 

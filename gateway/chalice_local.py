@@ -239,7 +239,7 @@ def _start_keeper(owner: int, path: Path, descriptor: int, environ: Mapping[str,
 def _welcome(
     environ: Mapping[str, str], arguments: Arguments, gateway: Entry | None, owner: int | None
 ) -> None:
-    """Say where things are: once for an owner who outlives this process, and when they change."""
+    """Print the URL, the tables and the first steps: once for each owner, and when they change."""
     tables = (
         "its own, which end with it"
         if gateway is None

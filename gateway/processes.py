@@ -12,7 +12,7 @@ PROC = Path("/proc")
 
 
 def wait_for_end(pid: int) -> None:
-    """Wait until a process has ended, whoever started it."""
+    """Wait until a process has ended; it need not be a child of this one."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

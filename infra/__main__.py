@@ -8,13 +8,13 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib.deployed import KEY_SOURCES
 from chalicelib.settings import Settings, SettingsError
+from gateway.configuration import chalice_configuration, stage_environment
 from gateway.tokens import DEFAULT_SCOPE
 from infra.chalice_deployment import ChaliceDeployment, has_signing_key
 from infra.cloudformation import DeploymentError
@@ -116,9 +116,7 @@ def _other_method(stage: Stage) -> str:
 
 def environment_of(stage: Stage) -> dict[str, str]:
     """The environment variables that `.chalice/config.json` gives a stage's functions."""
-    config: dict[str, Any] = json.loads((PROJECT / ".chalice" / "config.json").read_text())
-    own = config.get("stages", {}).get(stage.name, {})
-    return {**config.get("environment_variables", {}), **own.get("environment_variables", {})}
+    return stage_environment(chalice_configuration(), stage.name)
 
 
 def check_settings(stage: Stage, method: str) -> None:

@@ -46,12 +46,21 @@ class ChaliceDeployment:
         """
         self._bucket.make()
         self._storage.apply(storage(self._stage), self._bucket, {})
-        self._record.fetch()
-        made = self._record.made
+        made = self._made()
         if "websocket_api" not in made or "rest_api" not in made:
             return False
         self._attach(made, parameters)
         return True
+
+    def _made(self) -> Made:
+        """What Chalice made and is still there. `chalice delete` leaves the shared record as it
+        was, so the functions themselves have the last word."""
+        functions = self._session.client("lambda")
+        names = map(self._stage.function, FUNCTIONS)
+        if not any(_is_there(functions.get_function, FunctionName=name) for name in names):
+            return {}
+        self._record.fetch()
+        return self._record.made
 
     def deploy(self, parameters: Mapping[str, str]) -> dict[str, str]:
         """Make the resources, deploy the app, and attach the rest; outputs as a template's
@@ -68,8 +77,7 @@ class ChaliceDeployment:
 
     def destroy(self) -> None:
         """Delete all of it: what Chalice made first, since its routes hold the authorizer."""
-        self._record.fetch()
-        if self._record.made:
+        if self._made():
             self._chalice("delete")
         self._edge.delete()
         self._storage.delete()
@@ -170,10 +178,12 @@ def has_signing_key(stage: Stage, session: boto3.Session) -> bool:
 
 
 def _is_there(describe: Any, **parameters: str) -> bool:
+    """Whether AWS can describe a resource. Raises ClientError for any other refusal."""
     try:
         described = describe(**parameters)
     except ClientError as error:
-        if "NotFound" in error.response["Error"]["Code"] or "NonExistent" in str(error):
+        code = error.response["Error"]["Code"]
+        if any(word in code for word in ("NotFound", "NonExistent", "DoesNotExist")):
             return False
         raise
     return "DeletedDate" not in described  # a secret that waits for its deletion

@@ -1,4 +1,4 @@
-"""Chalice's record of what it made for a stage, shared by everybody who deploys the stage.
+"""Chalice's record of what it made for a stage, shared by all clones of the repository.
 
 Chalice keeps it in `.chalice/deployed/<stage>.json` and finds the stage's APIs by it: a clone
 without it would make second ones. So a copy is in the stage's bucket.

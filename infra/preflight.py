@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
 
 from chalicelib.deployed import KEY_SOURCES
 from chalicelib.settings import Settings, SettingsError
+from gateway.configuration import stage_environment
 from infra.chalice_deployment import missing_resources
 from infra.chalice_record import Record
 from infra.cloudformation import Bucket, Stack
@@ -38,30 +39,39 @@ def prepare(
         stage = Stage(stage_name)
     except ValueError as error:
         raise SystemExit(str(error)) from None
+    config: dict[str, Any] = json.loads((Path.cwd() / ".chalice" / "config.json").read_text())
+    configured = stage_environment(config, stage.name)
+    _check_settings(stage, configured)
     use_newer_python()
     _hold_lock(Path.cwd())
-    for variable, value in stage.queue_variable.items():
-        environ.setdefault(variable, value)
-    try:
-        Settings.from_environ({**environ, "AWS_LAMBDA_FUNCTION_NAME": stage.function("sweep")})
-    except SettingsError as error:
-        raise SystemExit(str(error)) from None
     if command == "deploy":
-        _check(stage, profile, environ)
-    _write_policies(Path.cwd(), stage, packaged=command == "package")
+        _check_resources(stage, profile, configured)
+    for variable in [name for name in environ if name.startswith("HERALD_")]:
+        if variable not in configured:  # the shell's, which no function will see
+            del environ[variable]
+    environ.update({**stage.queue_variable, **configured})
+    _write_policies(Path.cwd(), stage, config, packaged=command == "package")
     _leave_no_bytecode(Path.cwd())
 
 
-def _check(stage: Stage, profile: str | None, environ: Mapping[str, str]) -> None:
-    """See that the stage has what Chalice can't make, and that Chalice knows what it made."""
-    session = boto3.Session(profile_name=profile)
+def _check_settings(stage: Stage, configured: Mapping[str, str]) -> None:
+    """See that the functions will take the settings that the stage is configured with."""
     try:
+        Settings.from_environ({**configured, "AWS_LAMBDA_FUNCTION_NAME": stage.function("sweep")})
+    except SettingsError as error:
+        raise SystemExit(f".chalice/config.json: {error}") from None
+
+
+def _check_resources(stage: Stage, profile: str | None, configured: Mapping[str, str]) -> None:
+    """See that the stage has what Chalice can't make, and that Chalice knows what it made."""
+    try:
+        session = boto3.Session(profile_name=profile)
         if Stack(session, f"herald-{stage.name}").exists:
             raise SystemExit(
                 f"The stage {stage.name} is a CloudFormation stack: `make deploy"
                 f" STAGE={stage.name}` deploys it, and `make destroy` takes it away."
             )
-        own_keys = any(environ.get(source) for source in KEY_SOURCES)
+        own_keys = any(configured.get(source) for source in KEY_SOURCES)
         missing = missing_resources(stage, session, signing_key=not own_keys)
         if missing:
             raise SystemExit(
@@ -90,17 +100,17 @@ def _share(record: Record) -> None:
         print(f"Chalice's record stays in this clone alone: {error}", file=sys.stderr)
 
 
-def _write_policies(project: Path, stage: Stage, *, packaged: bool) -> None:
-    """Write a policy for each function, where `.chalice/config.json` says that it is."""
-    folder = project / ".chalice"
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+def _write_policies(
+    project: Path, stage: Stage, config: Mapping[str, Any], *, packaged: bool
+) -> None:
+    """Write a policy for each function, where `config`, of Chalice, says that it is."""
+    folder = project / ".chalice" / "policies"
+    folder.mkdir(exist_ok=True)
     traced = config.get("stages", {}).get(stage.name, {}).get("xray", config.get("xray", False))
-    (folder / "policies").mkdir(exist_ok=True)
     for function in FUNCTIONS:
         group = stage.log_group(function) if packaged else stage.chalice_log_group(function)
         document = policy(stage, function, log_group=group, traced=traced)
-        path = folder / "policies" / f"{function}.json"
-        path.write_text(json.dumps(document, indent=2) + "\n")
+        (folder / f"{function}.json").write_text(json.dumps(document, indent=2) + "\n")
 
 
 def _leave_no_bytecode(project: Path) -> None:

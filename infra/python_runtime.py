@@ -48,15 +48,15 @@ def use_newer_python(*module: str) -> None:
         return
     newer = wanted or _newer_python()
     if newer is None:
-        os.environ[OVERRIDE] = (
-            sys.executable
-        )  # the commands that this one runs need not say it again
-        print(
-            f"{CLOSING}\nThis machine has no newer Python: going on with this one.", file=sys.stderr
-        )
+        # The commands that this one runs need not say it again.
+        os.environ[OVERRIDE] = sys.executable
+        told = f"{CLOSING}\nThis machine has no newer Python: going on with this one."
+        print(told, file=sys.stderr)
         return
     if wanted is None:
         print(f"{CLOSING}\nPackaging with {newer} instead.", file=sys.stderr)
+    elif not _runs(wanted):
+        raise SystemExit(f"{OVERRIDE} holds {wanted!r}; allowed: the path of a Python")
     python = str(_environment(newer))
     os.environ[OVERRIDE] = python
     run_again(python, *(module or [chalice(python)]), *sys.argv[1:])
@@ -64,14 +64,15 @@ def use_newer_python(*module: str) -> None:
 
 def _newer_python() -> str | None:
     """The newest supported interpreter on the PATH; one that is a mere shim doesn't count."""
-    for name in SUPPORTED:
-        path = shutil.which(name)
-        if (
-            path
-            and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0
-        ):
-            return path
-    return None
+    paths = (shutil.which(name) for name in SUPPORTED)
+    return next((path for path in paths if path and _runs(path)), None)
+
+
+def _runs(python: str) -> bool:
+    try:
+        return not subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode
+    except OSError:
+        return False
 
 
 def _environment(python: str) -> Path:

@@ -30,10 +30,26 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def prepare(command: str, stage: str = "dev", **environ: str) -> dict[str, str]:
-    """Run a command up to the app's import; the environment that the app then sees."""
+def prepare(
+    command: str,
+    stage: str = "dev",
+    *,
+    configured: dict[str, str] | None = None,
+    profile: str | None = None,
+    **shell: str,
+) -> dict[str, str]:
+    """Run a command up to the app's import; the environment that the app then sees.
+
+    `configured` has the stage's variables in `.chalice/config.json`, which Chalice puts before the
+    shell's.
+    """
+    path = Path(".chalice") / "config.json"
+    config = json.loads(path.read_text())
+    config["stages"][stage] = {"environment_variables": configured or {}}
+    path.write_text(json.dumps(config))
+    environ = {**shell, **(configured or {})}
     with click.Context(click.Command(command), info_name=command) as context:
-        context.params = {"stage": stage, "profile": None}
+        context.params = {"stage": stage, "profile": profile}
         chalice_cli.prepare(environ)
     return environ
 
@@ -63,7 +79,21 @@ def test_the_worker_is_declared_for_the_queue_of_the_stage(project: Path) -> Non
 
 def test_a_queue_of_the_configuration_wins(project: Path) -> None:
     own = {"HERALD_FANOUT_QUEUE_URL": "https://example.com/own"}
-    assert prepare("package", "qa", **own) == own
+    assert prepare("package", "qa", configured=own) == own
+
+
+def test_the_shells_settings_are_not_those_of_the_functions(project: Path) -> None:
+    seen = prepare(
+        "package",
+        "qa",
+        configured={"HERALD_MESSAGE_RATE": "5"},
+        HERALD_FANOUT_QUEUE_URL="http://127.0.0.1/herald-fanout",
+        HERALD_JWT_SECRET="local-secret-of-the-developers-own-make-run-here",
+        HERALD_MESAGE_RATE="5",
+        PATH="/bin",
+    )
+    assert seen.keys() == {"HERALD_MESSAGE_RATE", "HERALD_FANOUT_QUEUE_URL", "PATH"}
+    assert seen["HERALD_FANOUT_QUEUE_URL"].endswith("/herald-qa-fanout")
 
 
 def test_no_compiled_module_of_this_machine_is_packed(project: Path) -> None:
@@ -82,7 +112,7 @@ def test_what_can_not_work_stops_with_a_line(
     project: Path, stage: str, environ: dict[str, str], line: str
 ) -> None:
     with pytest.raises(SystemExit, match=line):
-        prepare("package", stage, **environ)
+        prepare("package", stage, configured=environ)
 
 
 def test_deploying_stops_with_a_line_where_aws_is_out_of_reach(
@@ -98,6 +128,15 @@ def test_deploying_stops_with_a_line_where_aws_is_out_of_reach(
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit, match="The resources of the stage dev can't be seen: Could not"):
         prepare("deploy")
+
+
+def test_an_unknown_profile_stops_with_a_line(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    with pytest.raises(SystemExit, match=r"can't be seen: .*profile \(nobody\) could not be found"):
+        prepare("deploy", profile="nobody")
 
 
 @pytest.mark.parametrize("command", ["logs", "url", "gen-policy"])
@@ -184,12 +223,21 @@ def test_the_running_python_goes_on_where_there_is_no_newer_one(
 def test_a_python_can_be_named_to_package_with(
     machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DEPLOY_PYTHON", "/opt/python3.13")
+    named = add(machine, "python-of-ours")
+    monkeypatch.setenv("DEPLOY_PYTHON", named)
     with pytest.raises(Replaced) as replaced:
         python_runtime.use_newer_python()
-    python = "/venv-of/opt/python3.13"
-    chalice = "/venv-of/opt/chalice"
+    python = f"/venv-of{named}"
+    chalice = str(Path(python).with_name("chalice"))
     assert replaced.value.args == (python, python, chalice, "deploy", "dev")
+
+
+def test_a_python_that_does_not_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPLOY_PYTHON", "/nowhere/python3.13")
+    with pytest.raises(
+        SystemExit, match=r"DEPLOY_PYTHON holds '/nowhere/python3\.13'; allowed: the"
+    ):
+        python_runtime.use_newer_python()
 
 
 def test_a_current_python_packages_without_a_word(

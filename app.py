@@ -22,32 +22,34 @@ from chalice.app import (
 )
 from chalice.app import WebsocketEvent as ChaliceEvent
 
-from chalicelib import authorizers, loading, rest
-from chalicelib.access import AccessRules
-from chalicelib.deployed import stage_defaults
+from chalicelib.auth import authorizers
+from chalicelib.auth.access import AccessRules
+from chalicelib.auth.bearer import authenticate, bearer_token
+from chalicelib.auth.principal import Principal, Scope, user_key
 from chalicelib.errors import ANSWERS, Forbidden, HeraldError, Unauthorized, Unavailable
-from chalicelib.events import WebSocketEvent
-from chalicelib.json_text import encode
-from chalicelib.messages import parse_name
-from chalicelib.metrics import Metrics
-from chalicelib.observability import configure_logging, correlated
-from chalicelib.principal import Principal, Scope, user_key
-from chalicelib.records import Connection
+from chalicelib.protocol.messages import parse_name
+from chalicelib.protocol.strict_json import encode
+from chalicelib.rest import responses
+from chalicelib.runtime import startup
+from chalicelib.runtime.logs import configure_logging, correlated
+from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import RESERVED, Settings
-from chalicelib.tokens import authenticate, bearer_token
+from chalicelib.stage import stage_defaults
+from chalicelib.store.items import Connection
+from chalicelib.websocket.event import WebSocketEvent
 
 if TYPE_CHECKING:
-    from chalicelib.auth import TokenVerifier
-    from chalicelib.service import Service
+    from chalicelib.auth.verifier import TokenVerifier
+    from chalicelib.wiring import Service
 
 if "AWS_CHALICE_CLI_MODE" in os.environ and find_spec("infra"):  # never on Lambda
     from infra import chalice_cli
 
     chalice_cli.prepare(os.environ)
 
-JSON_HEADERS: rest.Headers = {**rest.SAFE_HEADERS, "Content-Type": "application/json"}
+JSON_HEADERS: responses.Headers = {**responses.SAFE_HEADERS, "Content-Type": "application/json"}
 QUEUE_BATCH = 10  # jobs that wait for the same recipients are done together
-REPLAY_HEADERS: rest.Headers = {**JSON_HEADERS, "Idempotent-Replayed": "true"}
+REPLAY_HEADERS: responses.Headers = {**JSON_HEADERS, "Idempotent-Replayed": "true"}
 ANY_CONTENT_TYPE = ["*/*"]  # ours to refuse: Chalice's 415 is no problem+json
 REGION = os.environ.get("AWS_REGION")
 INTEGRATION_SECONDS = 29.0  # API Gateway waits no longer for a handler
@@ -80,8 +82,8 @@ rules = AccessRules(settings)
 @cache
 def verifier() -> "TokenVerifier":
     """Create the verifier lazily: most functions never need one, and start faster without."""
-    with loading.to_stay():
-        from chalicelib.auth import TokenVerifier
+    with startup.to_stay():
+        from chalicelib.auth.verifier import TokenVerifier
 
         return TokenVerifier(settings)
 
@@ -94,8 +96,8 @@ def verify(token: str) -> Principal:
 @cache
 def service() -> "Service":
     """What needs AWS. Made at first use: the authorizers do without, and start faster for it."""
-    with loading.to_stay():
-        from chalicelib.service import Service
+    with startup.to_stay():
+        from chalicelib.wiring import Service
 
         return Service(settings, verify, rules, metrics)
 
@@ -210,16 +212,16 @@ def answering(view: Callable[..., Any]) -> Callable[..., Response]:
         try:
             value = view(*args, **kwargs)
             if value is None:
-                return Response("", rest.SAFE_HEADERS, 204)
-            if isinstance(value, rest.Reply):
+                return Response("", responses.SAFE_HEADERS, 204)
+            if isinstance(value, responses.Reply):
                 headers = REPLAY_HEADERS if value.replayed else JSON_HEADERS
                 return Response(value.body.decode(), headers, value.status)
             return Response(encode(value).decode(), JSON_HEADERS)
         except HeraldError as error:
-            status, headers, body = rest.problem(error)
+            status, headers, body = responses.problem(error)
         except Exception:
             logger.exception("a route failed")
-            status, headers, body = rest.problem(HeraldError("it has been logged"))
+            status, headers, body = responses.problem(HeraldError("it has been logged"))
         return Response(encode(body).decode(), headers, status)
 
     return answered
@@ -229,7 +231,7 @@ def answering(view: Callable[..., Any]) -> Callable[..., Response]:
     "/messages", methods=["POST"], authorizer=rest_authorizer, content_types=ANY_CONTENT_TYPE
 )
 @answering
-def post_messages() -> rest.Reply:
+def post_messages() -> responses.Reply:
     return service().submissions.submit(
         caller(), request().headers, request().raw_body, deadline(app.lambda_context)
     )

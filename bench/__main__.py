@@ -1,6 +1,6 @@
 """`make bench`: everything that is measured."""
 
-from bench import cold, fanout, flood, load, memory, queued, resume, whole_path
+from bench import cold_start, end_to_end, fanout, flood, load, memory, queued, resume
 from bench.stub import stub
 
 if __name__ == "__main__":
@@ -8,7 +8,7 @@ if __name__ == "__main__":
         fanout.main(running)
         print()
         memory.main(running)
-        whole_path.main(running)
+        end_to_end.main(running)
     print()
     flood.main()
     print()
@@ -16,6 +16,6 @@ if __name__ == "__main__":
     print()
     resume.main()
     print()
-    cold.main()
+    cold_start.main()
     print()
     load.main()

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.extent import extent, keep
+from bench.quick_mode import extent, keep
 from bench.stub import CLIENT_CORE, Stub, pin
 
 HERE = Path(__file__).parent

@@ -12,8 +12,8 @@ import time
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from bench.extent import extent
-from bench.silence import functions_unheard
+from bench.quick_mode import extent
+from bench.quiet import functions_unheard
 from gateway.configuration import configuration
 from gateway.server import gateway
 from gateway.tokens import token

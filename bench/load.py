@@ -26,10 +26,10 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from bench.extent import extent, keep
 from bench.queued import cpu
+from bench.quick_mode import extent, keep
+from gateway.aws.emulator import client
 from gateway.configuration import configuration
-from gateway.emulator import client
 from gateway.server import Running, gateway
 from gateway.tokens import token
 
@@ -74,7 +74,9 @@ def kinds(server: int) -> dict[int, str]:
             status = (folder / "stat").read_text().rpartition(")")[2].split()
             line = (folder / "cmdline").read_text()
             if int(status[1]) == server:
-                found[int(folder.name)] = "emulator" if "gateway.emulator" in line else "functions"
+                found[int(folder.name)] = (
+                    "emulator" if "gateway.aws.emulator" in line else "functions"
+                )
     return found
 
 

@@ -8,15 +8,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.extent import extent
 from bench.peers.rounds import peak_memory
+from bench.quick_mode import extent
 from bench.stub import CLIENT_CORE, Stub, pin
-from chalicelib.delivery import Delivery
-from chalicelib.frames import frame_of
-from chalicelib.lanes import Parcel
-from chalicelib.messages import Result
-from chalicelib.records import Recipient
-from chalicelib.signing import Credentials
+from chalicelib.delivery.congestion import Parcel
+from chalicelib.delivery.frames import frame_of
+from chalicelib.delivery.sender import Delivery
+from chalicelib.delivery.sigv4 import Credentials
+from chalicelib.protocol.messages import Result
+from chalicelib.store.items import Recipient
 
 AUDIENCES = (1000, extent(100_000, 2000))
 PAGE = 1000

@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from bench.extent import extent, keep
-from bench.silence import functions_unheard
+from bench.quick_mode import extent, keep
+from bench.quiet import functions_unheard
 from bench.stub import Stub, stub
 from bench.tables import Tables, serving
-from chalicelib.fanout import shards_for
-from chalicelib.principal import Principal
-from chalicelib.records import Connection
+from chalicelib.auth.principal import Principal
+from chalicelib.fanout.worker import shards_for
+from chalicelib.store.items import Connection
+from gateway.aws.emulator import client
 from gateway.configuration import configuration
-from gateway.emulator import client
 from gateway.server import Running, gateway
 from gateway.tokens import token
 
@@ -163,7 +163,7 @@ def processes() -> list[int]:
     found = []
     for status in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if b"gateway.runtime" in status.read_bytes():
+            if b"gateway.functions.runtime" in status.read_bytes():
                 found.append(int(status.parent.name))
     return found
 

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
-from bench.extent import extent, keep
 from bench.queued import cpu, processes
-from bench.silence import functions_unheard
-from chalicelib.ulid import earliest
+from bench.quick_mode import extent, keep
+from bench.quiet import functions_unheard
+from chalicelib.protocol.ulid import earliest
+from gateway.aws.emulator import client
 from gateway.configuration import configuration
-from gateway.emulator import client
 from gateway.server import Running, gateway
 from gateway.tokens import token
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import simpy
 
-from chalicelib.audience import PAGE_ITEMS
-from chalicelib.fanout import SLICE_SECONDS, shards_for
-from chalicelib.lanes import MAX_WINDOW
-from chalicelib.pace import STEP_SECONDS
+from chalicelib.delivery.congestion import MAX_WINDOW
+from chalicelib.fanout.rate import STEP_SECONDS
+from chalicelib.fanout.worker import SLICE_SECONDS, shards_for
+from chalicelib.store.audience import PAGE_ITEMS
 
 RESULTS = Path(__file__).parent / "results"
 RESULT = RESULTS / "scale.json"

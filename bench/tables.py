@@ -20,8 +20,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from chalicelib.principal import Principal
-from chalicelib.records import Connection
+from chalicelib.auth.principal import Principal
+from chalicelib.store.items import Connection
 
 PAGE_ITEMS = 1000
 SCAN = "DynamoDB_20120810.Scan"

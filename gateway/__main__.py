@@ -13,13 +13,13 @@ import errno
 import os
 import sys
 
-from gateway import interrupts
 from gateway.configuration import MAX_PORT, Configuration, ConfigurationError, configuration
 from gateway.demo import demo
-from gateway.environments import FunctionError
 from gateway.first_message import curl
+from gateway.functions.environments import FunctionError
 from gateway.log import log_to_terminal, print_whole_lines
-from gateway.registry import registered
+from gateway.machine import interrupts
+from gateway.machine.registry import registered
 from gateway.server import Running, gateway
 from gateway.tokens import DEFAULT_SCOPE, token
 

@@ -4,7 +4,7 @@ import contextlib
 import secrets
 from pathlib import Path
 
-from gateway import private_files
+from gateway.machine import private_files
 
 PREFIX = "local-"
 """Marks a secret that Herald refuses on Lambda; `chalicelib.settings` has it, too."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, TextIO
 
-from gateway.events import WebSocketContext
+from gateway.api.events import WebSocketContext
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

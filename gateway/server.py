@@ -22,19 +22,19 @@ from websockets import http11
 from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 
-from gateway.aws_variables import MANAGEMENT_ENDPOINT
+from gateway.api.rest import RestApi
+from gateway.api.sockets import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
+from gateway.api.websocket import STAGE, WebSocketApi
+from gateway.aws.emulator import emulated_aws
+from gateway.aws.variables import MANAGEMENT_ENDPOINT
 from gateway.configuration import Configuration, ConfigurationError
-from gateway.console import Console
-from gateway.emulator import emulated_aws
-from gateway.environments import Environments, FunctionError
-from gateway.faults import Faults
-from gateway.feed import Feed
+from gateway.console.event_stream import Feed
+from gateway.console.fault_injection import Faults
+from gateway.console.routes import Console
+from gateway.functions.environments import Environments, FunctionError
+from gateway.functions.queues import run_queues
+from gateway.functions.schedules import run_schedules
 from gateway.log import log_line
-from gateway.queues import run_queues
-from gateway.rest_api import RestApi
-from gateway.schedules import run_schedules
-from gateway.sockets import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
-from gateway.websocket_api import STAGE, WebSocketApi
 from infra.stage import TABLES
 
 HTTP_METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]

@@ -12,8 +12,8 @@ from pathlib import Path
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from chalicelib.deployed import KEY_SOURCES
 from chalicelib.settings import Settings, SettingsError
+from chalicelib.stage import KEY_SOURCES
 from gateway.configuration import chalice_configuration, stage_environment
 from gateway.tokens import DEFAULT_SCOPE
 from infra.chalice_deployment import ChaliceDeployment, has_signing_key

@@ -22,7 +22,7 @@ def prepare(environ: MutableMapping[str, str]) -> None:
     if context is None:
         return
     if context.info_name == "local":
-        from gateway import chalice_local
+        from gateway.chalice_local import command as chalice_local
 
         try:
             Settings.from_environ(environ)

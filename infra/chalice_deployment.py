@@ -14,7 +14,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
-from chalicelib.deployed import named
+from chalicelib.stage import named
 from infra.chalice_record import Made, Record
 from infra.cloudformation import Bucket, DeploymentError, Stack
 from infra.deploy import delete_tables

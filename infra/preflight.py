@@ -17,8 +17,8 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
 
-from chalicelib.deployed import KEY_SOURCES
 from chalicelib.settings import Settings, SettingsError
+from chalicelib.stage import KEY_SOURCES
 from gateway.configuration import stage_environment
 from infra.chalice_deployment import missing_resources
 from infra.chalice_record import Record

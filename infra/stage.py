@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chalicelib.deployed import PREFIX, named
+from chalicelib.stage import PREFIX, named
 
 PROJECT = Path(__file__).resolve().parent.parent
 STAGE_NAME = re.compile(r"[a-z][a-z0-9]{0,19}")

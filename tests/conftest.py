@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
-from chalicelib import consequences, history, terminate
-from gateway.aws_variables import REGION
-from gateway.emulator import client as client_of
-from gateway.emulator import emulated_aws
+from chalicelib.delivery import disconnect as terminate
+from chalicelib.delivery import outcomes as consequences
+from chalicelib.store import history
+from gateway.aws.emulator import client as client_of
+from gateway.aws.emulator import emulated_aws
+from gateway.aws.variables import REGION
 from gateway.server import Running
-from tests.clients import Client, configured, served
-from tests.copies import copy_project
-from tests.echo import echoing
-from tests.tables import TABLES, create, empty
-from tests.world import LIFE, Inline
+from tests.support.clients import Client, configured, served
+from tests.support.copies import copy_project
+from tests.support.echo import echoing
+from tests.support.tables import TABLES, create, empty
+from tests.support.world import LIFE, Inline
 
 
 @pytest.hookimpl(trylast=True)

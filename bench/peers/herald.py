@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bench.peers.rounds import Meter, Round, serve
-from chalicelib.delivery import Delivery
-from chalicelib.frames import frame_of
-from chalicelib.lanes import Parcel
-from chalicelib.messages import Result
-from chalicelib.records import Recipient
-from chalicelib.signing import Credentials
+from chalicelib.delivery.congestion import Parcel
+from chalicelib.delivery.frames import frame_of
+from chalicelib.delivery.sender import Delivery
+from chalicelib.delivery.sigv4 import Credentials
+from chalicelib.protocol.messages import Result
+from chalicelib.store.items import Recipient
 
 PAGE = 1000
 DEADLINE_SECONDS = 60.0

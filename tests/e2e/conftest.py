@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gateway.configuration import PROJECT
-from tests.clients import Client
 from tests.e2e.deployment import Deployed, emulated, own_architecture, without_aws
+from tests.support.clients import Client
 
 SECONDS = 300
 """For each test, since any may be the first, which waits for what all share to be deployed."""

@@ -17,7 +17,7 @@ import boto3
 
 from gateway.configuration import PROJECT
 from gateway.server import Running
-from tests.clients import SECRET
+from tests.support.clients import SECRET
 
 PYTHON = PROJECT / ".venv" / "e2e" / "bin" / "python"
 EMULATE = Path(__file__).with_name("emulate.py")

@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.clients import SECRET, Client
+from tests.support.clients import SECRET, Client
 
 MOST_SECONDS = 240
 

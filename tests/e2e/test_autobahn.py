@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gateway.configuration import PROJECT
-from tests.clients import configured, served
+from tests.support.clients import configured, served
 
 VENV = PROJECT / ".venv" / "e2e"
 MIRROR = PROJECT / "tests" / "apps" / "mirror"

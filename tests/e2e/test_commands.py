@@ -37,7 +37,7 @@ def test_coverage_says_what_is_not_reached_and_fails() -> None:
     assert done.returncode != 0
     assert "total of" in done.stdout
     assert "is less than fail-under=95" in done.stdout
-    assert "chalicelib/broadcast.py" in done.stdout
+    assert "chalicelib/delivery/broadcast.py" in done.stdout
 
 
 class Advisories(BaseHTTPRequestHandler):

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.configuration import PROJECT
-from tests.clients import Client
 from tests.e2e.node import run_tests
+from tests.support.clients import Client
 
 SCREENSHOTS = PROJECT / ".herald" / "screenshots"
 MASTER_KEYS = {"keys": [{"kty": "oct", "kid": "k", "k": "bmV3" * 11}]}

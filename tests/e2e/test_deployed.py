@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from infra.stage import FUNCTIONS
-from tests.clients import Client, eventually, token
 from tests.e2e.deployment import Deployed, emulated
 from tests.e2e.test_node import Node
+from tests.support.clients import Client, eventually, token
 
 SECONDS = 30.0
 TICK = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.configuration import PROJECT
-from tests.clients import Client, token
+from tests.support.clients import Client, token
 
 DOCUMENT = PROJECT / "docs" / "openapi.yaml"
 SOURCES = Path(__file__).with_name("generated")

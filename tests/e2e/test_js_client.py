@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.clients import Client
 from tests.e2e.node import run_tests
+from tests.support.clients import Client
 
 
 def test_the_javascript_client(herald_with: Callable[..., Client]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients import Client, token
+from tests.support.clients import Client, token
 
 LISTEN = Path(__file__).with_name("listen.mjs")
 DECRYPT = Path(__file__).with_name("decrypt.mjs")

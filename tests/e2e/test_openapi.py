@@ -10,8 +10,8 @@ from pathlib import Path
 from jsonschema import Draft7Validator
 
 from gateway.configuration import PROJECT
-from tests.clients import Client, token
-from tests.schemas import DOCUMENTS
+from tests.support.clients import Client, token
+from tests.support.schemas import DOCUMENTS
 
 SCHEMATHESIS = PROJECT / ".venv" / "e2e" / "bin" / "schemathesis"
 MASTER_KEYS = {"keys": [{"kty": "oct", "kid": "k", "k": "bmV3" * 11}]}

@@ -16,15 +16,15 @@ from uuid import uuid4
 import httpx
 from websockets.exceptions import InvalidStatus
 
-from gateway.aws_variables import QUEUE_URL
+from gateway.aws.emulator import client
+from gateway.aws.variables import QUEUE_URL
 from gateway.configuration import PROJECT
-from gateway.emulator import client
-from gateway.environments import Environments, FunctionError
-from gateway.schedules import scheduled_event
-from tests.clients import Client, Socket, configured, eventually, served, token
+from gateway.functions.environments import Environments, FunctionError
+from gateway.functions.schedules import scheduled_event
 from tests.faults.spoiler import AWS, CONNECTIONS, DEATHS, Plan, Spoiler, reset, spoiler, untouched
-from tests.queues import hide_jobs_for
-from tests.tables import TABLES, assert_they_agree, empty, scan
+from tests.support.clients import Client, Socket, configured, eventually, served, token
+from tests.support.queues import hide_jobs_for
+from tests.support.tables import TABLES, assert_they_agree, empty, scan
 
 INLINE = 2
 LIMIT = 10  # connections of a user

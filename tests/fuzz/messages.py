@@ -5,14 +5,14 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["chalicelib"]):
-    from chalicelib.encryption import Encryption
+    from chalicelib.delivery.frames import MAX_FRAME_BYTES, Framer
     from chalicelib.errors import BadRequest, PayloadTooLarge
-    from chalicelib.frames import MAX_FRAME_BYTES, Framer
-    from chalicelib.json_text import encode, parse_json
-    from chalicelib.messages import Message, MessageParser
-    from chalicelib.rest import json_body
+    from chalicelib.protocol.encryption import Encryption
+    from chalicelib.protocol.messages import Message, MessageParser
+    from chalicelib.protocol.strict_json import encode, parse_json
+    from chalicelib.protocol.ulid import Stamp
+    from chalicelib.rest.responses import json_body
     from chalicelib.settings import MasterKey
-    from chalicelib.ulid import Stamp
 
 FRAME_BYTES = 32768
 HEADERS = {"content-type": "application/json"}

@@ -9,11 +9,11 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["chalicelib"]):
-    from chalicelib.auth import TokenVerifier
+    from chalicelib.auth.bearer import bearer_token, handshake_token
+    from chalicelib.auth.principal import Principal
+    from chalicelib.auth.verifier import TokenVerifier
     from chalicelib.errors import Unauthorized
-    from chalicelib.principal import Principal
     from chalicelib.settings import Settings
-    from chalicelib.tokens import bearer_token, handshake_token
 
 SECRET = "x" * 32
 VERIFIER = TokenVerifier(Settings.from_environ({"HERALD_JWT_SECRET": SECRET}))

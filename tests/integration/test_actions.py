@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients import Client, eventually
+from tests.support.clients import Client, eventually
 
 
 def test_ping(herald: Client) -> None:

@@ -4,7 +4,7 @@ from itertools import chain
 
 import pytest
 
-from tests.clients import Client, eventually
+from tests.support.clients import Client, eventually
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from gateway import chalice_local
-from tests.clients import SECRET, eventually, token
-from tests.copies import copy_project
+from gateway.chalice_local import command as chalice_local
 from tests.integration.test_commands import Command, alive, processes_of
+from tests.support.clients import SECRET, eventually, token
+from tests.support.copies import copy_project
 
 START_SECONDS = 50.0
 OWN = r"Tables  its own"

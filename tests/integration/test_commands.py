@@ -24,7 +24,7 @@ from websockets.sync.client import connect
 
 from gateway.configuration import PROJECT, ConfigurationError, configuration
 from gateway.server import gateway
-from tests.clients import SECRET, eventually
+from tests.support.clients import SECRET, eventually
 
 START_SECONDS = 30.0
 

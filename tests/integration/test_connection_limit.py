@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.clients import Client, Socket, eventually, token
+from tests.support.clients import Client, Socket, eventually, token
 
 Start = Callable[..., Client]
 

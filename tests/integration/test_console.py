@@ -12,10 +12,10 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 from starlette.applications import Starlette
 
-from gateway.console import Console
-from gateway.faults import Faults
-from gateway.feed import Feed
-from tests.clients import SECRET, Client, configured, eventually, served, token
+from gateway.console.event_stream import Feed
+from gateway.console.fault_injection import Faults
+from gateway.console.routes import Console
+from tests.support.clients import SECRET, Client, configured, eventually, served, token
 
 ALICE = {"user": "alice", "scope": "ws:connect", "tenant": "acme", "groups": ["a"], "seconds": 60}
 

@@ -8,8 +8,8 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.clients import Client, Socket, eventually
-from tests.stub import Stub, stub
+from tests.support.clients import Client, Socket, eventually
+from tests.support.stub import Stub, stub
 
 TOPIC = "arn:aws:sns:us-east-1:000000000000:herald-notices"
 

@@ -2,7 +2,7 @@
 
 import time
 
-from tests.clients import Client, eventually
+from tests.support.clients import Client, eventually
 
 
 def test_the_connection_goes_and_presence_changes(herald: Client, user: str) -> None:

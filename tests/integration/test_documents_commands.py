@@ -10,7 +10,7 @@ import pytest
 
 from chalicelib.settings import Settings
 from gateway.configuration import PROJECT
-from tests.clients import SECRET, Client, eventually
+from tests.support.clients import SECRET, Client, eventually
 
 LOCAL = "127.0.0.1:8000"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from jwcrypto import jwe, jwk
 
-from tests.clients import Client, token
+from tests.support.clients import Client, token
 
 OLD = {"kty": "oct", "kid": "old", "k": "b2xk" * 11}
 NEW = {"kty": "oct", "kid": "new", "k": "bmV3" * 11}

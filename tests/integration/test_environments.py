@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from gateway.configuration import PROJECT
-from gateway.environments import Environment, Environments
+from gateway.functions.environments import Environment, Environments
 from gateway.server import gateway
-from tests.clients import configured
+from tests.support.clients import configured
 
 APP = """
 import time

@@ -12,12 +12,12 @@ import httpx
 import pytest
 from jwcrypto import jwe, jwk
 
+from gateway.aws.emulator import client
 from gateway.configuration import PROJECT
-from gateway.emulator import client
-from tests.clients import Client, Socket, configured, eventually, served, token
-from tests.queues import hide_jobs_for
-from tests.stub import stub
-from tests.tables import TABLES, scan
+from tests.support.clients import Client, Socket, configured, eventually, served, token
+from tests.support.queues import hide_jobs_for
+from tests.support.stub import stub
+from tests.support.tables import TABLES, scan
 
 Start = Callable[..., Client]
 
@@ -267,7 +267,7 @@ DYING = """
 import os
 from pathlib import Path
 
-from chalicelib.transport import Transport
+from chalicelib.delivery.http import Transport
 
 start, requests = Transport.start, []
 

@@ -16,7 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import InvalidStatus
 
-from tests.clients import EVERY_SCOPE, RECEIVE_SECONDS, Client, Socket, configured, served, token
+from tests.support.clients import (
+    EVERY_SCOPE,
+    RECEIVE_SECONDS,
+    Client,
+    Socket,
+    configured,
+    served,
+    token,
+)
 
 EXPLORE = os.environ.get("FUZZ_EXAMPLES")
 """How many to try of each, new ones each time; by default it's the same few."""

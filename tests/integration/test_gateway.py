@@ -19,8 +19,8 @@ from websockets.exceptions import ConnectionClosed
 from gateway import server
 from gateway.configuration import PROJECT
 from gateway.server import Running, _listener
-from tests.clients import Client, configured, eventually, served
-from tests.echo import Echo, echoing
+from tests.support.clients import Client, configured, eventually, served
+from tests.support.echo import Echo, echoing
 
 API_GATEWAY_ID = re.compile(r"[A-Za-z0-9_-]{15}=")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients import Client, eventually
+from tests.support.clients import Client, eventually
 
 
 def members(herald: Client, group: str) -> int:

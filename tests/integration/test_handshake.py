@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.clients import SECRET, Client, token
-from tests.unit.test_auth import CLAIMS, encoded
+from tests.support.clients import SECRET, Client, token
+from tests.unit.auth.test_verifier import CLAIMS, encoded
 
 
 def unsigned() -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.clients import Client, token
-from tests.stub import stub
+from tests.support.clients import Client, token
+from tests.support.stub import stub
 
 
 def post(herald: Client, key: str, body: Any, user: str = "alice", **claims: Any) -> httpx.Response:

@@ -5,9 +5,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from tests.clients import SECRET, eventually, token, whole_lines
-from tests.process import running
-from tests.stub import stub
+from tests.support.clients import SECRET, eventually, token, whole_lines
+from tests.support.process import running
+from tests.support.stub import stub
 
 SECONDS = 20.0
 

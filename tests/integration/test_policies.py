@@ -6,11 +6,11 @@ from contextlib import closing
 
 import pytest
 
-from gateway.emulator import client
+from gateway.aws.emulator import client
 from infra.policies import policy
 from infra.stage import FUNCTIONS, Stage
-from tests.clients import SECRET, Client, configured, eventually, served, token
-from tests.stub import Stub, stub
+from tests.support.clients import SECRET, Client, configured, eventually, served, token
+from tests.support.stub import Stub, stub
 
 DEV = Stage("dev")
 HANDLERS = {

@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from clients.python.herald_client import Herald, HeraldError, Options, earliest, expiry
-from tests.clients import Client, token
+from tests.support.clients import Client, token
 
 SOON = Options(first_pause=0.05, longest_pause=0.1, timeout=5.0)
 SECONDS = 10.0

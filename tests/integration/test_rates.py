@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.clients import Client, token
+from tests.support.clients import Client, token
 
 Start = Callable[..., Client]
 

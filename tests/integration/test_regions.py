@@ -23,12 +23,12 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
 
-from chalicelib.delivery import Delivery
-from chalicelib.events import WebSocketEvent
-from chalicelib.principal import Principal, Scope
-from chalicelib.signing import Credentials
-from tests.stub import Stub, stub
-from tests.world import Aws, Herald, World
+from chalicelib.auth.principal import Principal, Scope
+from chalicelib.delivery.sender import Delivery
+from chalicelib.delivery.sigv4 import Credentials
+from chalicelib.websocket.event import WebSocketEvent
+from tests.support.stub import Stub, stub
+from tests.support.world import Aws, Herald, World
 
 CREDENTIALS = Credentials("AK", "secret")
 JSON = {"content-type": "application/json"}

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway import registry
-from tests.clients import eventually
-from tests.copies import copy_project
+from gateway.machine import registry
 from tests.integration.test_commands import Command
+from tests.support.clients import eventually
+from tests.support.copies import copy_project
 
 Start = Callable[..., Command]
 

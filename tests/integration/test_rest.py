@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients import Client, token
+from tests.support.clients import Client, token
 
 
 def test_health_needs_no_token(herald: Client) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from chalicelib.ulid import earliest, moment_of
-from tests.clients import Client, Socket
+from chalicelib.protocol.ulid import earliest, moment_of
+from tests.support.clients import Client, Socket
 
 Start = Callable[..., Client]
 

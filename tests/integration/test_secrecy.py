@@ -17,14 +17,14 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from chalicelib.encryption import Encryption
-from chalicelib.principal import user_key
+from chalicelib.auth.principal import user_key
+from chalicelib.protocol.encryption import Encryption
 from chalicelib.settings import MasterKey
-from gateway.emulator import client
-from tests.clients import Client, token
-from tests.process import START_SECONDS, running
-from tests.stub import Stub, stub
-from tests.tables import TABLES, scan
+from gateway.aws.emulator import client
+from tests.support.clients import Client, token
+from tests.support.process import START_SECONDS, running
+from tests.support.stub import Stub, stub
+from tests.support.tables import TABLES, scan
 
 SECRET = "the-secret-that-signs-tokens-is-SIGNINGCANARY"
 MASTER = base64.urlsafe_b64encode(b"MASTERCANARY" * 3).decode()

@@ -16,7 +16,7 @@ from threading import Event, Thread
 import pytest
 
 from gateway.configuration import PROJECT
-from tests.clients import eventually
+from tests.support.clients import eventually
 
 WHEEL = "slow-1-py3-none-any.whl"
 WAIT_SECONDS = 50.0

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from chalicelib.sdk import CLIENT_LIMITS
-from tests.clients import Client, token
-from tests.proxy import Proxy, proxy
+from chalicelib.runtime.aws import CLIENT_LIMITS
+from tests.support.clients import Client, token
+from tests.support.proxy import Proxy, proxy
 
 ANSWER_SECONDS = 3.0
 ATTEMPTS = 2

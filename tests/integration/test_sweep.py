@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.clients import Client, eventually
+from tests.support.clients import Client, eventually
 
 LEEWAY = 5
 

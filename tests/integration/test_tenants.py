@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from chalicelib.encryption import Encryption
-from chalicelib.messages import MessageParser
-from chalicelib.principal import Principal
-from chalicelib.progress import Progress
-from chalicelib.ulid import Stamp, earliest
-from tests.clients import Client, Socket, configured, eventually, served, token
-from tests.stub import stub
-from tests.tables import TABLES, scan
-from tests.unit.test_authorizers import invoke
+from chalicelib.auth.principal import Principal
+from chalicelib.fanout.progress import Progress
+from chalicelib.protocol.encryption import Encryption
+from chalicelib.protocol.messages import MessageParser
+from chalicelib.protocol.ulid import Stamp, earliest
+from tests.gateway.test_authorization import invoke
+from tests.support.clients import Client, Socket, configured, eventually, served, token
+from tests.support.stub import stub
+from tests.support.tables import TABLES, scan
 
 KEYS = {"keys": [{"kty": "oct", "kid": "k", "k": "bmV3" * 11}]}
 BORDERS = [("north", "south"), (None, "north"), ("north", None), ("a", "a/b"), ("a/b", "a")]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients import EVERY_SCOPE, Client, eventually, token
+from tests.support.clients import EVERY_SCOPE, Client, eventually, token
 
 LEEWAY = 5
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from tests.clients import Client, eventually, token
+from tests.support.clients import Client, eventually, token
 
 
 def call(herald: Client, method: str, path: str, user: str, **claims: Any) -> httpx.Response:

@@ -14,11 +14,11 @@ from urllib.parse import quote
 
 import pytest
 
-from gateway import sockets
+from gateway.api import sockets
 from gateway.server import Running
-from tests.clients import eventually
-from tests.echo import Echo, echoing
-from tests.frames import (
+from tests.support.clients import eventually
+from tests.support.echo import Echo, echoing
+from tests.support.frames import (
     BINARY,
     CLOSE,
     CONTINUATION,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from chalicelib.principal import Principal
-from tests.tables import Counted
-from tests.world import LIMIT, SCOPES, Herald, Socket, World
+from chalicelib.auth.principal import Principal
+from tests.support.tables import Counted
+from tests.support.world import LIMIT, SCOPES, Herald, Socket, World
 
 JSON = {"content-type": "application/json"}
 DEADLINE = 1000.0

@@ -19,13 +19,27 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from chalicelib import consequences, fanout, history, terminate
+from chalicelib.auth.principal import Principal, Scope
+from chalicelib.delivery import disconnect as terminate
+from chalicelib.delivery import outcomes as consequences
 from chalicelib.errors import HeraldError
-from chalicelib.messages import Queued
-from chalicelib.principal import Principal, Scope
-from chalicelib.ulid import Stamp, earliest
-from tests.tables import empty
-from tests.world import LIFE, NEVER, SCOPES, Aws, Crash, Handler, Herald, Inline, Socket, World
+from chalicelib.fanout import worker as fanout
+from chalicelib.protocol.messages import Queued
+from chalicelib.protocol.ulid import Stamp, earliest
+from chalicelib.store import history
+from tests.support.tables import empty
+from tests.support.world import (
+    LIFE,
+    NEVER,
+    SCOPES,
+    Aws,
+    Crash,
+    Handler,
+    Herald,
+    Inline,
+    Socket,
+    World,
+)
 
 EXPLORE = os.environ.get("LIFE_EXAMPLES")
 """How many lives to try, new ones each time; by default it's the same few."""

@@ -1,0 +1,132 @@
+"""How the local gateway feeds functions from queues, and what it makes of their answers."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.functions.environments import Environments, FunctionError
+from gateway.functions.queues import AT_ONCE, run_queues
+
+AWS = {
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+    "AWS_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "local",
+    "AWS_SECRET_ACCESS_KEY": "local",
+}
+SOURCE = {"queue": "jobs", "batchSize": 10, "batchSeconds": 0}
+
+
+class Queue:
+    """An SQS client of a queue whose messages are handed out once."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.waiting = [f"m-{number}" for number in range(count)]
+        self.urls: set[str] = set()
+        self.deleted: list[str] = []
+
+    def receive_message(self, QueueUrl: str, MaxNumberOfMessages: int, **_: Any) -> Any:  # noqa: N803
+        self.urls.add(QueueUrl)
+        taken = self.waiting[:MaxNumberOfMessages]
+        del self.waiting[:MaxNumberOfMessages]
+        messages = [
+            {
+                "MessageId": one,
+                "ReceiptHandle": one,
+                "Body": "{}",
+                "Attributes": {},
+                "MD5OfBody": "",
+            }
+            for one in taken
+        ]
+        return {"Messages": messages} if messages else {}
+
+    def delete_message_batch(self, QueueUrl: str, Entries: list[Any]) -> None:  # noqa: N803
+        self.deleted += [entry["ReceiptHandle"] for entry in Entries]
+
+
+class Functions:
+    """Stands in for the execution environments; `answer` is called with each batch's ids."""
+
+    def __init__(self, answer: Any, source: Any = SOURCE) -> None:
+        self.declared = {"queues": {"work": source}}
+        self.batches: list[list[str]] = []
+        self.at_once = self.most_at_once = 0
+        self._answer = answer
+
+    async def invoke(self, function: str, event: Any) -> Any:
+        assert function == "work"
+        assert {one["eventSourceARN"] for one in event["Records"]} == {
+            "arn:aws:sqs:us-east-1:000000000000:jobs"
+        }
+        ids = [one["messageId"] for one in event["Records"]]
+        self.batches.append(ids)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0.02)
+        self.at_once -= 1
+        return self._answer(ids)
+
+
+def feed(monkeypatch: pytest.MonkeyPatch, queue: Queue, functions: Any) -> None:
+    """Feed the functions until the queue is empty and they have answered."""
+    monkeypatch.setattr("gateway.functions.queues.client", lambda *_: queue)
+
+    async def run() -> None:
+        environments: Environments = functions
+        feeding = asyncio.create_task(run_queues(environments, AWS))
+        while sum(map(len, functions.batches)) < queue.count or functions.at_once:
+            assert not feeding.done()
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_batches_go_to_some_at_a_time_and_are_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, functions = Queue(100), Functions(lambda _: None)
+    feed(monkeypatch, queue, functions)
+    assert [len(batch) for batch in functions.batches] == [10] * 10
+    assert functions.most_at_once == AT_ONCE
+    assert len(queue.deleted) == 100
+    assert queue.urls == {"http://127.0.0.1:1/000000000000/jobs"}
+
+
+def test_what_is_reported_as_failed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {"batchItemFailures": [{"itemIdentifier": "m-1"}]}
+    queue, functions = Queue(3), Functions(lambda _: answer)
+    feed(monkeypatch, queue, functions)
+    assert queue.deleted == ["m-0", "m-2"]
+
+
+@pytest.mark.parametrize("failure", [{}, {"itemIdentifier": ""}, {"itemIdentifier": None}])
+def test_a_report_that_lambda_can_not_read_fails_all(
+    failure: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html"""
+    queue, functions = Queue(3), Functions(lambda _: {"batchItemFailures": [failure]})
+    feed(monkeypatch, queue, functions)
+    assert queue.deleted == []
+
+
+def test_a_function_that_fails_deletes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: list[str]) -> None:
+        raise FunctionError("Runtime.ExitError", "it died")
+
+    queue, functions = Queue(3), Functions(fail)
+    feed(monkeypatch, queue, functions)
+    assert queue.deleted == []
+    assert functions.batches == [["m-0", "m-1", "m-2"]]
+
+
+def test_more_than_a_call_can_have_is_waited_for_in_the_window(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue = Queue(25)
+    functions = Functions(lambda _: None, {**SOURCE, "batchSize": 20, "batchSeconds": 1})
+    feed(monkeypatch, queue, functions)
+    assert [len(batch) for batch in functions.batches] == [20, 5]
+    assert len(queue.deleted) == 25

@@ -1,0 +1,60 @@
+"""What is deployed beside the functions, and that the emulator has it as AWS will."""
+
+import json
+from typing import Any
+
+import pytest
+
+from chalicelib.fanout.progress import KEPT_SECONDS, LAST_TRY_MS
+from chalicelib.fanout.queue import MAX_RECEIVES
+from gateway.aws.emulator import create_tables
+from gateway.configuration import PROJECT
+
+TEMPLATE = json.loads((PROJECT / "infra" / "resources.json").read_text())
+TABLES = {
+    name: resource["Properties"]
+    for name, resource in TEMPLATE["Resources"].items()
+    if resource["Type"] == "AWS::DynamoDB::Table"
+}
+
+
+def test_the_queue_is_as_the_workers_believe() -> None:
+    queue = TEMPLATE["Resources"]["FanoutQueue"]["Properties"]
+    chalice = json.loads((PROJECT / ".chalice" / "config.json").read_text())
+    assert queue["RedrivePolicy"]["maxReceiveCount"] == MAX_RECEIVES
+    assert queue["VisibilityTimeout"] >= 2 * chalice["lambda_timeout"]
+    assert queue["VisibilityTimeout"] * 1000 <= LAST_TRY_MS
+    assert queue["MessageRetentionPeriod"] == KEPT_SECONDS  # longer there is nothing to deliver
+    dead_letters = TEMPLATE["Resources"]["FanoutDeadLetterQueue"]["Properties"]
+    assert dead_letters["MessageRetentionPeriod"] == 14 * 24 * 60 * 60  # SQS's longest
+    assert queue["SqsManagedSseEnabled"] is dead_letters["SqsManagedSseEnabled"] is True
+
+
+@pytest.fixture(params=["moto", "ministack"])
+def deployed(request: pytest.FixtureRequest) -> Any:
+    """A DynamoDB client; the tables have all that is deployed."""
+    if request.param == "ministack":
+        return request.getfixturevalue("ministack")
+    request.getfixturevalue("aws")
+    client = request.getfixturevalue("moto_client")
+    create_tables(client, {})
+    return client
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
+def test_tables_are_encrypted_with_kms_and_can_be_restored(table: Any, deployed: Any) -> None:
+    """https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-dynamodb-table.html"""
+    assert table["SSESpecification"] == {"SSEEnabled": True, "SSEType": "KMS"}
+    assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    backups = deployed.describe_continuous_backups(TableName=table["TableName"])
+    recovery = backups["ContinuousBackupsDescription"]["PointInTimeRecoveryDescription"]
+    assert recovery["PointInTimeRecoveryStatus"] == "ENABLED"
+    described = deployed.describe_table(TableName=table["TableName"])["Table"]
+    assert described["SSEDescription"]["SSEType"] == "KMS"
+
+
+def test_items_expire(deployed: Any) -> None:
+    for table in TABLES.values():
+        answer = deployed.describe_time_to_live(TableName=table["TableName"])
+        described = answer["TimeToLiveDescription"]
+        assert described == {"AttributeName": "expiresAt", "TimeToLiveStatus": "ENABLED"}

@@ -1,0 +1,75 @@
+"""The echo app behind a gateway: what its functions were given, and what they are told to do."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from gateway.configuration import PROJECT
+from gateway.server import Running
+from tests.support.clients import Client, Socket, configured, served, whole_lines
+
+
+class Echo(Client):
+    """A client of the echo app, and the events that its functions got."""
+
+    has_herald = False
+    events_file: Path
+
+    def __init__(self, running: Running, events_file: Path) -> None:
+        super().__init__(running)
+        self.events_file = events_file
+        self._before = self._all()
+        self._strangers = {_connection(event) for event in self._before} - {None}
+
+    def events(self, event_type: str | None = None) -> list[Any]:
+        """The events since this client is there, but for those of connections from before."""
+        return [
+            event
+            for event in self._all()[len(self._before) :]
+            if event.get("type", event["requestContext"].get("eventType")) == event_type
+            and _connection(event) not in self._strangers
+        ]
+
+    def _all(self) -> list[Any]:
+        return [json.loads(line) for line in whole_lines(self.events_file)]
+
+    def run(self, socket: Socket, code: str) -> None:
+        """Have the message handler run `code`."""
+        socket.connection.send(code)
+
+    def connected(self, query: str = "", **options: Any) -> tuple[Socket, str]:
+        """A socket, and the id of its connection."""
+        before = len(self.events("CONNECT"))
+        socket = self.open(query, **options)
+        return socket, self.events("CONNECT")[before]["requestContext"]["connectionId"]
+
+    def management(self) -> Any:
+        return boto3.client(
+            "apigatewaymanagementapi",
+            endpoint_url=self.running.management,
+            region_name="us-east-1",
+            aws_access_key_id="local",
+            aws_secret_access_key="local",
+        )
+
+
+@contextmanager
+def echoing(events_file: Path, **changes: Any) -> Iterator[Echo]:
+    """A client of the echo app in a gateway with the given configuration."""
+    configuration = configured(EVENTS=str(events_file))
+    changes = {"project": PROJECT / "tests" / "apps" / "echo", **changes}
+    with (
+        served(dataclasses.replace(configuration, **changes)) as running,
+        closing(Echo(running, events_file)) as client,
+    ):
+        yield client
+
+
+def _connection(event: Any) -> str | None:
+    identifier: str | None = event["requestContext"].get("connectionId")
+    return identifier

@@ -1,0 +1,190 @@
+"""What the tests of the storage share: Herald's tables, and a client that counts its calls."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple
+from typing import Any
+
+from chalicelib.auth.principal import Principal, group_key, user_key
+from chalicelib.runtime.metrics import Metrics
+from chalicelib.store.connections import Connections
+from chalicelib.store.dynamodb import MAX_BATCH_WRITE
+from chalicelib.store.items import REACH_PREFIX, Connection, Recipient, Tables
+from chalicelib.store.memberships import Memberships
+from chalicelib.store.rate_limits import Limiter, Meter, Rate
+from infra import stage as infra
+
+TABLES = Tables(
+    "herald-connections", "herald-users", "herald-groups", "herald-messages", "herald-history"
+)
+KEYS = (("connectionId",), ("user",), ("group", "connectionId"), ("id",), ("stream", "position"))
+"""The attributes of each table's key."""
+
+CREATED_WITH = ("AttributeDefinitions", "BillingMode", "GlobalSecondaryIndexes", "KeySchema")
+HISTORY_SECONDS = 300
+NOW = 1_995_477_071_772
+"""Long after the tests, since the emulator removes items whose time is over, as DynamoDB does."""
+
+LATER = NOW // 1000 + 3600
+UNLIMITED = Rate.per_second(1_000_000, 1_000_000)
+
+
+class Counted:
+    """A DynamoDB client that counts the calls of each operation.
+
+    It refuses a placeholder that no expression uses, as DynamoDB does and moto doesn't.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.calls: list[str] = []
+        self._client = client
+
+    def __getattr__(self, operation: str) -> Any:
+        def call(*arguments: Any, **parameters: Any) -> Any:
+            self.calls.append(operation)
+            for action in parameters.get("TransactItems", [{"": parameters}]):
+                for written in action.values():
+                    assert_placeholders_are_used(written)
+            return getattr(self._client, operation)(*arguments, **parameters)
+
+        return call
+
+
+def assert_placeholders_are_used(parameters: dict[str, Any]) -> None:
+    """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.html"""
+    expressions = " ".join(
+        value for name, value in parameters.items() if name.endswith("Expression")
+    )
+    used = set(re.findall(r"[#:]\w+", expressions))
+    given = {
+        placeholder
+        for kind in ("Names", "Values")
+        for placeholder in parameters.get(f"ExpressionAttribute{kind}", {})
+    }
+    assert used == given
+
+
+def meter(attribute: str, rate: Rate = UNLIMITED, quota: int = 0) -> Meter:
+    return Meter(Limiter(attribute, rate, quota))
+
+
+def connections_of(
+    client: Any,
+    limit: int = 3,
+    connects: Rate = UNLIMITED,
+    messages: Rate = UNLIMITED,
+    quota: int = 0,
+    metrics: Metrics | None = None,
+) -> Connections:
+    """The transitions over `client`; users may do as much as they like where nothing is said."""
+    return Connections(
+        client,
+        TABLES,
+        limit,
+        meter("connectDue", connects),
+        meter("messageDue", messages, quota),
+        Memberships(client, TABLES, HISTORY_SECONDS),
+        metrics or Metrics("test"),
+    )
+
+
+def connection(
+    connection_id: str, user: str, tenant: str | None = None, *groups: str, at: int = NOW
+) -> Connection:
+    """A connection that opens at `at`, and joins `groups`."""
+    principal = Principal(user, expires_at=LATER, tenant=tenant, groups=groups)
+    return Connection(
+        connection_id,
+        principal,
+        "https://example.com/prod",
+        connected_at=at,
+        timestamp=at,
+        groups=frozenset(groups),
+    )
+
+
+def recipient(connection_id: str, user: str, tenant: str | None = None) -> Recipient:
+    return connection(connection_id, user, tenant).recipient
+
+
+def scan(client: Any, table: str) -> Iterator[Any]:
+    """Every item of a table."""
+    for page in client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
+        yield from page["Items"]
+
+
+class Remembering:
+    """A DynamoDB client that scans a table again only when something was written since.
+
+    For tests that look at whole tables after each step: most steps write nothing. Every write has
+    to go through it.
+    """
+
+    READS = frozenset({"batch_get_item", "get_item", "get_paginator", "query", "scan"})
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._items: dict[str, list[Any]] = {}
+
+    def __getattr__(self, operation: str) -> Any:
+        call = getattr(self._client, operation)
+        if operation in self.READS:
+            return call
+
+        def write(*arguments: Any, **parameters: Any) -> Any:
+            try:
+                return call(*arguments, **parameters)
+            finally:
+                self._items.clear()
+
+        return write
+
+    def items(self, table: str) -> list[Any]:
+        """Every item of a table."""
+        if table not in self._items:
+            self._items[table] = list(scan(self._client, table))
+        return self._items[table]
+
+
+def create(client: Any, tables: Tables) -> None:
+    """Create the tables, with the keys and indexes that Herald's have, and nothing beside."""
+    for logical_id, name in zip(infra.TABLES.values(), astuple(tables), strict=True):
+        properties = infra.RESOURCES[logical_id]["Properties"]
+        used = {key: properties[key] for key in CREATED_WITH if key in properties}
+        client.create_table(**{**used, "TableName": name})
+
+
+def empty(client: Any, tables: Tables) -> None:
+    """Delete whatever is in the tables."""
+    deletions = [
+        (table, {"DeleteRequest": {"Key": {name: item[name] for name in names}}})
+        for table, names in zip(astuple(tables), KEYS, strict=True)
+        for item in scan(client, table)
+    ]
+    for start in range(0, len(deletions), MAX_BATCH_WRITE):
+        requests = defaultdict(list)
+        for table, deletion in deletions[start : start + MAX_BATCH_WRITE]:
+            requests[table].append(deletion)
+        client.batch_write_item(RequestItems=dict(requests))
+
+
+def assert_they_agree(items: Callable[[str], Iterable[Any]], tables: Tables, limit: int) -> None:
+    """What the tables say of connections, users and groups is one story. `items` reads a table."""
+    by_id = {item["connectionId"]["S"]: item for item in items(tables.connections)}
+    tied: dict[str, str] = {}
+    for user in items(tables.users):
+        ids = set(user.get("connections", {"SS": []})["SS"])
+        assert len(ids) <= limit
+        assert ids == {name.removeprefix(REACH_PREFIX) for name in user if name[0] == REACH_PREFIX}
+        tied |= dict.fromkeys(ids, user["user"]["S"])
+    assert tied == {
+        one: user_key(item.get("tenant", {}).get("S"), item["userId"]["S"])
+        for one, item in by_id.items()
+    }
+    memberships = {(item["group"]["S"], item["connectionId"]["S"]) for item in items(tables.groups)}
+    assert memberships == {
+        (group_key(item.get("tenant", {}).get("S"), group), one)
+        for one, item in by_id.items()
+        for group in item.get("groups", {"SS": []})["SS"]
+    }

@@ -1,0 +1,346 @@
+"""API Gateway and its clients as a model, and Herald's parts over a client that can be stopped.
+
+For what the real local gateway can't be brought to do: events late, twice or never, and handlers
+that die between any two of their DynamoDB calls.
+"""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from chalicelib.auth.access import AccessRules
+from chalicelib.auth.principal import Principal, Scope
+from chalicelib.auth.verifier import TokenVerifier
+from chalicelib.delivery.broadcast import Broadcaster
+from chalicelib.delivery.congestion import Parcel
+from chalicelib.delivery.disconnect import Terminator
+from chalicelib.delivery.frames import frame_of
+from chalicelib.delivery.notices import Notifier
+from chalicelib.delivery.outcomes import Consequences
+from chalicelib.delivery.sender import Outcome
+from chalicelib.fanout.progress import Progress
+from chalicelib.fanout.queue import Queue
+from chalicelib.fanout.rate import Pacer
+from chalicelib.fanout.worker import Fanout, Worker
+from chalicelib.messaging.dispatch import Dispatcher
+from chalicelib.messaging.resume import Resumer
+from chalicelib.messaging.submissions import Submissions
+from chalicelib.protocol.encryption import Encryption
+from chalicelib.protocol.messages import MessageParser, Result
+from chalicelib.protocol.ulid import Stamp
+from chalicelib.runtime.metrics import Metrics
+from chalicelib.settings import Settings
+from chalicelib.store.audience import Audiences
+from chalicelib.store.connections import Connections
+from chalicelib.store.history import History
+from chalicelib.store.idempotency import Idempotency
+from chalicelib.store.items import Recipient, Tables
+from chalicelib.store.memberships import Memberships
+from chalicelib.store.users import Users
+from chalicelib.websocket.actions import Actions
+from chalicelib.websocket.event import WebSocketEvent
+from chalicelib.websocket.lifecycle import Doorkeeper
+from chalicelib.websocket.sweep import Sweeper
+from tests.support.tables import HISTORY_SECONDS, meter
+
+LIMIT = 2
+STALE_AFTER_SECONDS = 600
+SCOPES = frozenset({Scope.WS_CONNECT, Scope.MESSAGES_SEND})
+LIFE = Tables("life-connections", "life-users", "life-groups", "life-messages", "life-history")
+FRAME_BYTES = 32768
+NEVER = 10_000.0  # seconds: no deadline
+
+
+class Crash(BaseException):
+    """The execution environment is gone."""
+
+
+class Inline:
+    """Stands in for a ThreadPoolExecutor, so that a handler is one thread that can be stopped."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def submit(self, call: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        try:
+            future.set_result(call(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class Aws:
+    """A DynamoDB client, and the queue of a world: SQS, as far as it takes jobs in."""
+
+    def __init__(self, client: Any, world: "World") -> None:
+        self._client = client
+        self._world = world
+
+    def __getattr__(self, operation: str) -> Any:
+        return getattr(self._client, operation)
+
+    def send_message_batch(self, QueueUrl: str, Entries: list[Any]) -> Any:  # noqa: N803
+        for entry in Entries:
+            record = {
+                "messageId": str(uuid4()),
+                "body": entry["MessageBody"],
+                "attributes": {"ApproximateReceiveCount": "0"},
+            }
+            self._world.queue.append(record)
+        return {}
+
+
+class Handler:
+    """A handler in a thread that stands still before each of its DynamoDB calls."""
+
+    def __init__(self, client: Any, run: Callable[[Any], object]) -> None:
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = False
+        self._client = client
+        self._dying = False
+        self._go = threading.Semaphore(0)
+        self._stopped = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._main, args=(run,))
+        self._thread.start()
+        self._stopped.acquire()
+
+    def __getattr__(self, operation: str) -> Any:
+        call = getattr(self._client, operation)
+
+        def stopped(*arguments: Any, **parameters: Any) -> Any:
+            if self._dying:  # and the dead clean nothing up
+                raise Crash
+            self._stopped.release()
+            self._go.acquire()
+            if self._dying:
+                raise Crash
+            return call(*arguments, **parameters)
+
+        return stopped
+
+    def step(self) -> None:
+        """Let it make one call, and run until it wants to make another."""
+        self._go.release()
+        self._stopped.acquire()
+        if self.done:
+            self._thread.join()
+
+    def crash(self) -> None:
+        """It never gets to its next call."""
+        self._dying = True
+        self.step()
+
+    def _main(self, run: Callable[[Any], object]) -> None:
+        try:
+            self.result = run(self)
+        except BaseException as error:
+            self.error = error
+        self.done = True
+        self._stopped.release()
+
+
+@dataclass
+class Socket:
+    """A client's socket. `state`: handshake → accepted → open → closed, or refused."""
+
+    connection_id: str
+    user: str
+    connected_at: int
+    state: str = "handshake"
+
+    def event(self, body: str = "") -> WebSocketEvent:
+        principal = Principal(self.user, 10**12, scopes=SCOPES, groups=("team", "room-*"))
+        context = {
+            "connectionId": self.connection_id,
+            "connectedAt": self.connected_at,
+            "domainName": "example.com",
+            "stage": "prod",
+            "identity": {"sourceIp": "127.0.0.1"},
+            "authorizer": principal.to_context(),
+        }
+        return WebSocketEvent({"requestContext": context, "headers": {}, "body": body})
+
+
+class World:
+    """API Gateway and its clients. Stands in for `Delivery`, since only it knows the sockets."""
+
+    def __init__(self) -> None:
+        self.now = int(time.time() * 1000)
+        self.sockets: dict[str, Socket] = {}
+        self.disconnects: list[Socket] = []
+        self.trouble = False
+        self.queue: list[dict[str, Any]] = []
+        self.estimate: int | None = None
+        """How many connections the fan-out believes that there are."""
+        self.calls = 0
+        """How many frames were sent to `@connections`."""
+        self.received: defaultdict[str, list[str]] = defaultdict(list)
+        """The ids of the messages that each connection got, in order."""
+
+    def connect(self, user: str) -> Socket:
+        socket = Socket(f"{len(self.sockets):015}=", user, self.now)
+        self.sockets[socket.connection_id] = socket
+        return socket
+
+    def end(self, socket: Socket, state: str = "closed") -> None:
+        if socket.state in ("accepted", "open"):
+            self.disconnects.append(socket)
+        socket.state = state
+
+    def finish_handshakes(self, _: float = 0.0) -> None:
+        """What happens while a handler sleeps for it: sockets open that have been accepted."""
+        for socket in self.sockets.values():
+            if socket.state == "accepted":
+                socket.state = "open"
+
+    def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: float) -> Iterator[Outcome]:
+        for page in pages:
+            for recipient, frames in page:
+                for frame in frames:
+                    self.calls += 1
+                    result = self._answer(recipient, frame.method)
+                    if result is Result.DELIVERED:
+                        ids = [message.id for message in frame.messages]
+                        self.received[recipient.connection_id] += ids
+                        self.arrive(recipient.connection_id, frame.body)
+                    yield Outcome(recipient, frame, result, str(result), 1)
+                    if result is not Result.DELIVERED:
+                        break
+
+    def arrive(self, connection_id: str, body: bytes) -> None:
+        """A frame comes to a client; who wants to know of it overrides this."""
+
+    def post(self, connection_id: str, endpoint: str, body: bytes, deadline: float) -> None:
+        list(self.deliver([[Parcel(self._recipient(connection_id), (frame_of(body),))]], deadline))
+
+    def _recipient(self, connection_id: str) -> Recipient:
+        return Recipient(connection_id, "", None, "")
+
+    def _answer(self, recipient: Recipient, method: str) -> Result:
+        socket = self.sockets[recipient.connection_id]
+        if socket.state != "open":
+            return Result.GONE
+        if method == "DELETE":
+            self.end(socket)
+        elif self.trouble:
+            return Result.STALE
+        return Result.DELIVERED
+
+
+class Herald:
+    """The product over one handler's client, as an execution environment wires it."""
+
+    def __init__(
+        self,
+        client: Any,
+        world: World,
+        *,
+        evicts: bool = False,
+        inline: int | None = None,
+        delivery: Any = None,
+    ) -> None:
+        """What has more recipients than `inline` goes through the world's queue. `delivery` is the
+        world's where none is given."""
+
+        def now() -> int:
+            return world.now
+
+        delivery = delivery or world
+        config = Settings.from_environ({"HERALD_JWT_SECRET": "x" * 32})
+        verify = TokenVerifier(config).verify
+        messages = meter("messageDue")
+        self.metrics = metrics = Metrics("test")
+        memberships = Memberships(client, LIFE, HISTORY_SECONDS)
+        self.connections = Connections(
+            client, LIFE, LIMIT, meter("connectDue"), messages, memberships, metrics
+        )
+        audiences = Audiences(client, LIFE)
+        consequences = Consequences(
+            self.connections, delivery, Notifier(audiences, delivery, None), now
+        )
+        terminator = Terminator(self.connections, delivery, now)
+        broadcaster = Broadcaster(delivery, consequences, terminator, metrics)
+        encryption = Encryption(())
+        self.progress = Progress(client, LIFE.messages, encryption)
+        queue = Queue(lambda: client, "https://sqs.invalid/queue")
+        self.worker = Worker(
+            audiences,
+            broadcaster,
+            self.progress,
+            queue,
+            Pacer(client, LIFE.messages, "region", 0),
+            encryption,
+            FRAME_BYTES,
+            now,
+            metrics,
+        )
+        self.history = history = History(client, LIFE.history, HISTORY_SECONDS, encryption, now)
+        fanout = Fanout(self.progress, queue, lambda: world.estimate)
+        self.dispatcher = Dispatcher(
+            audiences,
+            broadcaster,
+            None if inline is None else fanout,
+            history,
+            encryption,
+            FRAME_BYTES,
+            inline or 0,
+            LIMIT,
+            metrics,
+        )
+        users = Users(client, LIFE, messages, meter("resumeDue"))
+        self.submissions = Submissions(
+            self.parser,
+            users,
+            self.dispatcher,
+            Idempotency(client, LIFE.messages),
+            now,
+            metrics,
+        )
+        self.actions = Actions(
+            self.dispatcher,
+            delivery,
+            self.connections,
+            terminator,
+            Resumer(
+                users,
+                history,
+                memberships,
+                delivery,
+                encryption,
+                FRAME_BYTES,
+            ),
+            verify,
+            now,
+            self.parser,
+            metrics,
+        )
+        self.doorkeeper = Doorkeeper(
+            verify,
+            AccessRules(config),
+            self.connections,
+            consequences,
+            terminator if evicts else None,
+            None,
+            now,
+        )
+        self.sweeper = Sweeper(
+            client,
+            LIFE,
+            self.connections,
+            consequences,
+            terminator,
+            STALE_AFTER_SECONDS,
+            now,
+            lambda _: None,
+        )
+        self._world = world
+
+    def parser(self, sender: Principal, stamp: Stamp) -> MessageParser:
+        return MessageParser(sender.user_id, stamp, may_encrypt=False)

@@ -1,0 +1,145 @@
+"""Which messages travel together."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from joserfc.jwe import decrypt_compact
+from joserfc.jwk import OctKey
+
+from chalicelib.auth.principal import user_key
+from chalicelib.delivery.frames import MAX_FRAME_BYTES, Framer
+from chalicelib.errors import PayloadTooLarge
+from chalicelib.protocol.encryption import Encryption
+from chalicelib.protocol.messages import Audience, AudienceKind, Message
+from chalicelib.settings import MasterKey
+from tests.unit.protocol.test_messages import json_values
+
+FRAME_BYTES = 32 * 1024
+MASTER_KEY = MasterKey("2026-11", b"m" * 32)
+
+
+def message(data: Any, name: str = "id", *, encrypted: bool = False) -> Message:
+    return Message(name, "alice", 1, Audience(AudienceKind.ALL), "t", data, encrypted)
+
+
+class Counting(Encryption):
+    """Counts what it encrypts."""
+
+    operations = 0
+
+    def encrypt(self, plaintext: bytes, user_key: str) -> str:
+        self.operations += 1
+        return super().encrypt(plaintext, user_key)
+
+
+def framer(messages: list[Message], encryption: Encryption | None = None) -> Framer:
+    return Framer(messages, FRAME_BYTES, "acme", encryption or Encryption([MASTER_KEY]))
+
+
+def decrypted(entry: Any, user_id: str) -> Any:
+    assert entry.pop("encrypted") is True
+    [key] = Encryption([MASTER_KEY]).keys_of(user_key("acme", user_id))
+    return json.loads(decrypt_compact(entry["data"], OctKey.import_key({**key})).plaintext or b"")
+
+
+@given(json_values)
+def test_any_data_arrives_as_it_was(data: Any) -> None:
+    [frame] = framer([message(data)]).frames(1, "bob")
+    [entry] = json.loads(frame.body)["messages"]
+    assert entry == {"id": "id", "type": "t", "from": "alice", "timestamp": 1, "data": data}
+
+
+@given(
+    st.lists(st.integers(0, 40_000) | st.integers(0, 200), min_size=1, max_size=20),
+    st.integers(0),
+)
+def test_frames_carry_what_is_selected_in_order_and_are_as_few_as_can_be(
+    sizes: list[int], selection: int
+) -> None:
+    messages = [message("x" * size, str(index)) for index, size in enumerate(sizes)]
+    frames = framer(messages).frames(selection, "bob")
+    carried = [name for frame in frames for name in frame.messages]
+    assert carried == [m for index, m in enumerate(messages) if selection >> index & 1]
+    for frame, following in zip(frames, (*frames[1:], None), strict=False):
+        entries = json.loads(frame.body)["messages"]
+        assert [entry["id"] for entry in entries] == [m.id for m in frame.messages]
+        assert len(frame.body) <= FRAME_BYTES or len(entries) == 1
+        if following is not None:
+            first = json.dumps(following.messages[0].to_frame_entry(), separators=(",", ":"))
+            assert len(frame.body) + 1 + len(first) > FRAME_BYTES
+
+
+def test_a_frame_is_built_once_for_all_who_get_it() -> None:
+    framed = framer([message(1), message(2)])
+    assert framed.frames(0b11, "bob")[0] is framed.frames(0b11, "carol")[0]
+
+
+def test_the_largest_frame_is_128_kb() -> None:
+    [frame] = framer([message("")]).frames(1, "bob")
+    spare = MAX_FRAME_BYTES - len(frame.body)
+    [frame] = framer([message("x" * spare)]).frames(1, "bob")
+    assert len(frame.body) == MAX_FRAME_BYTES
+    with pytest.raises(PayloadTooLarge, match=f"{MAX_FRAME_BYTES + 1} bytes"):
+        framer([message("x" * (spare + 1))])
+
+
+@given(json_values)
+def test_what_is_encrypted_arrives_as_it_was_for_whom_it_is(data: Any) -> None:
+    framed = framer([message(data, encrypted=True), message("open")])
+    for user_id in ("bob", "carol"):
+        [frame] = framed.frames(0b11, user_id)
+        sealed, opened = json.loads(frame.body)["messages"]
+        assert decrypted(sealed, user_id) == data
+        assert (opened["data"], "encrypted" in opened) == ("open", False)
+
+
+def test_encrypting_costs_one_operation_for_each_user_and_message() -> None:
+    """In whatever order an audience has their connections, and whatever each may see besides."""
+    encryption = Counting([MASTER_KEY])
+    framed = framer(
+        [message(1, encrypted=True), message(2), message(3, encrypted=True)], encryption
+    )
+    users = [f"user-{number}" for number in range(500)]
+    for selection in (0b111, 0b011, 0b001, 0b010, 0b101):
+        for user_id in users:
+            for _ in range(3):
+                framed.frames(selection, user_id)
+    assert encryption.operations == 2 * len(users)
+
+
+def test_who_gets_nothing_encrypted_shares_a_frame() -> None:
+    encryption = Counting([MASTER_KEY])
+    framed = framer([message(1, encrypted=True), message(2)], encryption)
+    assert framed.frames(0b10, "bob")[0] is framed.frames(0b10, "carol")[0]
+    assert encryption.operations == 0
+
+
+def test_the_largest_encrypted_frame_is_128_kb_too() -> None:
+    sizes = {}
+    for length in range(98_050, 98_200):
+        try:
+            [frame] = framer([message("x" * length, encrypted=True)]).frames(1, "bob")
+        except PayloadTooLarge:
+            sizes[length] = None
+        else:
+            sizes[length] = len(frame.body)
+            assert MAX_FRAME_BYTES - 300 < len(frame.body) <= MAX_FRAME_BYTES
+    fitting = [length for length, size in sizes.items() if size]
+    assert fitting == list(range(98_050, 98_050 + len(fitting)))
+    assert 0 < len(fitting) < len(sizes)
+    assert sizes[fitting[-1]] > MAX_FRAME_BYTES - 3
+
+
+@given(st.lists(st.tuples(st.integers(0, 30_000), st.booleans()), min_size=1, max_size=12))
+def test_frames_with_encrypted_messages_are_filled_as_others(sizes: list[tuple[int, bool]]) -> None:
+    messages = [
+        message("x" * size, str(index), encrypted=encrypted)
+        for index, (size, encrypted) in enumerate(sizes)
+    ]
+    frames = framer(messages).frames((1 << len(messages)) - 1, "bob")
+    assert [one for frame in frames for one in frame.messages] == messages
+    for frame in frames:
+        assert len(frame.body) <= FRAME_BYTES or len(frame.messages) == 1

@@ -1,0 +1,109 @@
+"""Whom messages are for, in both of the emulators of DynamoDB."""
+
+from typing import Any
+
+import pytest
+
+from chalicelib.errors import Unavailable
+from chalicelib.protocol.messages import Audience, AudienceKind
+from chalicelib.store.audience import Audiences
+from tests.support.tables import TABLES, Counted, connection, connections_of
+
+
+def selected(audiences: Audiences, *wanted: Audience, tenant: str | None = None) -> dict[str, int]:
+    """The selection of each connection that is found, which must be once."""
+    found = [entry for page in audiences.pages(wanted, tenant) for entry in page.recipients]
+    selections = {recipient.connection_id: selection for recipient, selection in found}
+    assert len(selections) == len(found)
+    return selections
+
+
+def found(audiences: Audiences, audience: Audience, tenant: str | None = None) -> set[str]:
+    return set(selected(audiences, audience, tenant=tenant))
+
+
+def test_250_users_are_three_reads(dynamodb: Any, user: str) -> None:
+    client = Counted(dynamodb)
+    connections = connections_of(dynamodb)
+    for number in range(0, 250, 50):
+        connections.open(connection(f"{user}-{number}", f"{user}-{number}"))
+    names = tuple(f"{user}-{number}" for number in range(250))
+    audiences = Audiences(client, TABLES)  # type: ignore[arg-type]
+    assert found(audiences, Audience(AudienceKind.USERS, names)) == set(names[::50])
+    assert client.calls == ["batch_get_item"] * 3
+
+
+def test_all_reads_every_page_of_the_table(dynamodb: Any, user: str) -> None:
+    """A page of a scan ends at 1 MB, found or not: these items make three."""
+    for number in range(60):
+        item = connection(f"{user}-{number}", f"{user}-{number}", user).to_item()
+        item["padding"] = {"S": "x" * 50_000}
+        dynamodb.put_item(TableName=TABLES.connections, Item=item)
+    assert "LastEvaluatedKey" in dynamodb.scan(TableName=TABLES.connections)
+    audiences = Audiences(dynamodb, TABLES)
+    everyone = found(audiences, Audience(AudienceKind.ALL), user)
+    assert everyone == {f"{user}-{number}" for number in range(60)}
+    but_one = Audience(AudienceKind.ALL, except_users=frozenset({f"{user}-7"}))
+    assert found(audiences, but_one, user) == everyone - {f"{user}-7"}
+    assert found(audiences, Audience(AudienceKind.ALL), f"{user}-2") == set()
+
+
+def test_keys_that_a_batch_left_unread_are_asked_for_again(dynamodb: Any, user: str) -> None:
+    """DynamoDB does so when throttled or above 16 MB; the emulator never does."""
+
+    class Sparing(Counted):
+        def batch_get_item(self, RequestItems: Any) -> Any:  # noqa: N803
+            self.calls.append("batch_get_item")
+            [(table, request)] = RequestItems.items()
+            first, rest = request["Keys"][:1], request["Keys"][1:]
+            answer = dynamodb.batch_get_item(RequestItems={table: {**request, "Keys": first}})
+            if rest:
+                answer["UnprocessedKeys"] = {table: {**request, "Keys": rest}}
+            return answer
+
+    connections = connections_of(dynamodb)
+    for number in range(3):
+        connections.open(connection(f"{user}-{number}", user))
+    client: Any = Sparing(dynamodb)
+    ids = tuple(f"{user}-{number}" for number in range(3))
+    by_id = Audience(AudienceKind.CONNECTIONS, ids)
+    assert found(Audiences(client, TABLES), by_id) == set(ids)
+    assert len(client.calls) == 3
+    too_many = Audience(AudienceKind.CONNECTIONS, tuple(f"{user}-{n}" for n in range(9)))
+    with pytest.raises(Unavailable):
+        found(Audiences(client, TABLES), too_many)
+
+
+def test_several_audiences_are_read_once_and_each_connection_gets_its_own(
+    dynamodb: Any, user: str
+) -> None:
+    a, b, c = f"{user}-a", f"{user}-b", f"{user}-c"
+    connections = connections_of(dynamodb)
+    for name in (a, b, c):
+        connections.open(connection(name, name, user))
+    client = Counted(dynamodb)
+    audiences = Audiences(client, TABLES)  # type: ignore[arg-type]
+    named = (
+        Audience(AudienceKind.USERS, (a, b)),
+        Audience(AudienceKind.CONNECTIONS, (b, c)),
+        Audience(AudienceKind.USERS, (a, c), except_users=frozenset({a})),
+        Audience(AudienceKind.USERS, (a, b), except_connections=frozenset({b})),
+    )
+    assert selected(audiences, *named, tenant=user) == {a: 0b1001, b: 0b0011, c: 0b0110}
+    assert client.calls == ["batch_get_item"]
+
+    everyone = Audience(AudienceKind.ALL, except_users=frozenset({b}))
+    assert selected(audiences, named[0], everyone, tenant=user) == {a: 0b11, b: 0b01, c: 0b10}
+    # Whoever is named, of another tenant is nobody.
+    assert selected(audiences, *named, everyone, tenant="other") == {}
+
+
+def test_a_connection_that_its_user_does_not_know_is_found_by_its_id(
+    dynamodb: Any, user: str
+) -> None:
+    dynamodb.put_item(TableName=TABLES.connections, Item=connection(f"{user}-lost", user).to_item())
+    both = (
+        Audience(AudienceKind.USERS, (user,)),
+        Audience(AudienceKind.CONNECTIONS, (f"{user}-lost",)),
+    )
+    assert selected(Audiences(dynamodb, TABLES), *both) == {f"{user}-lost": 0b11}

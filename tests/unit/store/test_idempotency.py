@@ -1,0 +1,204 @@
+"""A request with an `Idempotency-Key` under crashes, races and time.
+
+Handlers stand still before each of their DynamoDB calls, and die or go on in any order.
+"""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chalicelib.auth.principal import Principal
+from chalicelib.errors import IdempotencyKeyReused, RateLimited, RequestInProgress
+from chalicelib.messaging.submissions import Submissions
+from chalicelib.protocol.ulid import Stamp
+from chalicelib.rest.responses import Reply
+from chalicelib.store.idempotency import CLAIM_MS, KEPT_SECONDS, Claim, Idempotency
+from chalicelib.store.rate_limits import Rate
+from chalicelib.store.users import Users
+from tests.support.tables import Counted, empty, meter
+from tests.support.world import LIFE, NEVER, SCOPES, Handler, Herald, Socket, World
+
+HEADERS = {"content-type": "application/json", "idempotency-key": "key"}
+BODY = json.dumps({"messages": [{"to": {"users": ["bob"]}, "data": number} for number in (1, 2)]})
+SENDER = Principal("alice", 10**12, scopes=SCOPES)
+CALLS = 5  # claim, charge, keep, audience, finish
+
+
+class Scene:
+    """Bob is connected; `submit` is Alice's request, from whichever handler's client."""
+
+    def __init__(self, client: Any) -> None:
+        empty(client, LIFE)
+        self.client = client
+        self.world = World()
+        self.bob: Socket = self.world.connect("bob")
+        Herald(client, self.world, evicts=False).doorkeeper.admit(self.bob.event())
+        self.bob.state = "open"
+
+    def submit(self, client: Any, body: str = BODY) -> Any:
+        herald = Herald(client, self.world, evicts=False)
+        return herald.submissions.submit(SENDER, HEADERS, body, time.monotonic() + NEVER)
+
+    def handler(self) -> Handler:
+        return Handler(self.client, self.submit)
+
+    @property
+    def received(self) -> list[str]:
+        return self.world.received[self.bob.connection_id]
+
+
+@pytest.fixture
+def scene(life: Any) -> Scene:
+    return Scene(life)
+
+
+def is_answer(result: Any) -> bool:
+    if not isinstance(result, Reply) or result.replayed:
+        return False
+    return bool(json.loads(result.body)["messages"][0]["delivered"] == 1)
+
+
+def is_replay(result: Any) -> bool:
+    return isinstance(result, Reply) and result.replayed
+
+
+def test_what_it_costs(life: Any) -> None:
+    client: Any = Counted(life)
+    warm = Herald(client, Scene(life).world, evicts=False)
+    deadline = time.monotonic() + NEVER
+    warm.submissions.submit(SENDER, HEADERS, BODY, deadline)
+    claim, charge, kept, read, answer = (
+        "update_item",
+        "update_item",
+        "batch_write_item",
+        "batch_get_item",
+        "update_item",
+    )
+    assert client.calls == [claim, charge, kept, read, answer]
+    client.calls.clear()
+    assert is_replay(warm.submissions.submit(SENDER, HEADERS, BODY, deadline))
+    assert client.calls == ["update_item", "update_item"]
+
+
+def test_a_flood_with_keys_costs_as_little_as_any(life: Any) -> None:
+    client: Any = Counted(life)
+    world = Scene(life).world
+    herald = Herald(client, world, evicts=False)
+    submissions = Submissions(
+        herald.parser,
+        Users(client, LIFE, meter("messageDue", Rate.per_second(1, 1)), meter("resumeDue")),
+        herald.dispatcher,
+        Idempotency(client, LIFE.messages),
+        lambda: world.now,
+        herald.metrics,
+    )
+    submissions.submit(SENDER, HEADERS, BODY, time.monotonic() + NEVER)
+    client.calls.clear()
+    for number in range(10):
+        with pytest.raises(RateLimited):
+            submissions.submit(
+                SENDER, {**HEADERS, "idempotency-key": str(number)}, BODY, time.monotonic() + NEVER
+            )
+    assert client.calls == []
+
+
+@pytest.mark.ministack
+@pytest.mark.parametrize("calls", range(CALLS + 1))
+def test_a_crash_before_any_call_loses_nothing_and_repeats_by_the_same_ids(
+    scene: Scene, calls: int
+) -> None:
+    dying = scene.handler()
+    for _ in range(calls):
+        dying.step()
+    if not dying.done:
+        dying.crash()
+        if calls:
+            with pytest.raises(RequestInProgress):
+                scene.submit(scene.client)
+            scene.world.now += CLAIM_MS
+        assert is_answer(scene.submit(scene.client))
+    assert len(set(scene.received)) == 2
+    assert scene.received in (sorted(set(scene.received)), sorted(set(scene.received)) * 2)
+    replay = scene.submit(scene.client)
+    assert isinstance(replay, Reply)
+    assert replay.replayed
+    ids = [message["id"] for message in json.loads(replay.body)["messages"]]
+    assert ids == sorted(set(scene.received))
+
+
+@pytest.mark.ministack
+@pytest.mark.timeout(300)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(turns=st.lists(st.booleans(), max_size=12), after_a_crash=st.booleans())
+def test_of_two_at_once_one_is_carried_out(
+    life: Any, turns: list[bool], after_a_crash: bool
+) -> None:
+    scene = Scene(life)
+    if after_a_crash:
+        dying = scene.handler()
+        for _ in range(CALLS - 1):  # it has sent, and not finished
+            dying.step()
+        dying.crash()
+        scene.world.now += CLAIM_MS
+    before = len(scene.received)
+    handlers = [scene.handler(), scene.handler()]
+    for turn in turns:
+        if not handlers[turn].done:
+            handlers[turn].step()
+    for handler in handlers:
+        while not handler.done:
+            handler.step()
+    assert len(scene.received) == before + 2
+    assert len(set(scene.received)) == 2
+    assert sum(is_answer(handler.result) for handler in handlers) == 1
+    [other] = [handler for handler in handlers if not is_answer(handler.result)]
+    assert isinstance(other.error, RequestInProgress) or is_replay(other.result)
+
+
+def test_a_key_is_kept_for_a_day(scene: Scene) -> None:
+    scene.submit(scene.client)
+    scene.world.now += KEPT_SECONDS * 1000 - 1
+    assert is_replay(scene.submit(scene.client))
+    with pytest.raises(IdempotencyKeyReused):
+        scene.submit(scene.client, json.dumps({"to": {"users": ["bob"]}, "data": 3}))
+    scene.world.now += 1000  # and DynamoDB's TTL has not been here yet
+    assert is_answer(scene.submit(scene.client, json.dumps({"to": {"users": ["bob"]}, "data": 3})))
+
+
+@pytest.mark.ministack
+def test_what_a_crashed_try_began_keeps_its_ids_though_the_next_is_refused(scene: Scene) -> None:
+    dying = scene.handler()
+    for _ in range(CALLS - 1):
+        dying.step()
+    dying.crash()
+    scene.world.now += CLAIM_MS
+    herald = Herald(scene.client, scene.world, evicts=False)
+    may_not = Principal("alice", 10**12)
+    with pytest.raises(Exception, match="scope"):
+        herald.submissions.submit(may_not, HEADERS, BODY, time.monotonic() + NEVER)
+    assert is_answer(scene.submit(scene.client))
+    assert len(scene.received) == 4
+    assert len(set(scene.received)) == 2
+
+
+def test_an_answer_too_large_to_keep_is_kept_without_the_names(life: Any) -> None:
+    keys = Idempotency(life, LIFE.messages)
+    claim = keys.claim(SENDER, "large", {}, Stamp.fresh(10**12))
+    assert isinstance(claim, Claim)
+    failed = [
+        {"connectionId": next(Stamp.fresh(number).ids()), "userId": "x" * 128, "reason": "gone"}
+        for number in range(10_000)
+    ]
+    messages = [{"id": "a", "recipients": 2, "failed": failed} for _ in range(4)]
+    keys.finish(claim, {"messages": messages, "durationMs": 1}, 202)
+    replay = keys.claim(SENDER, "large", {}, Stamp.fresh(10**12))
+    assert isinstance(replay, Reply)
+    assert replay.replayed
+    assert json.loads(replay.body) == {
+        "messages": [{"id": "a", "recipients": 2, "failed": []}] * 4,
+        "durationMs": 1,
+    }

@@ -1,0 +1,275 @@
+"""Connections under races, lost events, crashes and time: a property of every interleaving.
+
+Hypothesis plays API Gateway, its clients and fate: events come late, twice, in any order or never;
+every handler stops before each of its DynamoDB calls, where others go on or it dies. After each
+step the tables must agree with one another, and when all is quiet, with the sockets.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import run_state_machine_as_test as run_machine
+
+from chalicelib.auth.principal import Principal
+from chalicelib.delivery import disconnect as terminate_module
+from chalicelib.delivery import outcomes as consequences_module
+from chalicelib.errors import HeraldError
+from chalicelib.protocol.ulid import Stamp
+from tests.support.tables import Remembering, assert_they_agree, empty
+from tests.support.world import (
+    LIFE,
+    LIMIT,
+    NEVER,
+    SCOPES,
+    STALE_AFTER_SECONDS,
+    Crash,
+    Handler,
+    Herald,
+    Inline,
+    Socket,
+    World,
+)
+
+EXPLORE = os.environ.get("LIFE_EXAMPLES")
+"""How many lives to try, new ones each time; by default it's the same few."""
+
+USERS = ("alice",)
+
+SOON = st.sampled_from([0, 1, 2, 3, 50, 50, 50])
+"""How many calls a handler makes before anything else happens; 50 is all."""
+
+
+class Life(RuleBasedStateMachine):
+    """Everything that can happen, in any order."""
+
+    client: Remembering
+    evicts: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.handlers: list[tuple[Handler, Socket | None]] = []
+        self.smooth = True  # nothing was lost, so nothing may be left to the sweep
+        time.sleep = self.world.finish_handshakes
+        empty(self.client, LIFE)
+
+    # --- What clients and API Gateway do
+
+    @rule(user=st.sampled_from(USERS), soon=SOON)
+    def a_client_connects(self, user: str, soon: int) -> None:
+        self._admit(self.world.connect(user), soon)
+
+    @precondition(lambda self: self.world.sockets)
+    @rule(data=st.data(), soon=SOON)
+    def connect_is_invoked_again(self, data: st.DataObject, soon: int) -> None:
+        socket = self._draw(data, "handshake", "accepted", "open", "closed")
+        if socket and self.world.now - socket.connected_at < 20_000:
+            self._admit(socket, soon, again=True)
+
+    @rule()
+    def accepted_sockets_open(self) -> None:
+        self.world.finish_handshakes()
+
+    @precondition(lambda self: self.world.sockets)
+    @rule(data=st.data())
+    def a_client_leaves(self, data: st.DataObject) -> None:
+        socket = self._draw(data, "handshake", "accepted", "open")
+        if socket:
+            if socket.state == "handshake":
+                self.world.disconnects.append(socket)
+            self.world.end(socket)
+
+    @precondition(lambda self: self.world.disconnects)
+    @rule(data=st.data(), again=st.booleans(), soon=SOON)
+    def disconnect_is_invoked(self, data: st.DataObject, again: bool, soon: int) -> None:
+        events = self.world.disconnects
+        index = data.draw(st.integers(0, len(events) - 1))
+        socket = events[index] if again else events.pop(index)
+        self._run(lambda herald: herald.doorkeeper.see_off(socket.event()), soon)
+
+    @precondition(lambda self: self.world.disconnects)
+    @rule()
+    def a_disconnect_is_lost(self) -> None:
+        self.world.disconnects.pop()
+        self.smooth = False
+
+    @precondition(lambda self: any(it.state == "open" for it in self.world.sockets.values()))
+    @rule(data=st.data(), action=st.sampled_from(["ping", "join", "join", "leave"]), soon=SOON)
+    def a_client_says_something(self, data: st.DataObject, action: str, soon: int) -> None:
+        socket = self._draw(data, "open")
+        assert socket is not None
+        frame = {"action": action}
+        if action != "ping":
+            frame["group"] = data.draw(st.sampled_from(["team", "room-1"]))
+        event = socket.event(json.dumps(frame))
+        self._run(lambda herald: herald.actions.receive(event, NEVER + time.monotonic()), soon)
+
+    @rule(soon=SOON)
+    def a_message_is_posted(self, soon: int) -> None:
+        sender = Principal("server", 10**12, scopes=SCOPES)
+
+        def post(herald: Herald) -> None:
+            parser = herald.parser(sender, Stamp.fresh(self.world.now))
+            message = parser.one({"to": {"users": list(USERS)}, "data": 1})
+            herald.dispatcher.send([message], sender, NEVER + time.monotonic())
+
+        self._run(post, soon)
+
+    # --- What fate does
+
+    @precondition(lambda self: self.handlers)
+    @rule(data=st.data(), soon=SOON)
+    def a_handler_goes_on(self, data: st.DataObject, soon: int) -> None:
+        entry = self.handlers[data.draw(st.integers(0, len(self.handlers) - 1))]
+        self._go_on(entry, max(1, soon))
+
+    @precondition(lambda self: self.handlers)
+    @rule(data=st.data())
+    def a_handler_crashes(self, data: st.DataObject) -> None:
+        handler, socket = self.handlers[data.draw(st.integers(0, len(self.handlers) - 1))]
+        handler.crash()
+        self.smooth = False
+        self._settle(handler, socket)
+
+    @rule()
+    def the_network_changes(self) -> None:
+        self.world.trouble = not self.world.trouble
+        self.smooth = False
+
+    @rule(seconds=st.sampled_from([1, 1, 35, 61, 700, 7300]))
+    def time_passes(self, seconds: int) -> None:
+        self.world.finish_handshakes()
+        self.world.now += seconds * 1000
+        for socket in self.world.sockets.values():
+            if socket.state == "handshake" and seconds >= 30:
+                socket.state = "refused"  # API Gateway waits no longer
+                self.smooth = False
+            if socket.state == "open" and seconds >= 7200:
+                self.world.end(socket)
+
+    @rule(soon=SOON)
+    def the_sweep_begins(self, soon: int) -> None:
+        self._run(lambda herald: herald.sweeper.sweep(NEVER + time.monotonic()), soon)
+
+    # --- What must hold
+
+    @invariant()
+    def the_tables_agree(self) -> None:
+        assert_they_agree(self.client.items, LIFE, LIMIT)
+
+    @invariant()
+    def no_open_socket_is_forgotten(self) -> None:
+        """But for one that is being evicted, by a handler that is at work or has crashed."""
+        if not self.evicts or (self.smooth and not self.handlers):
+            assert self._sockets("open") <= self._items()
+
+    @invariant()
+    def when_nothing_was_lost_nothing_is_left_over(self) -> None:
+        if self.smooth and not self.handlers and not self.world.disconnects:
+            assert self._items() == self._sockets("accepted", "open")
+
+    def teardown(self) -> None:
+        """When all is quiet: nobody is locked out, and after the sweep the tables agree with the
+        sockets."""
+        self._finish_all()
+        self.world.trouble = False
+        self.world.finish_handshakes()
+        self.world.now += 61_000
+        for user in USERS:
+            alive = [it for it in self.world.sockets.values() if it.state == "open"]
+            if sum(socket.user == user for socket in alive) < LIMIT:
+                socket = self.world.connect(user)
+                self._admit(socket)
+                assert socket.state == "accepted"
+                self.world.finish_handshakes()
+        for socket in list(self.world.sockets.values()):
+            # One that was evicted by a handler which crashed finds out when it speaks.
+            if socket.state == "open":
+                event = socket.event('{"action": "ping"}')
+                self._run(lambda herald, event=event: herald.actions.receive(event, NEVER))
+        self.world.now += (STALE_AFTER_SECONDS + 61) * 1000
+        self._run(lambda herald: herald.sweeper.sweep(NEVER + time.monotonic()))
+        self.the_tables_agree()
+        assert self._items() == self._sockets("open")
+
+    # --- How
+
+    def _items(self) -> set[str]:
+        return {item["connectionId"]["S"] for item in self.client.items(LIFE.connections)}
+
+    def _sockets(self, *states: str) -> set[str]:
+        return {one for one, socket in self.world.sockets.items() if socket.state in states}
+
+    def _draw(self, data: st.DataObject, *states: str) -> Socket | None:
+        ids = sorted(self._sockets(*states))
+        return self.world.sockets[data.draw(st.sampled_from(ids))] if ids else None
+
+    def _admit(self, socket: Socket, steps: int = 1000, *, again: bool = False) -> None:
+        def admit(herald: Herald) -> None:
+            herald.doorkeeper.admit(socket.event())
+
+        self._run(admit, steps, None if again else socket)
+
+    def _run(
+        self,
+        act: Callable[[Herald], object],
+        steps: int = 1000,
+        socket: Socket | None = None,
+    ) -> None:
+        """Start a handler, and let it make so many calls."""
+        handler = Handler(
+            self.client, lambda client: act(Herald(client, self.world, evicts=self.evicts))
+        )
+        self.handlers.append((handler, socket))
+        self._settle(handler, socket)
+        self._go_on((handler, socket), steps)
+
+    def _go_on(self, entry: tuple[Handler, Socket | None], steps: int) -> None:
+        for _ in range(steps):
+            if entry[0].done:
+                break
+            entry[0].step()
+            self._settle(*entry)
+
+    def _settle(self, handler: Handler, socket: Socket | None) -> None:
+        """Note how a handler ended, if it did."""
+        if not handler.done:
+            return
+        self.handlers.remove((handler, socket))
+        if handler.error is not None and not isinstance(handler.error, HeraldError | Crash):
+            raise handler.error
+        if socket is not None and socket.state == "handshake":
+            socket.state = "accepted" if handler.error is None else "refused"
+
+    def _finish_all(self) -> None:
+        while self.handlers:
+            self._go_on(self.handlers[0], 1000)
+
+
+@pytest.mark.ministack
+@pytest.mark.timeout(0 if EXPLORE else 300)
+@pytest.mark.parametrize("evicts", [False, True], ids=["reject", "evict-oldest"])
+def test_connections_are_never_wrong(
+    life: Any, evicts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consequences_module, "ThreadPoolExecutor", Inline)
+    monkeypatch.setattr(terminate_module, "ThreadPoolExecutor", Inline)
+    monkeypatch.setattr(time, "sleep", time.sleep)  # each example sets its own
+    machine = type("Machine", (Life,), {"client": Remembering(life), "evicts": evicts})
+    run_machine(
+        machine,
+        settings=settings(
+            max_examples=int(EXPLORE or 60),
+            derandomize=not EXPLORE,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -82,7 +82,7 @@ rules = AccessRules(settings)
 @cache
 def verifier() -> "TokenVerifier":
     """Create the verifier lazily: most functions never need one, and start faster without."""
-    with startup.to_stay():
+    with startup.gc_frozen():
         from chalicelib.auth.verifier import TokenVerifier
 
         return TokenVerifier(settings)
@@ -96,7 +96,7 @@ def verify(token: str) -> Principal:
 @cache
 def service() -> "Service":
     """What needs AWS. Made at first use: the authorizers do without, and start faster for it."""
-    with startup.to_stay():
+    with startup.gc_frozen():
         from chalicelib.wiring import Service
 
         return Service(settings, verify, rules, metrics)
@@ -150,7 +150,7 @@ def connect_authorizer(event: dict[str, Any], context: object) -> dict[str, Any]
 @app.on_ws_connect()
 def on_ws_connect(event: ChaliceEvent) -> dict[str, Any]:
     try:
-        subprotocol = service().doorkeeper.admit(WebSocketEvent(event.to_dict(), REGION))
+        subprotocol = service().lifecycle.on_connect(WebSocketEvent(event.to_dict(), REGION))
     except HeraldError as error:
         logger.info("handshake refused: %s", error.detail)
         metrics.count("ConnectionsRejected", Reason=error.code)
@@ -168,7 +168,7 @@ def on_ws_message(event: ChaliceEvent) -> None:
 @app.on_ws_disconnect()
 def on_ws_disconnect(event: ChaliceEvent) -> None:
     try:
-        service().doorkeeper.see_off(WebSocketEvent(event.to_dict(), REGION))
+        service().lifecycle.on_disconnect(WebSocketEvent(event.to_dict(), REGION))
     except Unavailable as error:  # API Gateway tells it once: it is as if it had been lost
         logger.error("a connection is left to the sweep: %s", error.detail)
 
@@ -308,7 +308,7 @@ def name(parameter: str, value: str) -> str:
 def close(connections: Sequence[Connection]) -> None:
     """Close connections, within the request's time."""
     recipients = [connection.recipient for connection in connections]
-    service().terminator.terminate(recipients, deadline(app.lambda_context))
+    service().disconnector.disconnect(recipients, deadline(app.lambda_context))
 
 
 def caller() -> Principal:

@@ -9,13 +9,13 @@ from chalicelib.auth.access import AccessRules
 from chalicelib.auth.bearer import Verify
 from chalicelib.auth.principal import Principal
 from chalicelib.delivery.broadcast import Broadcaster
-from chalicelib.delivery.disconnect import Terminator
+from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.notices import Notifier, Topic
-from chalicelib.delivery.outcomes import Consequences
+from chalicelib.delivery.outcomes import OutcomeRecorder
 from chalicelib.delivery.sender import Delivery
 from chalicelib.fanout.progress import Progress
 from chalicelib.fanout.queue import Queue
-from chalicelib.fanout.rate import Pacer
+from chalicelib.fanout.rate import FanoutRateLimiter
 from chalicelib.fanout.worker import Fanout, Worker
 from chalicelib.messaging.dispatch import Dispatcher
 from chalicelib.messaging.resume import Resumer
@@ -36,7 +36,7 @@ from chalicelib.store.memberships import Memberships
 from chalicelib.store.rate_limits import Limiter, Meter, Rate
 from chalicelib.store.users import Users
 from chalicelib.websocket.actions import Actions
-from chalicelib.websocket.lifecycle import Doorkeeper
+from chalicelib.websocket.lifecycle import ConnectionLifecycle
 from chalicelib.websocket.sweep import Sweeper, active_connections
 
 DEFAULT_REGION = "us-east-1"
@@ -98,9 +98,9 @@ class Service:
             sns = cache(partial(sdk_client, session, "sns"))
             topic = Topic(sns, settings.notify_topic_arn)
         notifier = Notifier(audiences, self.delivery, topic)
-        consequences = Consequences(self.connections, self.delivery, notifier, now_ms)
-        self.terminator = Terminator(self.connections, self.delivery, now_ms)
-        broadcaster = Broadcaster(self.delivery, consequences, self.terminator, metrics)
+        outcome_recorder = OutcomeRecorder(self.connections, self.delivery, notifier, now_ms)
+        self.disconnector = Disconnector(self.connections, self.delivery, now_ms)
+        broadcaster = Broadcaster(self.delivery, outcome_recorder, self.disconnector, metrics)
         self.progress = Progress(client, tables.messages, self.encryption)
         sqs = cache(partial(sdk_client, session, "sqs"))
         self.queue = Queue(sqs, settings.fanout_queue_url or "")
@@ -110,7 +110,7 @@ class Service:
             broadcaster,
             self.progress,
             self.queue,
-            Pacer(client, tables.messages, region, settings.fanout_rate),
+            FanoutRateLimiter(client, tables.messages, region, settings.fanout_rate),
             self.encryption,
             settings.frame_bytes,
             now_ms,
@@ -140,7 +140,7 @@ class Service:
             dispatcher,
             self.delivery,
             self.connections,
-            self.terminator,
+            self.disconnector,
             Resumer(
                 self.users,
                 history,
@@ -155,12 +155,12 @@ class Service:
             metrics,
         )
         evicts = settings.connection_limit_policy == EVICT_OLDEST
-        self.doorkeeper = Doorkeeper(
+        self.lifecycle = ConnectionLifecycle(
             verify,
             rules,
             self.connections,
-            consequences,
-            self.terminator if evicts else None,
+            outcome_recorder,
+            self.disconnector if evicts else None,
             settings.management_endpoint,
             now_ms,
         )
@@ -168,8 +168,8 @@ class Service:
             client,
             tables,
             self.connections,
-            consequences,
-            self.terminator,
+            outcome_recorder,
+            self.disconnector,
             settings.stale_after_seconds,
             now_ms,
             partial(metrics.value, "ActiveConnections", unit=Unit.COUNT),

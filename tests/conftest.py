@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chalicelib.delivery import disconnect as terminate
-from chalicelib.delivery import outcomes as consequences
+from chalicelib.delivery import outcomes as outcome_recorder
 from chalicelib.store import history
 from gateway.aws.emulator import client as client_of
 from gateway.aws.emulator import emulated_aws
@@ -152,7 +152,7 @@ def life(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def moto_life(aws: None, moto_client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Without threads: moto's transactions are not isolated."""
-    for module in (consequences, history, terminate):
+    for module in (outcome_recorder, history, terminate):
         monkeypatch.setattr(module, "ThreadPoolExecutor", Inline)
     create(moto_client, LIFE)
     return moto_client

@@ -17,11 +17,11 @@ T = TypeVar("T")
 logger = logging.getLogger("herald.kept")
 
 
-class NotFetched(Exception):
+class FetchError(Exception):
     """It could not be fetched; the text says why, for the log."""
 
 
-class Kept(Generic[T]):
+class CachedFetch(Generic[T]):
     """A value from elsewhere: fetched when it is first asked for, and again as it ages.
 
     While it can't be fetched, the last that was serves for a day. How often it is asked for is
@@ -31,7 +31,7 @@ class Kept(Generic[T]):
     def __init__(
         self, name: str, fetch: Callable[[], T], now: Callable[[], float] = time.time
     ) -> None:
-        """`name` is for the log; `fetch` raises NotFetched; `now` is in epoch seconds."""
+        """`name` is for the log; `fetch` raises FetchError; `now` is in epoch seconds."""
         self._name = name
         self._fetch = fetch
         self._now = now
@@ -56,7 +56,7 @@ class Kept(Generic[T]):
         self._due = max(self._due, now) + FETCH_EVERY_SECONDS
         try:
             value = self._fetch()
-        except NotFetched as error:
+        except FetchError as error:
             kept = "none is kept" if self._value is None else f"kept for {self._age():.0f} s"
             logger.error("could not fetch %s: %s; %s", self._name, error, kept)
             return None

@@ -17,7 +17,7 @@ from jwt import InvalidKeyError, PyJWK, PyJWTError, get_algorithm_by_name
 from jwt.algorithms import AllowedPublicKeys
 from jwt.utils import base64url_decode, base64url_encode
 
-from chalicelib.auth.cached_fetch import Kept, NotFetched
+from chalicelib.auth.cached_fetch import CachedFetch, FetchError
 from chalicelib.errors import BadRequest
 from chalicelib.protocol.strict_json import parse_json
 from chalicelib.settings import LOCAL_SECRET, MIN_SECRET_BYTES, Settings
@@ -78,7 +78,7 @@ class StoredSecret:
     algorithms = HMAC
 
     def __init__(self, arn: str) -> None:
-        self._kept = Kept("the secret of HERALD_JWT_SECRET_ARN", lambda: _stored_secret(arn))
+        self._kept = CachedFetch("the secret of HERALD_JWT_SECRET_ARN", lambda: _stored_secret(arn))
 
     def candidates(self, algorithm: str, kid: str | None) -> Iterator[Key]:
         kept = self._kept.get()
@@ -94,7 +94,7 @@ class PublishedKeys:
     algorithms = PUBLISHED
 
     def __init__(self, url: str) -> None:
-        self._kept = Kept("the keys of HERALD_JWKS_URL", lambda: usable_keys(fetch(url)))
+        self._kept = CachedFetch("the keys of HERALD_JWKS_URL", lambda: usable_keys(fetch(url)))
 
     def candidates(self, algorithm: str, kid: str | None) -> Iterator[Key]:
         found = _matching(self._kept.get(), algorithm, kid)
@@ -123,14 +123,14 @@ def _matching(keys: Iterable[PublishedKey], algorithm: str, kid: str | None) -> 
 def usable_keys(key_set: object) -> list[PublishedKey]:
     """The keys of a JWK Set that can verify tokens; what else it holds is passed over.
 
-    Raises NotFetched when there is none.
+    Raises FetchError when there is none.
     """
     entries = key_set.get("keys") if isinstance(key_set, dict) else None
     if not isinstance(entries, list):
-        raise NotFetched("it is no JWK Set")
+        raise FetchError("it is no JWK Set")
     keys = [key for entry in entries if (key := _usable_key(entry)) is not None]
     if not keys:
-        raise NotFetched("it holds no key for RS256, ES256 or EdDSA signatures")
+        raise FetchError("it holds no key for RS256, ES256 or EdDSA signatures")
     return keys
 
 
@@ -184,7 +184,7 @@ def _parts(entry: Mapping[str, Any], *names: str) -> dict[str, str]:
 
 def fetch(url: str) -> object:
     """The JSON at `url`, over TLS that is verified, but for a loopback address. No redirect is
-    followed: the keys are where the settings say. Raises NotFetched."""
+    followed: the keys are where the settings say. Raises FetchError."""
     parts = urlsplit(url)
     connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     connection = connect(parts.hostname or "", parts.port, timeout=FETCH_SECONDS)
@@ -194,15 +194,15 @@ def fetch(url: str) -> object:
         connection.request("GET", target, headers={"Accept": "application/json"})
         response = connection.getresponse()
         if response.status != 200:
-            raise NotFetched(f"its status is {response.status}")
+            raise FetchError(f"its status is {response.status}")
         body = b""
         while chunk := response.read1(65536):
             body += chunk
             if len(body) > MAX_KEY_SET_BYTES or time.monotonic() > end:
-                raise NotFetched(f"it is over {MAX_KEY_SET_BYTES} bytes, or {FETCH_SECONDS} s")
+                raise FetchError(f"it is over {MAX_KEY_SET_BYTES} bytes, or {FETCH_SECONDS} s")
         return parse_json(body.decode())
     except (OSError, HTTPException, ValueError, BadRequest) as error:
-        raise NotFetched(str(error) or type(error).__name__) from error
+        raise FetchError(str(error) or type(error).__name__) from error
     finally:
         connection.close()
 
@@ -219,7 +219,7 @@ def _hmac_key(secret: str | bytes) -> bytes:
 def _stored_secret(arn: str) -> bytes:
     """Fetch the current secret of `arn`, which may be its name in the functions' own region.
 
-    Raises NotFetched.
+    Raises FetchError.
     """
     # The SDK takes longer to load than everything else that an authorizer does.
     from botocore.exceptions import BotoCoreError, ClientError
@@ -232,13 +232,13 @@ def _stored_secret(arn: str) -> bytes:
         client = sdk_client(Session(), "secretsmanager", region)
         answer = client.get_secret_value(SecretId=arn)
     except (BotoCoreError, ClientError) as error:
-        raise NotFetched(str(error)) from error
+        raise FetchError(str(error)) from error
     secret = answer.get("SecretString", "").encode() or answer.get("SecretBinary", b"")
     if len(secret) < MIN_SECRET_BYTES:
-        raise NotFetched(f"it has {len(secret)} bytes; at least {MIN_SECRET_BYTES} are needed")
+        raise FetchError(f"it has {len(secret)} bytes; at least {MIN_SECRET_BYTES} are needed")
     if secret.startswith(LOCAL_SECRET.encode()):
-        raise NotFetched(f"it begins with {LOCAL_SECRET}, as one that was made for a checkout")
+        raise FetchError(f"it begins with {LOCAL_SECRET}, as one that was made for a checkout")
     try:
         return _hmac_key(secret)
     except ValueError as error:  # a public key, which everybody knows
-        raise NotFetched(str(error)) from error
+        raise FetchError(str(error)) from error

@@ -1,13 +1,13 @@
-"""The main job: recipients → delivery → consequences → report."""
+"""The main job: recipients → delivery → outcomes → report."""
 
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from chalicelib.delivery.congestion import Parcel
-from chalicelib.delivery.disconnect import Terminator
+from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import Framer
-from chalicelib.delivery.outcomes import SETTLING_SECONDS, Consequences
+from chalicelib.delivery.outcomes import SETTLING_SECONDS, OutcomeRecorder
 from chalicelib.delivery.sender import Delivery
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.messages import Interrupted, Report, Result
@@ -35,13 +35,13 @@ class Broadcaster:
     def __init__(
         self,
         delivery: Delivery,
-        consequences: Consequences,
-        terminator: Terminator,
+        outcome_recorder: OutcomeRecorder,
+        disconnector: Disconnector,
         metrics: Metrics,
     ) -> None:
         self._delivery = delivery
-        self._consequences = consequences
-        self._terminator = terminator
+        self._outcome_recorder = outcome_recorder
+        self._disconnector = disconnector
         self._metrics = metrics
 
     def send(
@@ -57,7 +57,7 @@ class Broadcaster:
         started = time.monotonic()
         retries = 0
         latencies = Sample()
-        settlement = self._consequences.begin()
+        settlement = self._outcome_recorder.begin()
         expired: list[Recipient] = []
         try:
             parcels = _parcels(framer, pages, expired, pace)
@@ -77,7 +77,7 @@ class Broadcaster:
             raise Interrupted(error, list(reports.values())) from error
         finally:
             settlement.finish(deadline)
-            self._terminator.expire(expired[:MAX_EXPIRED], deadline)
+            self._disconnector.disconnect_expired(expired[:MAX_EXPIRED], deadline)
             self._measure(reports.values(), retries, latencies)
             _log(list(reports.values()), retries, time.monotonic() - started)
         return list(reports.values())

@@ -23,7 +23,7 @@ class Parcel(NamedTuple):
     frames: tuple[Frame, ...]
 
 
-class Window:
+class CongestionWindow:
     """How many requests may be under way: halved by a throttled one, and slowly opened again.
 
     Additive increase, multiplicative decrease, with a slow start: RFC 5681 section 3.1, with
@@ -52,7 +52,7 @@ class Task:
     """A parcel on its way: which of its frames is next, and how that went so far."""
 
     parcel: Parcel
-    lane: "Lane"
+    lane: "EndpointQueue"
     position: int = 0
     tries: int = 0
     reason: str = ""
@@ -60,13 +60,13 @@ class Task:
 
 
 @dataclass(slots=True, eq=False)
-class Lane:
+class EndpointQueue:
     """The tasks for one endpoint. Those `pending` wait in `queue`, are under way or will be tried
     again; the lane's pace is its own."""
 
     origin: Origin
     signer: RequestSigner
-    window: Window = field(default_factory=Window)
+    window: CongestionWindow = field(default_factory=CongestionWindow)
     queue: deque[Task] = field(default_factory=deque)
     in_flight: int = 0
     pending: int = 0

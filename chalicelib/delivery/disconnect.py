@@ -23,7 +23,7 @@ EVICTED = "connection_limit"
 logger = logging.getLogger("herald.terminate")
 
 
-class Terminator:
+class Disconnector:
     """Terminates connections from our side."""
 
     def __init__(
@@ -35,7 +35,9 @@ class Terminator:
         self._now = now
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="terminate")
 
-    def terminate(self, recipients: Sequence[Recipient], deadline: float, *farewell: Frame) -> None:
+    def disconnect(
+        self, recipients: Sequence[Recipient], deadline: float, *farewell: Frame
+    ) -> None:
         """Remove connections, send each `farewell`, and close it.
 
         Removed first, so that it is no connection of Herald's whatever its socket does. `deadline`
@@ -43,7 +45,7 @@ class Terminator:
         in the log. Raises Unavailable when one could not be removed, after the others are done.
         """
         closing = {
-            self._threads.submit(self._connections.close, recipient, self._now()): recipient
+            self._threads.submit(self._connections.remove, recipient, self._now()): recipient
             for recipient in recipients
         }
         done, late = wait(closing, timeout=max(0.0, deadline - time.monotonic()))
@@ -53,11 +55,13 @@ class Terminator:
             logger.warning("%d connections were not removed in time", len(late))
         errors = [error for future in done if (error := future.exception()) is not None]
         removed = [closing[future] for future in done if future.exception() is None]
-        self.hang_up(removed, deadline, *farewell)
+        self.close_sockets(removed, deadline, *farewell)
         for error in errors:
             raise error
 
-    def hang_up(self, recipients: Sequence[Recipient], deadline: float, *farewell: Frame) -> None:
+    def close_sockets(
+        self, recipients: Sequence[Recipient], deadline: float, *farewell: Frame
+    ) -> None:
         """Send `farewell` to sockets, and close them, whatever their items say."""
         parcels = [Parcel(recipient, (*farewell, CLOSE)) for recipient in recipients]
         for pause in (*HANDSHAKE_PAUSES, 0.0):
@@ -75,15 +79,15 @@ class Terminator:
             if parcels:
                 time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
 
-    def expire(self, recipients: Sequence[Recipient], deadline: float) -> None:
+    def disconnect_expired(self, recipients: Sequence[Recipient], deadline: float) -> None:
         """Terminate connections whose token has expired. What fails is only logged: the next
         delivery, or the sweep, finds them again."""
         try:
-            self.terminate(recipients, deadline, TOKEN_EXPIRED)
+            self.disconnect(recipients, deadline, TOKEN_EXPIRED)
         except Unavailable as error:
             logger.warning("could not end every expired connection: %s", error.detail)
 
     def evict(self, recipient: Recipient, deadline: float) -> None:
         """Terminate a connection that makes room for a newer one."""
         notice = frame_of(encode(Removed(recipient, EVICTED).to_frame()))
-        self.terminate([recipient], deadline, notice)
+        self.disconnect([recipient], deadline, notice)

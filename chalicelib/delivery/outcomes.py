@@ -23,7 +23,7 @@ HANDSHAKE_PAUSES = (0.25, 0.5)  # seconds: from `$connect`'s answer to the open 
 logger = logging.getLogger("herald.delivery")
 
 
-class Consequences:
+class OutcomeRecorder:
     """Keeps the connections true to what deliveries show, beside the sending."""
 
     def __init__(
@@ -70,7 +70,7 @@ class Consequences:
             if outcome.result is Result.DELIVERED:
                 self._connections.revive(recipient.connection_id, self._now())
             elif outcome.result is not Result.STALE:
-                self._connections.close(recipient, self._now())
+                self._connections.remove(recipient, self._now())
             elif outcome.tries:
                 self._connections.mark_stale(recipient.connection_id)
         except Unavailable:

@@ -13,7 +13,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import count
 from typing import NamedTuple
 
-from chalicelib.delivery.congestion import SILENT_SECONDS, UNREACHABLE_SECONDS, Lane, Parcel, Task
+from chalicelib.delivery.congestion import (
+    SILENT_SECONDS,
+    UNREACHABLE_SECONDS,
+    EndpointQueue,
+    Parcel,
+    Task,
+)
 from chalicelib.delivery.frames import Frame, frame_of
 from chalicelib.delivery.http import Ended, Origin, Transport, verifying_context
 from chalicelib.delivery.sigv4 import Credentials, RequestSigner
@@ -115,20 +121,20 @@ class Delivery:
             engine.close()
         self._readers.shutdown()
 
-    def _lane(self, endpoint: str) -> Lane:
+    def _lane(self, endpoint: str) -> EndpointQueue:
         origin = Origin(endpoint)
         named = REGION.search(origin.host)
         region = named[1] if named else self._region
-        return Lane(origin, RequestSigner(endpoint, region, self._credentials, self._now))
+        return EndpointQueue(origin, RequestSigner(endpoint, region, self._credentials, self._now))
 
 
 class _Engine:
     """What one thread delivers with: connections, and a lane for each endpoint."""
 
-    def __init__(self, lane_for: Callable[[str], Lane], endpoint: str | None) -> None:
+    def __init__(self, lane_for: Callable[[str], EndpointQueue], endpoint: str | None) -> None:
         self._lane_for = lane_for
         self._endpoint = endpoint
-        self._lanes: dict[str, Lane] = {}
+        self._lanes: dict[str, EndpointQueue] = {}
         self._transport: Transport[Task] = Transport(verifying_context)
         self._retries: list[tuple[float, int, Task]] = []
         self._numbers = count()  # so that the heap never compares tasks
@@ -187,7 +193,7 @@ class _Engine:
             task = heapq.heappop(self._retries)[2]
             task.lane.queue.appendleft(task)
 
-    def _send(self, lane: Lane, now: float) -> Iterator[Outcome]:
+    def _send(self, lane: EndpointQueue, now: float) -> Iterator[Outcome]:
         """Give an endpoint as much as it takes; the outcomes of what can't be signed."""
         while lane.queue and lane.in_flight < lane.window.size and self._may_use_another(lane):
             task = lane.queue.popleft()
@@ -203,7 +209,7 @@ class _Engine:
             self._transport.start(lane.origin, task, request)
 
     @staticmethod
-    def _may_use_another(lane: Lane) -> bool:
+    def _may_use_another(lane: EndpointQueue) -> bool:
         return (
             bool(lane.origin.idle)
             or lane.in_flight < FIRST_CONNECTIONS

@@ -28,7 +28,7 @@ from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import MAX_FAILED, Message, Report, Result
 from chalicelib.protocol.strict_json import encode
 from chalicelib.store.dynamodb import Cancelled, batch_get, reaching_storage, transact, update_one
-from chalicelib.store.expressions import Action, Part, number, put, update
+from chalicelib.store.expressions import Action, Clause, number, put, update
 from chalicelib.store.items import Item
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ContentLost(HeraldError):
     """A job's messages are not there: they were kept for a day, or its keys are not any more."""
 
 
-class Taken(Exception):
+class ShardTaken(Exception):
     """The place is not this job's. `rest` is where to go on from, if that is for it to see to."""
 
     def __init__(self, rest: str | None) -> None:
@@ -54,7 +54,7 @@ class Taken(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ShardPosition:
     """Where a job works: a shard of a request, from `after` on."""
 
     request: str
@@ -116,7 +116,7 @@ class Progress:
         if correlation_id is not None:
             common["correlation"] = {"S": correlation_id}
         starts: Item = {f"at{shard}": {"S": ""} for shard in range(shards)}
-        new = Part(when=("attribute_not_exists(id)",))
+        new = Clause(when=("attribute_not_exists(id)",))
         actions = [
             put(
                 self._table,
@@ -133,14 +133,14 @@ class Progress:
             shards = int(begun["shards"]["N"])
         return shards, len(content)
 
-    def claim(self, place: Place, job: str, last_try: int | None = None) -> Claimed:
+    def claim(self, place: ShardPosition, job: str, last_try: int | None = None) -> Claimed:
         """The messages that a job has to deliver, from its place on.
 
         `last_try` is the clock, in epoch milliseconds, where SQS will not bring the job again.
-        Raises Taken where the place is not this job's, or not any more, and ContentLost.
+        Raises ShardTaken where the place is not this job's, or not any more, and ContentLost.
         """
         names = _names(place)
-        held = Part(
+        held = Clause(
             set=("#claim = :job",),
             when=("#at = :after", "attribute_not_exists(#claim) OR #claim = :job"),
             names={"#claim": names["claim"], "#at": names["at"]},
@@ -150,7 +150,7 @@ class Progress:
         if last_try is not None:
             until = number(last_try + LAST_TRY_MS)
             parts.append(
-                Part(
+                Clause(
                     set=("#until = :until",),
                     names={"#until": names["until"]},
                     values={":until": until},
@@ -162,12 +162,12 @@ class Progress:
         except Cancelled as cancelled:
             if not cancelled.items[0]:
                 raise ContentLost("a job's messages are not kept any more") from None
-            raise Taken(_rest(cancelled.items[0], place, job)) from None
+            raise ShardTaken(_rest(cancelled.items[0], place, job)) from None
         correlation = item["correlation"]["S"] if "correlation" in item else None
         return Claimed(self._messages(place.request, item), correlation)
 
     def advance(
-        self, place: Place, job: str, position: str | None, reports: Sequence[Report]
+        self, place: ShardPosition, job: str, position: str | None, reports: Sequence[Report]
     ) -> str | None:
         """Note what a job has done up to `position`, None for the end; where to go on from.
 
@@ -225,7 +225,7 @@ class Progress:
 
     def _advances(
         self,
-        place: Place,
+        place: ShardPosition,
         job: str,
         position: str | None,
         reports: Sequence[Report],
@@ -235,7 +235,7 @@ class Progress:
         by_id = {report.id: report for report in reports}
         own = by_id.pop(place.request)
         names = _names(place)
-        state = Part(
+        state = Clause(
             set=("#by = :job", *(("#at = :position",) if position is not None else ())),
             remove=("#claim", "#until", *(("#at",) if position is None else ())),
             when=("#at = :after AND #claim = :job",),
@@ -283,25 +283,25 @@ def _key(message_id: str) -> Item:
     return {"id": {"S": f"message/{message_id}"}}
 
 
-def _names(place: Place) -> dict[str, str]:
+def _names(place: ShardPosition) -> dict[str, str]:
     """The attributes of a shard's state."""
     return {name: f"{name}{place.shard}" for name in ("at", "claim", "by", "until")}
 
 
-def _rest(state: Mapping[str, Any], place: Place, job: str) -> str | None:
+def _rest(state: Mapping[str, Any], place: ShardPosition, job: str) -> str | None:
     """Where the rest begins that a job, done by itself or its double, has to see into the queue."""
     names = _names(place)
     done = state.get(names["by"], {}).get("S") == job
     return state[names["at"]]["S"] if done and names["at"] in state else None
 
 
-def _counts(report: Report, *, with_names: bool) -> list[Part]:
+def _counts(report: Report, *, with_names: bool) -> list[Clause]:
     """What a report adds to its message's item."""
     counts = {str(result): count for result, count in report.counts.items() if count}
     if not counts:
         return []
     parts = [
-        Part(
+        Clause(
             add=tuple(f"#{name} :{name}" for name in counts),
             names={f"#{name}": name for name in counts},
             values={f":{name}": number(count) for name, count in counts.items()},
@@ -310,7 +310,7 @@ def _counts(report: Report, *, with_names: bool) -> list[Part]:
     if report.failed and with_names:
         entries = [{"M": {name: {"S": one[name]} for name in _FAILURE}} for one in report.failed]
         parts.append(
-            Part(
+            Clause(
                 set=("#failed = list_append(if_not_exists(#failed, :none), :failed)",),
                 when=("attribute_not_exists(#failed) OR size(#failed) < :enough",),
                 names={"#failed": "failed"},

@@ -1,4 +1,4 @@
-"""The queue of the fan-out: jobs that go through SQS, each a part of an audience to deliver to.
+"""The queue of the fan-out: jobs that go through SQS, each a shard of an audience to deliver to.
 
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/standard-queues.html
 """
@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.strict_json import encode
-from chalicelib.store.audience import Part, Source
+from chalicelib.store.audience import Shard, Source
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
@@ -37,7 +37,7 @@ class Route:
 
     tenant: str | None
     source: Source
-    part: Part
+    shard: Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Job:
     """Deliver the messages of `requests` along a route.
 
     A request goes by the id of its first message; beside it, the size of its messages, in bytes.
-    `id` tells a job from another for the same part of the same request, and stays when SQS brings
+    `id` tells a job from another for the same shard of the same request, and stays when SQS brings
     the job again.
     """
 
@@ -61,9 +61,9 @@ class Job:
                 "requests": self.requests,
                 "tenant": route.tenant,
                 "source": route.source,
-                "shard": route.part.number,
-                "shards": route.part.shards,
-                "after": route.part.after,
+                "shard": route.shard.number,
+                "shards": route.shard.shards,
+                "after": route.shard.after,
             }
         ).decode()
 
@@ -73,15 +73,15 @@ class Job:
         try:
             fields: dict[str, Any] = json.loads(text)
             tenant = None if fields["tenant"] is None else str(fields["tenant"])
-            part = Part(int(fields["shard"]), int(fields["shards"]), str(fields["after"]))
+            shard = Shard(int(fields["shard"]), int(fields["shards"]), str(fields["after"]))
             requests = {request: int(size) for request, size in fields["requests"].items()}
-            return cls(requests, Route(tenant, Source(fields["source"]), part), str(fields["id"]))
+            return cls(requests, Route(tenant, Source(fields["source"]), shard), str(fields["id"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError("not a job of Herald's") from error
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
+class ReceivedJob:
     """A job as SQS hands it out: `receives` counts how often, this time included."""
 
     message_id: str
@@ -89,7 +89,7 @@ class Delivered:
     receives: int
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Delivered":
+    def from_record(cls, record: Mapping[str, Any]) -> "ReceivedJob":
         """Of a record of a Lambda event.
         https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html"""
         receives = int(record["attributes"]["ApproximateReceiveCount"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from chalicelib.delivery.congestion import Parcel
 from chalicelib.store.dynamodb import Cancelled, update_one
-from chalicelib.store.expressions import Part, number, update
+from chalicelib.store.expressions import Clause, number, update
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -25,7 +25,7 @@ MOST_FORGOTTEN = 50  # at a time, for the sake of the expression's length
 TRIES = 5
 
 
-class Pacer:
+class FanoutRateLimiter:
     """Hands out the budget of one region."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Pacer:
         """How many recipients to read at a time: no more than a second's worth."""
         return min(most, self._per_second) if self._per_second else most
 
-    def paced(
+    def throttle(
         self, parcels: list[Parcel], tenant: str | None, end: float
     ) -> Iterator[list[Parcel]]:
         """The parcels of a page, some at a time, when they may be sent. What was read has to be
@@ -73,13 +73,13 @@ class Pacer:
         for _ in range(TRIES):
             now = self._now()
             cost = frames * self._sharing * SECOND // self._per_second
-            waits = Part(
+            waits = Clause(
                 set=("#due = #due + :cost",),
                 when=("#due > :now",),
                 names={"#due": name},
                 values={":cost": number(cost), ":now": number(now)},
             )
-            begins = Part(
+            begins = Clause(
                 set=("#due = :due",),
                 when=("attribute_not_exists(#due) OR #due <= :now",),
                 names={"#due": name},
@@ -101,11 +101,11 @@ class Pacer:
         self._sharing = sum(due > now - ACTIVE for due in times.values())
         self._stale = [name for name, due in times.items() if due < now - FORGOTTEN]
 
-    def _forgetting(self, own: str) -> Part:
+    def _forgetting(self, own: str) -> Clause:
         """Removes clocks that stand still. One that goes again just now loses a moment's debt."""
         names = {
             f"#old{index}": name
             for index, name in enumerate(self._stale[:MOST_FORGOTTEN])
             if name != own
         }
-        return Part(remove=tuple(names), names=names)
+        return Clause(remove=tuple(names), names=names)

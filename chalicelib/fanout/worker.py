@@ -17,14 +17,14 @@ from chalicelib.auth.principal import Principal
 from chalicelib.delivery.broadcast import Broadcaster
 from chalicelib.delivery.frames import Framer
 from chalicelib.errors import HeraldError, Unavailable
-from chalicelib.fanout.progress import Claimed, Place, Progress, Taken
-from chalicelib.fanout.queue import MAX_RECEIVES, Delivered, Job, Queue, Route
-from chalicelib.fanout.rate import Pacer
+from chalicelib.fanout.progress import Claimed, Progress, ShardPosition, ShardTaken
+from chalicelib.fanout.queue import MAX_RECEIVES, Job, Queue, ReceivedJob, Route
+from chalicelib.fanout.rate import FanoutRateLimiter
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message, Queued, Report
 from chalicelib.runtime.logs import correlated, correlation_id
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.store.audience import PAGE_ITEMS, Audiences, Page, Part, Source, source_of
+from chalicelib.store.audience import PAGE_ITEMS, Audiences, Page, Shard, Source, source_of
 
 SHARD_RECIPIENTS = 10_000  # about a second of one worker's time
 MAX_SHARDS = 64
@@ -51,7 +51,7 @@ class Fanout:
         source = source_of([message.audience for message in messages])
         shards = shards_for(self._size() or 0) if source is Source.EVERYONE else 1
         shards, size = self._progress.begin(messages, sender, shards, correlation_id())
-        routes = [Route(sender.tenant, source, Part(shard, shards)) for shard in range(shards)]
+        routes = [Route(sender.tenant, source, Shard(shard, shards)) for shard in range(shards)]
         self._queue.put([Job({messages[0].id: size}, route) for route in routes])
         return [Queued(message.id) for message in messages]
 
@@ -65,7 +65,7 @@ def shards_for(recipients: int) -> int:
     return shards
 
 
-Group = list[tuple[Delivered, Job]]
+Group = list[tuple[ReceivedJob, Job]]
 """Jobs of one route, as they came."""
 
 Rests = defaultdict[str, dict[str, int]]
@@ -75,7 +75,7 @@ Rests = defaultdict[str, dict[str, int]]
 class _Held(NamedTuple):
     """A request that a job may deliver."""
 
-    place: Place
+    place: ShardPosition
     job: Job
     claimed: Claimed
 
@@ -89,7 +89,7 @@ class Worker:
         broadcaster: Broadcaster,
         progress: Progress,
         queue: Queue,
-        pacer: Pacer,
+        rate_limiter: FanoutRateLimiter,
         encryption: Encryption,
         frame_bytes: int,
         now: Callable[[], int],
@@ -100,7 +100,7 @@ class Worker:
         self._broadcaster = broadcaster
         self._progress = progress
         self._queue = queue
-        self._pacer = pacer
+        self._rate_limiter = rate_limiter
         self._encryption = encryption
         self._frame_bytes = frame_bytes
         self._now = now
@@ -110,8 +110,8 @@ class Worker:
         """Do a batch of jobs, the records of a Lambda event; the ids of those that have to come
         again. `deadline` is in `time.monotonic` seconds."""
         failed: list[str] = []
-        jobs: list[tuple[Delivered, Job]] = []
-        for record in map(Delivered.from_record, records):
+        jobs: list[tuple[ReceivedJob, Job]] = []
+        for record in map(ReceivedJob.from_record, records):
             try:
                 jobs.append((record, Job.from_json(record.body)))
             except ValueError as error:
@@ -160,7 +160,7 @@ class Worker:
                 self._do(route, held, rests, end, deadline)
         self._queue.put(
             [
-                Job(requests, replace(route, part=replace(route.part, after=rest)))
+                Job(requests, replace(route, shard=replace(route.shard, after=rest)))
                 for rest, requests in rests.items()
             ]
         )
@@ -185,11 +185,11 @@ class Worker:
         for record, job in group:
             last_try = self._now() if record.receives >= MAX_RECEIVES else None
             for request in job.requests:
-                place = Place(request, job.route.part.number, job.route.part.after)
+                place = ShardPosition(request, job.route.shard.number, job.route.shard.after)
                 try:
                     claimed = self._progress.claim(place, job.id, last_try)
                     held[request] = _Held(place, job, claimed)
-                except Taken as taken:
+                except ShardTaken as taken:
                     if taken.rest is not None:
                         rests[taken.rest][request] = job.requests[request]
         return held
@@ -207,12 +207,14 @@ class Worker:
             self._audiences.pages(
                 [message.audience for message in messages],
                 route.tenant,
-                route.part,
-                self._pacer.page_items(PAGE_ITEMS),
+                route.shard,
+                self._rate_limiter.page_items(PAGE_ITEMS),
             ),
             end,
         )
-        pace = partial(self._pacer.paced, tenant=route.tenant, end=deadline - LEAST_SECONDS)
+        pace = partial(
+            self._rate_limiter.throttle, tenant=route.tenant, end=deadline - LEAST_SECONDS
+        )
         reports = self._broadcaster.send(framer, pages, deadline, pace)
         return pages.position, {report.id: report for report in reports}
 
@@ -234,7 +236,7 @@ class _Slice:
         self.position = None
 
 
-def _together(jobs: Iterable[tuple[Delivered, Job]]) -> list[Group]:
+def _together(jobs: Iterable[tuple[ReceivedJob, Job]]) -> list[Group]:
     """The jobs in groups that read the same, none of which holds too much at once."""
     groups: list[Group] = []
     open_groups: dict[Route, tuple[Group, dict[str, int]]] = {}
@@ -251,5 +253,5 @@ def _together(jobs: Iterable[tuple[Delivered, Job]]) -> list[Group]:
 
 def _about(group: Group) -> dict[str, object]:
     requests = sorted({request for _, job in group for request in job.requests})
-    part = group[0][1].route.part
-    return {"messageIds": requests, "shard": part.number, "tries": group[0][0].receives}
+    shard = group[0][1].route.shard
+    return {"messageIds": requests, "shard": shard.number, "tries": group[0][0].receives}

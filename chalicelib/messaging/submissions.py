@@ -69,7 +69,7 @@ class Submissions:
     ) -> Reply:
         started = time.monotonic()
         stamp = Stamp.fresh(self._now())
-        self._users.foresee(sender, stamp.now)
+        self._users.check(sender, stamp.now)
         try:
             key = idempotency_key(headers)
             request = json_body(headers, body)

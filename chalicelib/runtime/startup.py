@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def to_stay() -> Iterator[None]:
+def gc_frozen() -> Iterator[None]:
     """Look for no garbage meanwhile, and never again among what is there at the end.
 
     Loading the SDK makes a hundred thousand objects, and none is garbage: the collector's search

@@ -46,7 +46,7 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Shard:
     """What is read of an audience: shard `number` of `shards`, but for what is up to `after`.
 
     There are several shards of EVERYONE alone.
@@ -57,7 +57,7 @@ class Part:
     after: str = ""
 
 
-WHOLE = Part()
+WHOLE = Shard()
 
 
 class Page(NamedTuple):
@@ -136,7 +136,7 @@ class Audiences:
         self,
         audiences: Sequence[Audience],
         tenant: str | None,
-        part: Part = WHOLE,
+        shard: Shard = WHOLE,
         page_items: int = PAGE_ITEMS,
     ) -> Iterator[Page]:
         """Each live connection of `tenant` that an audience names, once, less its exceptions.
@@ -146,7 +146,7 @@ class Audiences:
         """
         selector = Selector(audiences)
         for found, position in self._found(
-            selector, source_of(audiences), tenant, part, page_items
+            selector, source_of(audiences), tenant, shard, page_items
         ):
             # A connection of another tenant is no recipient, whatever found it.
             selected = [
@@ -167,18 +167,18 @@ class Audiences:
             ]
 
     def _found(
-        self, selector: Selector, source: Source, tenant: str | None, part: Part, page_items: int
+        self, selector: Selector, source: Source, tenant: str | None, shard: Shard, page_items: int
     ) -> Iterator[FoundPage]:
         match source:
             case Source.EVERYONE:
-                return self._everyone(selector, tenant, part, page_items)
+                return self._everyone(selector, tenant, shard, page_items)
             case Source.GROUPS:
-                return self._grouped(selector, tenant, part.after, page_items)
+                return self._grouped(selector, tenant, shard.after, page_items)
             case Source.NAMES:
-                return self._named(selector, tenant, part.after, page_items)
+                return self._named(selector, tenant, shard.after, page_items)
 
     def _everyone(
-        self, selector: Selector, tenant: str | None, part: Part, page_items: int
+        self, selector: Selector, tenant: str | None, shard: Shard, page_items: int
     ) -> Iterator[FoundPage]:
         def by_groups(item: Item) -> int:
             return selector.of_groups(groups_of(item)) if selector.for_groups else 0
@@ -187,10 +187,10 @@ class Audiences:
         if tenant is not None:
             query["FilterExpression"] = "tenant = :tenant"
             query["ExpressionAttributeValues"] = {":tenant": {"S": tenant}}
-        if part.shards > 1:
-            query |= {"Segment": part.number, "TotalSegments": part.shards}
-        if part.after:
-            query["ExclusiveStartKey"] = {"connectionId": {"S": part.after}}
+        if shard.shards > 1:
+            query |= {"Segment": shard.number, "TotalSegments": shard.shards}
+        if shard.after:
+            query["ExclusiveStartKey"] = {"connectionId": {"S": shard.after}}
         while True:
             with reaching_storage():
                 page: Any = self._client.scan(

@@ -21,7 +21,7 @@ from chalicelib.auth.principal import Principal, group_key
 from chalicelib.errors import BadRequest, ConnectionGone, TooManyConnections, Unavailable
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.dynamodb import Cancelled, reaching_storage, transact, update_one
-from chalicelib.store.expressions import Action, Part, delete, number, put, update
+from chalicelib.store.expressions import Action, Clause, delete, number, put, update
 from chalicelib.store.items import (
     JOINED_PREFIX,
     REACH_PREFIX,
@@ -49,7 +49,7 @@ PROBE_EVERY_MS = 60_000
 CLOSED_SLOTS = ("closed0", "closed1", "closed2")  # attributes of a user's item
 CLOSED_SLOT_MS = 60_000  # longer than a handshake may take
 
-EXISTS = Part(when=("attribute_exists(connectionId)",))
+EXISTS = Clause(when=("attribute_exists(connectionId)",))
 
 
 class LimitReached(TooManyConnections):
@@ -95,12 +95,12 @@ class Connections:
         """
         recipient = connection.recipient
 
-        def write(charge: Sequence[Part]) -> Item | None:
+        def write(charge: Sequence[Clause]) -> Item | None:
             actions = [
                 put(
                     self._tables.connections,
                     connection.to_item(),
-                    Part(when=("attribute_not_exists(connectionId)",)),
+                    Clause(when=("attribute_not_exists(connectionId)",)),
                 ),
                 self._user(recipient, _tie(connection), self._room_for(connection), *charge),
                 *(self._membership(connection, group) for group in connection.groups),
@@ -114,7 +114,9 @@ class Connections:
 
         self._connects.charge(recipient.user_key, connection.timestamp, write)
 
-    def hear(self, connection_id: str, believed: Principal, now: int, messages: int) -> Principal:
+    def record_activity(
+        self, connection_id: str, believed: Principal, now: int, messages: int
+    ) -> Principal:
         """A message from the client came, with so many messages for others: charge its user, and
         note that both live. The connection's principal.
 
@@ -122,17 +124,17 @@ class Connections:
         Raises ConnectionGone when it is terminated; RateLimited, QuotaExceeded.
         """
         principal = self._refreshed.get(connection_id, believed)
-        heard = Part(
+        heard = Clause(
             set=("#status = :active", "#timestamp = :now"),
             when=("principal = :principal",),
             names={"#status": "status", "#timestamp": "timestamp"},
             values={":active": {"S": Status.ACTIVE}, ":now": number(now)},
         )
 
-        def write(charge: Sequence[Part]) -> Item | None:
+        def write(charge: Sequence[Clause]) -> Item | None:
             nonlocal principal
             for _ in range(TRIES):
-                assumed = Part(values={":principal": principal_value(principal)})
+                assumed = Clause(values={":principal": principal_value(principal)})
                 user = {"user": {"S": principal.key}}
                 actions = [
                     self._connection(connection_id, EXISTS, heard, assumed),
@@ -167,7 +169,7 @@ class Connections:
 
     # --- → terminated
 
-    def close(self, recipient: Recipient, now: int, groups: Iterable[str] = ()) -> bool:
+    def remove(self, recipient: Recipient, now: int, groups: Iterable[str] = ()) -> bool:
         """The item, the tie to the user and every membership go. Whether it was there.
 
         `groups` are those that it is thought to be in: a right guess saves a call. One that may
@@ -201,7 +203,7 @@ class Connections:
         """Make a user's item forget a connection that has no item of its own."""
         tombstone = _tombstone(recipient, now)
         values = {":id": {"S": recipient.connection_id}}
-        tied = Part(when=("contains(#connections, :id)",), values=values)
+        tied = Clause(when=("contains(#connections, :id)",), values=values)
         others = [*tombstone, _seen(now)] if tombstone else [tied]
         with suppress(Cancelled):  # then there is nothing to mend
             update_one(self._client, self._user(recipient, _untied(recipient), *others))
@@ -211,14 +213,14 @@ class Connections:
     def join(self, connection: Connection, group: str, now: int) -> None:
         """Make a connection a member of a group. Raises BadRequest for one group too many, and
         ConnectionGone when it is terminated."""
-        since = Part()
+        since = Clause()
         if group not in connection.groups:
-            since = Part(
+            since = Clause(
                 set=("#joined = :now",),
                 names={"#joined": JOINED_PREFIX + group},
                 values={":now": number(now)},
             )
-        joined = Part(
+        joined = Clause(
             add=("#groups :groups",),
             when=(
                 "attribute_not_exists(#groups) OR contains(#groups, :group)"
@@ -237,7 +239,7 @@ class Connections:
 
     def leave(self, connection: Connection, group: str, now: int) -> None:
         """End a membership, if there is one. Raises ConnectionGone when it is terminated."""
-        left = Part(
+        left = Clause(
             delete=("#groups :groups",),
             remove=("#joined",),
             names={"#groups": "groups", "#joined": JOINED_PREFIX + group},
@@ -287,7 +289,7 @@ class Connections:
 
     def may_probe(self, user_key: str, now: int) -> bool:
         """Whether a full user's connections may be probed: once a minute, whoever asks."""
-        claim = Part(
+        claim = Clause(
             set=("probedAt = :now",),
             when=("attribute_not_exists(probedAt) OR probedAt < :before",),
             values={":now": number(now), ":before": number(now - PROBE_EVERY_MS)},
@@ -300,9 +302,9 @@ class Connections:
 
     # --- What the transitions are made of
 
-    def _room_for(self, connection: Connection) -> Part:
+    def _room_for(self, connection: Connection) -> Clause:
         """The conditions on the user's item under which a connection can be opened."""
-        return Part(
+        return Clause(
             when=(
                 "attribute_not_exists(#connections) OR size(#connections) < :limit",
                 *(f"NOT contains({slot}, :id)" for slot in CLOSED_SLOTS),
@@ -325,7 +327,7 @@ class Connections:
         return dict(user)
 
     def _change(
-        self, connection: Connection, parts: Sequence[Part], others: list[Action]
+        self, connection: Connection, parts: Sequence[Clause], others: list[Action]
     ) -> Item | None:
         """Write; the item where the conditions of `parts` do not hold for it."""
         try:
@@ -340,14 +342,14 @@ class Connections:
         return None
 
     def _set_status(self, connection_id: str, status: Status, now: int | None = None) -> None:
-        part = Part(
+        part = Clause(
             set=("#status = :status",),
             names={"#status": "status"},
             values={":status": {"S": status}},
         )
-        heard = Part()
+        heard = Clause()
         if now is not None:
-            heard = Part(
+            heard = Clause(
                 set=("#timestamp = :now",),
                 names={"#timestamp": "timestamp"},
                 values={":now": number(now)},
@@ -355,17 +357,17 @@ class Connections:
         with suppress(Cancelled):  # terminated: an update of nothing would make a ghost
             update_one(self._client, self._connection(connection_id, EXISTS, part, heard))
 
-    def _connection(self, connection_id: str, *parts: Part) -> Action:
+    def _connection(self, connection_id: str, *parts: Clause) -> Action:
         return update(self._tables.connections, {"connectionId": {"S": connection_id}}, *parts)
 
-    def _user(self, recipient: Recipient, *parts: Part) -> Action:
+    def _user(self, recipient: Recipient, *parts: Clause) -> Action:
         return update(self._tables.users, {"user": {"S": recipient.user_key}}, *parts)
 
-    def _delete(self, connection_id: str, groups: frozenset[str], *parts: Part) -> Action:
-        part = Part(when=("attribute_not_exists(#groups)",), names={"#groups": "groups"})
+    def _delete(self, connection_id: str, groups: frozenset[str], *parts: Clause) -> Action:
+        part = Clause(when=("attribute_not_exists(#groups)",), names={"#groups": "groups"})
         if groups:
             values = {":groups": {"SS": sorted(groups)}}
-            part = Part(when=("#groups = :groups",), names={"#groups": "groups"}, values=values)
+            part = Clause(when=("#groups = :groups",), names={"#groups": "groups"}, values=values)
         key = {"connectionId": {"S": connection_id}}
         return delete(self._tables.connections, key, EXISTS, part, *parts)
 
@@ -386,18 +388,18 @@ class Connections:
             self._refreshed.popitem(last=False)
 
 
-def _seen(now: int) -> Part:
+def _seen(now: int) -> Clause:
     """A user was seen: how long their item is kept counts from then."""
-    return Part(
+    return Clause(
         set=("lastSeen = :seen", "expiresAt = :expires"),
         values={":seen": number(now), ":expires": number(now // 1000 + USER_SECONDS)},
     )
 
 
-def _tie(connection: Connection) -> Part:
+def _tie(connection: Connection) -> Clause:
     """A connection in its user's item."""
     seen = _seen(connection.timestamp)
-    return Part(
+    return Clause(
         set=("#reach = :reach", *seen.set),
         add=("#connections :ids",),
         names={"#connections": "connections", "#reach": REACH_PREFIX + connection.connection_id},
@@ -409,9 +411,9 @@ def _tie(connection: Connection) -> Part:
     )
 
 
-def _untied(recipient: Recipient) -> Part:
+def _untied(recipient: Recipient) -> Clause:
     """A connection no longer in its user's item."""
-    return Part(
+    return Clause(
         remove=("#reach",),
         delete=("#connections :ids",),
         names={"#connections": "connections", "#reach": REACH_PREFIX + recipient.connection_id},
@@ -419,7 +421,7 @@ def _untied(recipient: Recipient) -> Part:
     )
 
 
-def _tombstone(recipient: Recipient, now: int) -> list[Part]:
+def _tombstone(recipient: Recipient, now: int) -> list[Clause]:
     """What keeps a connection that has been closed so early from being opened, if it is early.
 
     The ids are kept by the minute in which they were closed, in slots that are used in turn; each
@@ -430,26 +432,26 @@ def _tombstone(recipient: Recipient, now: int) -> list[Part]:
     minute = now // CLOSED_SLOT_MS
     this, after = (CLOSED_SLOTS[(minute + step) % len(CLOSED_SLOTS)] for step in (0, 1))
     values = {":ids": {"SS": [recipient.connection_id]}}
-    return [Part(add=(f"{this} :ids",), remove=(after,), values=values)]
+    return [Clause(add=(f"{this} :ids",), remove=(after,), values=values)]
 
 
-def _never_joined(groups: Iterable[str]) -> Part:
+def _never_joined(groups: Iterable[str]) -> Clause:
     """A connection has been in these groups since it was opened."""
     names = _joined_names(groups)
-    return Part(when=[f"attribute_not_exists({name})" for name in names], names=names)
+    return Clause(when=[f"attribute_not_exists({name})" for name in names], names=names)
 
 
-def _no_longer_joined(groups: Iterable[str]) -> Part:
+def _no_longer_joined(groups: Iterable[str]) -> Clause:
     """Since when a connection was in these groups is of no interest any more."""
     names = _joined_names(groups)
-    return Part(remove=list(names), names=names)
+    return Clause(remove=list(names), names=names)
 
 
 def _joined_names(groups: Iterable[str]) -> dict[str, str]:
     return {f"#joined{index}": JOINED_PREFIX + group for index, group in enumerate(groups)}
 
 
-def _renewal(groups: frozenset[str], renewed: Connection) -> Part:
+def _renewal(groups: frozenset[str], renewed: Connection) -> Clause:
     """A connection's new principal and groups, as long as its groups are still `groups`."""
     item = renewed.to_item()
     names = {"#groups": "groups"}
@@ -464,6 +466,8 @@ def _renewal(groups: frozenset[str], renewed: Connection) -> Part:
         values[":old"] = {"SS": sorted(groups)}
         when = "#groups = :old"
     if not renewed.groups:
-        return Part(set=assignments, remove=("#groups",), when=(when,), names=names, values=values)
+        return Clause(
+            set=assignments, remove=("#groups",), when=(when,), names=names, values=values
+        )
     values[":kept"] = item["groups"]
-    return Part(set=[*assignments, "#groups = :kept"], when=(when,), names=names, values=values)
+    return Clause(set=[*assignments, "#groups = :kept"], when=(when,), names=names, values=values)

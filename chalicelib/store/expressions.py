@@ -12,7 +12,7 @@ Action = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Clause:
     """Clauses of an update, the conditions that must hold for it (`when`), and the names and
     typed values that they use. Parts of one update use different ones, or mean the same."""
 
@@ -25,7 +25,7 @@ class Part:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-def update(table: str, key: Mapping[str, Any], *parts: Part) -> Action:
+def update(table: str, key: Mapping[str, Any], *parts: Clause) -> Action:
     """An `Update` of all `parts`, whose failed condition returns the item."""
     expression = " ".join(
         f"{clause.upper()} {', '.join(entries)}"
@@ -41,17 +41,17 @@ def update(table: str, key: Mapping[str, Any], *parts: Part) -> Action:
     return {"Update": action}
 
 
-def put(table: str, item: Mapping[str, Any], *parts: Part) -> Action:
+def put(table: str, item: Mapping[str, Any], *parts: Clause) -> Action:
     """A `Put` under the conditions of `parts`."""
     return {"Put": {"TableName": table, "Item": dict(item), **_conditions(*parts)}}
 
 
-def delete(table: str, key: Mapping[str, Any], *parts: Part) -> Action:
+def delete(table: str, key: Mapping[str, Any], *parts: Clause) -> Action:
     """A `Delete` under the conditions of `parts`."""
     return {"Delete": {"TableName": table, "Key": dict(key), **_conditions(*parts)}}
 
 
-def _conditions(*parts: Part) -> dict[str, Any]:
+def _conditions(*parts: Clause) -> dict[str, Any]:
     """What the kinds of action have in common."""
     conditions = [f"({condition})" for part in parts for condition in part.when]
     names = {name: attribute for part in parts for name, attribute in part.names.items()}

@@ -18,7 +18,7 @@ from chalicelib.protocol.strict_json import encode
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.rest.responses import Reply
 from chalicelib.store.dynamodb import Cancelled, update_one
-from chalicelib.store.expressions import Part, number, update
+from chalicelib.store.expressions import Clause, number, update
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -55,7 +55,7 @@ class Idempotency:
         name = hashlib.sha256(key.encode()).hexdigest()
         claim = Claim(f"key/{sender.key}/{name}", stamp, stamp.now + CLAIM_MS)
         digest = hashlib.sha256(encode(request, sort_keys=True)).hexdigest()
-        unused = Part(
+        unused = Clause(
             when=("attribute_not_exists(id) OR expiresAt <= :now",),  # TTL takes its time
             values={":now": number(stamp.now // 1000)},
         )
@@ -67,7 +67,7 @@ class Idempotency:
             expiresAt=number(stamp.now // 1000 + KEPT_SECONDS + 1),
         )
         try:
-            self._write(claim, begun, unused, Part(remove=("answer",)))
+            self._write(claim, begun, unused, Clause(remove=("answer",)))
         except Cancelled as cancelled:
             return self._again(claim, digest, cancelled.items[0] or {})
         return claim
@@ -108,9 +108,9 @@ class Idempotency:
             )
         return replace(claim, stamp=stamp)
 
-    def _write_held(self, claim: Claim, until: int, part: Part) -> bool:
+    def _write_held(self, claim: Claim, until: int, part: Clause) -> bool:
         """Write, if the claim is still the one that runs out at `until`; whether it was."""
-        held = Part(
+        held = Clause(
             when=("claimedUntil = :until AND attribute_not_exists(answer)",),
             values={":until": number(until)},
         )
@@ -120,13 +120,13 @@ class Idempotency:
             return False
         return True
 
-    def _write(self, claim: Claim, *parts: Part) -> None:
+    def _write(self, claim: Claim, *parts: Clause) -> None:
         update_one(self._client, update(self._table, {"id": {"S": claim.item_id}}, *parts))
 
 
-def _setting(**values: Any) -> Part:
+def _setting(**values: Any) -> Clause:
     """Attributes set to typed values."""
-    return Part(
+    return Clause(
         set=tuple(f"#{name} = :{name}" for name in values),
         names={f"#{name}": name for name in values},
         values={f":{name}": value for name, value in values.items()},

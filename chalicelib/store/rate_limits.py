@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chalicelib.errors import Contended, QuotaExceeded, RateLimited, Unavailable
-from chalicelib.store.expressions import Part, number
+from chalicelib.store.expressions import Clause, number
 
 QUOTA_ATTRIBUTE = "quota"
 COUNTS = 10**9  # a quota's state is one number: the day times this, plus the day's count
@@ -64,7 +64,7 @@ class Limiter:
         due, quota = user.get(self._attribute), user.get(QUOTA_ATTRIBUTE)
         return Usage(int(due["N"]) if due else 0, int(quota["N"]) if quota else 0)
 
-    def charge(self, usage: Usage, now: int, messages: int) -> tuple[list[Part], Usage]:
+    def charge(self, usage: Usage, now: int, messages: int) -> tuple[list[Clause], Usage]:
         """The update that charges one request with so many messages, and the usage after it.
 
         Its conditions hold for `usage` and for whatever others make of it meanwhile, as far as
@@ -77,14 +77,14 @@ class Limiter:
         quota, count = self._charge_quota(usage.quota, now, messages)
         return [rate, quota], Usage(due, count)
 
-    def _charge_rate(self, due: int, now: int) -> tuple[Part, int]:
+    def _charge_rate(self, due: int, now: int) -> tuple[Clause, int]:
         interval = self._rate.interval
         latest = now + (self._rate.burst - 1) * interval
         if due > latest:
             raise RateLimited("too many requests", retry_after=(due - latest) / 1_000_000)
         names = {"#due": self._attribute}
         if due > now:
-            part = Part(
+            part = Clause(
                 set=("#due = #due + :interval",),
                 when=("#due > :at AND #due <= :latest",),
                 names=names,
@@ -95,7 +95,7 @@ class Limiter:
                 },
             )
             return part, due + interval
-        part = Part(
+        part = Clause(
             set=("#due = :due",),
             when=("attribute_not_exists(#due) OR #due <= :at",),
             names=names,
@@ -103,7 +103,7 @@ class Limiter:
         )
         return part, now + interval
 
-    def _charge_quota(self, quota: int, now: int, messages: int) -> tuple[Part, int]:
+    def _charge_quota(self, quota: int, now: int, messages: int) -> tuple[Clause, int]:
         day, in_day = divmod(now, DAY_MS)
         today = day * COUNTS
         names = {"#quota": QUOTA_ATTRIBUTE}
@@ -114,14 +114,14 @@ class Limiter:
                 retry_after=(DAY_MS - in_day) / 1000,
             )
         if quota < today:
-            part = Part(
+            part = Clause(
                 set=("#quota = :quota",),
                 when=("attribute_not_exists(#quota) OR #quota < :today",),
                 names=names,
                 values={":quota": number(today + messages), ":today": number(today)},
             )
             return part, today + messages
-        part = Part(
+        part = Clause(
             set=("#quota = #quota + :messages",),
             when=("#quota BETWEEN :today AND :most",),
             names=names,
@@ -134,7 +134,7 @@ class Limiter:
         return part, quota + messages
 
 
-Write = Callable[[Sequence[Part]], Mapping[str, Any] | None]
+Write = Callable[[Sequence[Clause]], Mapping[str, Any] | None]
 """Writes the parts, with whatever else; the user's item where a condition of theirs failed."""
 
 
@@ -173,7 +173,7 @@ class Meter:
             self._remember(user_key, usage)
         raise Contended("the user asks for too much at once", retry_after=1.0)
 
-    def foresee(self, user_key: str, now: int) -> None:
+    def check(self, user_key: str, now: int) -> None:
         """Raise RateLimited for a request whose charge will be refused, as far as is remembered."""
         self._limiter.charge(self._known.get(user_key, Usage()), now, 0)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from chalicelib.auth.principal import Principal, user_key
 from chalicelib.store.dynamodb import Cancelled, batch_get, reaching_storage, update_one
-from chalicelib.store.expressions import Part, number, update
+from chalicelib.store.expressions import Clause, number, update
 from chalicelib.store.items import USER_SECONDS, Connection, Item, Tables, connection_ids
 from chalicelib.store.rate_limits import Meter
 
@@ -67,10 +67,10 @@ class Users:
             connections=sorted(connections, key=lambda connection: connection.connected_at),
         )
 
-    def foresee(self, principal: Principal, now: int) -> None:
+    def check(self, principal: Principal, now: int) -> None:
         """Raise RateLimited where `charge` certainly will, before anything is done for a request.
         `now` is in epoch milliseconds."""
-        self._messages.foresee(principal.key, now)
+        self._messages.check(principal.key, now)
 
     def charge(self, principal: Principal, now: int, messages: int) -> None:
         """Charge a request that sends so many messages. `now` is in epoch milliseconds.
@@ -88,13 +88,13 @@ class Users:
         self, meter: Meter, principal: Principal, now: int, messages: int = 0, **parameters: str
     ) -> Item:
         """Charge by a meter; the attributes of the user's item that the parameters ask for."""
-        kept = Part(
+        kept = Clause(
             set=("expiresAt = :expires",),
             values={":expires": number(now // 1000 + USER_SECONDS)},
         )
         attributes: Item = {}
 
-        def write(charge: Sequence[Part]) -> Item | None:
+        def write(charge: Sequence[Clause]) -> Item | None:
             action = update(self._tables.users, {"user": {"S": principal.key}}, kept, *charge)
             try:
                 attributes.update(update_one(self._client, action, **parameters))

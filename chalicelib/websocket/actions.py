@@ -7,7 +7,7 @@ from typing import Any
 
 from chalicelib.auth.bearer import Verify
 from chalicelib.auth.principal import Principal, Scope
-from chalicelib.delivery.disconnect import Terminator
+from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.sender import Delivery
 from chalicelib.errors import (
@@ -57,7 +57,7 @@ class Actions:
         dispatcher: Dispatcher,
         delivery: Delivery,
         connections: Connections,
-        terminator: Terminator,
+        disconnector: Disconnector,
         resumer: Resumer,
         verify: Verify,
         now: Callable[[], int],
@@ -69,7 +69,7 @@ class Actions:
         self._dispatcher = dispatcher
         self._delivery = delivery
         self._connections = connections
-        self._terminator = terminator
+        self._disconnector = disconnector
         self._resumer = resumer
         self._verify = verify
         self._now = now
@@ -100,9 +100,9 @@ class Actions:
         except HeraldError as error:
             frame = error_frame(error)
             if isinstance(error, TokenExpired):
-                ending = self._terminator.terminate
+                ending = self._disconnector.disconnect
             elif isinstance(error, ConnectionGone):
-                ending = self._terminator.hang_up
+                ending = self._disconnector.close_sockets
         except Exception:
             logger.exception(
                 "a message handler failed", extra={"connectionId": event.connection_id}
@@ -155,7 +155,7 @@ class Actions:
     def _do(self, request: Request) -> AnswerFrame:
         """Whatever a frame holds, its client has been heard, and pays for it."""
         now = self._now()
-        request.principal = self._connections.hear(
+        request.principal = self._connections.record_activity(
             request.recipient.connection_id,
             request.principal,
             now,

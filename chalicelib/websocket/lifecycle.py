@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from chalicelib.auth.access import AccessRules, choose_subprotocol
 from chalicelib.auth.bearer import Verify, authenticate
-from chalicelib.delivery.disconnect import Terminator
-from chalicelib.delivery.outcomes import Consequences
+from chalicelib.delivery.disconnect import Disconnector
+from chalicelib.delivery.outcomes import OutcomeRecorder
 from chalicelib.errors import BadRequest, Unavailable
 from chalicelib.protocol.messages import Result
 from chalicelib.store.connections import MAX_GROUPS, Connections, LimitReached
@@ -17,7 +17,7 @@ EVICTIONS = 30  # of one handshake, while others take the room that it makes
 MAKING_ROOM_SECONDS = 2.0
 
 
-class Doorkeeper:
+class ConnectionLifecycle:
     """Lets connections in, and sees them off."""
 
     def __init__(
@@ -25,23 +25,23 @@ class Doorkeeper:
         verify: Verify,
         rules: AccessRules,
         connections: Connections,
-        consequences: Consequences,
-        terminator: Terminator | None,
+        outcome_recorder: OutcomeRecorder,
+        disconnector: Disconnector | None,
         endpoint: str | None,
         now: Callable[[], int],
     ) -> None:
-        """`terminator` evicts the oldest connection of a user who has too many; without it, the
+        """`disconnector` evicts the oldest connection of a user who has too many; without it, the
         new one is refused. `endpoint` overrides the event's; `now` is the clock, in epoch
         milliseconds."""
         self._verify = verify
         self._rules = rules
         self._connections = connections
-        self._consequences = consequences
-        self._terminator = terminator
+        self._outcome_recorder = outcome_recorder
+        self._disconnector = disconnector
         self._endpoint = endpoint
         self._now = now
 
-    def admit(self, event: WebSocketEvent) -> str | None:
+    def on_connect(self, event: WebSocketEvent) -> str | None:
         """Store the connection of a `$connect` event; the subprotocol to echo, if any.
 
         Verifies the token itself where no authorizer ran before, so that a deployment which forgot
@@ -63,7 +63,7 @@ class Doorkeeper:
         self._open(connection)
         return subprotocol
 
-    def see_off(self, event: WebSocketEvent) -> None:
+    def on_disconnect(self, event: WebSocketEvent) -> None:
         """Remove the connection of a `$disconnect` event, whether it comes once, twice, late, or
         before its `$connect` has ended."""
         principal = event.principal
@@ -72,7 +72,7 @@ class Doorkeeper:
             if found is None:
                 return
             principal = found.principal
-        self._connections.close(event.recipient(principal), self._now(), principal.own_groups)
+        self._connections.remove(event.recipient(principal), self._now(), principal.own_groups)
 
     def _open(self, connection: Connection) -> None:
         """Open a connection, in the room that others leave if there is none."""
@@ -88,13 +88,13 @@ class Doorkeeper:
         """Evict the oldest, or remove who has left without a `$disconnect`; others may be faster
         in the room that this makes. Raises `reached` when there is none to be made."""
         deadline = time.monotonic() + MAKING_ROOM_SECONDS
-        if self._terminator is not None and reached.recipients:
-            self._terminator.evict(reached.recipients[0], deadline)
+        if self._disconnector is not None and reached.recipients:
+            self._disconnector.evict(reached.recipients[0], deadline)
             return
         now = self._now()
         settled = [one for one in reached.recipients if not one.may_be_in_handshake(now)]
         if not settled or not self._connections.may_probe(connection.principal.key, now):
             raise reached
-        outcomes = self._consequences.probe(settled, deadline)
+        outcomes = self._outcome_recorder.probe(settled, deadline)
         if not any(outcome.result in (Result.GONE, Result.REJECTED) for outcome in outcomes):
             raise reached

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chalicelib.auth.principal import split_user_key
-from chalicelib.delivery.disconnect import Terminator
-from chalicelib.delivery.outcomes import Consequences
+from chalicelib.delivery.disconnect import Disconnector
+from chalicelib.delivery.outcomes import OutcomeRecorder
 from chalicelib.protocol.messages import Result
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Cancelled, batch_get, reaching_storage, update_one
-from chalicelib.store.expressions import Part, number, update
+from chalicelib.store.expressions import Clause, number, update
 from chalicelib.store.items import (
     USER_SECONDS,
     Connection,
@@ -68,8 +68,8 @@ class Sweeper:
         client: "DynamoDBClient",
         tables: Tables,
         connections: Connections,
-        consequences: Consequences,
-        terminator: Terminator,
+        outcome_recorder: OutcomeRecorder,
+        disconnector: Disconnector,
         stale_after_seconds: int,
         now: Callable[[], int],
         report: Callable[[int], None],
@@ -79,8 +79,8 @@ class Sweeper:
         self._client = client
         self._tables = tables
         self._connections = connections
-        self._consequences = consequences
-        self._terminator = terminator
+        self._outcome_recorder = outcome_recorder
+        self._disconnector = disconnector
         self._stale_after_seconds = stale_after_seconds
         self._now = now
         self._report = report
@@ -138,8 +138,8 @@ class Sweeper:
                 doubtful.append(recipient)
             else:
                 active += 1
-        self._terminator.expire(expired, deadline)
-        outcomes = self._consequences.probe(doubtful, deadline) if doubtful else []
+        self._disconnector.disconnect_expired(expired, deadline)
+        outcomes = self._outcome_recorder.probe(doubtful, deadline) if doubtful else []
         return active + sum(outcome.result is Result.DELIVERED for outcome in outcomes)
 
     def _sweep_users(self, items: Sequence[Item]) -> None:
@@ -183,7 +183,7 @@ class Sweeper:
     def _claim(self, shard: Shard) -> Item | None:
         """A shard's progress, if it is due and nobody else is at it."""
         now = self._now()
-        claim = Part(
+        claim = Clause(
             set=("leaseUntil = :until", "expiresAt = :expires"),
             when=(
                 "attribute_not_exists(leaseUntil) OR leaseUntil < :now",
@@ -205,7 +205,7 @@ class Sweeper:
             return None
 
     def _save(self, shard: Shard, position: Item, active: int, lease_ms: int) -> None:
-        saved = Part(
+        saved = Clause(
             set=("#position = :position", "counted = :counted", "leaseUntil = :until"),
             names={"#position": "position"},
             values={
@@ -217,7 +217,7 @@ class Sweeper:
         update_one(self._client, update(self._tables.users, shard.key, saved))
 
     def _finish(self, shard: Shard, active: int) -> None:
-        finished = Part(
+        finished = Clause(
             set=("active = :active", "finishedAt = :now"),
             remove=("#position", "counted", "leaseUntil"),
             names={"#position": "position"},

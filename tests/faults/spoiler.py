@@ -59,7 +59,7 @@ class Exchange:
     def answer(self, answer: Answer) -> None:
         self.caller.sendall(answer.to_bytes())
 
-    def hang_up(self) -> None:
+    def close_sockets(self) -> None:
         """At once, so that the caller sees a reset."""
         linger = struct.pack("ii", 1, 0)
         self.caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -107,13 +107,13 @@ def silent(exchange: Exchange) -> None:
 
 def reset(exchange: Exchange) -> None:
     """The connection breaks before anything is carried out."""
-    exchange.hang_up()
+    exchange.close_sockets()
 
 
 def answer_lost(exchange: Exchange) -> None:
     """It is carried out, and the connection breaks."""
     exchange.forward()
-    exchange.hang_up()
+    exchange.close_sockets()
 
 
 def slow(exchange: Exchange) -> None:

@@ -62,7 +62,7 @@ class Region(NamedTuple):
             "authorizer": principal.to_context(),
         }
         event = {"requestContext": context, "headers": {}}
-        self.herald.doorkeeper.admit(WebSocketEvent(event, self.name))
+        self.herald.lifecycle.on_connect(WebSocketEvent(event, self.name))
 
     def assert_signed(self) -> None:
         """Every request has the signature that botocore would make for this region."""

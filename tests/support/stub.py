@@ -49,7 +49,7 @@ class Stub:
         """How many requests each connection had."""
         return Counter(connection for connection, _ in self.requests)
 
-    def hang_up(self) -> None:
+    def close_sockets(self) -> None:
         """Close every kept-alive connection, as a server does with idle ones."""
         for sock in self.sockets.copy():
             sock.shutdown(socket.SHUT_RDWR)

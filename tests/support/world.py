@@ -18,14 +18,14 @@ from chalicelib.auth.principal import Principal, Scope
 from chalicelib.auth.verifier import TokenVerifier
 from chalicelib.delivery.broadcast import Broadcaster
 from chalicelib.delivery.congestion import Parcel
-from chalicelib.delivery.disconnect import Terminator
+from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.notices import Notifier
-from chalicelib.delivery.outcomes import Consequences
+from chalicelib.delivery.outcomes import OutcomeRecorder
 from chalicelib.delivery.sender import Outcome
 from chalicelib.fanout.progress import Progress
 from chalicelib.fanout.queue import Queue
-from chalicelib.fanout.rate import Pacer
+from chalicelib.fanout.rate import FanoutRateLimiter
 from chalicelib.fanout.worker import Fanout, Worker
 from chalicelib.messaging.dispatch import Dispatcher
 from chalicelib.messaging.resume import Resumer
@@ -44,7 +44,7 @@ from chalicelib.store.memberships import Memberships
 from chalicelib.store.users import Users
 from chalicelib.websocket.actions import Actions
 from chalicelib.websocket.event import WebSocketEvent
-from chalicelib.websocket.lifecycle import Doorkeeper
+from chalicelib.websocket.lifecycle import ConnectionLifecycle
 from chalicelib.websocket.sweep import Sweeper
 from tests.support.tables import HISTORY_SECONDS, meter
 
@@ -262,11 +262,11 @@ class Herald:
             client, LIFE, LIMIT, meter("connectDue"), messages, memberships, metrics
         )
         audiences = Audiences(client, LIFE)
-        consequences = Consequences(
+        outcome_recorder = OutcomeRecorder(
             self.connections, delivery, Notifier(audiences, delivery, None), now
         )
-        terminator = Terminator(self.connections, delivery, now)
-        broadcaster = Broadcaster(delivery, consequences, terminator, metrics)
+        disconnector = Disconnector(self.connections, delivery, now)
+        broadcaster = Broadcaster(delivery, outcome_recorder, disconnector, metrics)
         encryption = Encryption(())
         self.progress = Progress(client, LIFE.messages, encryption)
         queue = Queue(lambda: client, "https://sqs.invalid/queue")
@@ -275,7 +275,7 @@ class Herald:
             broadcaster,
             self.progress,
             queue,
-            Pacer(client, LIFE.messages, "region", 0),
+            FanoutRateLimiter(client, LIFE.messages, "region", 0),
             encryption,
             FRAME_BYTES,
             now,
@@ -307,7 +307,7 @@ class Herald:
             self.dispatcher,
             delivery,
             self.connections,
-            terminator,
+            disconnector,
             Resumer(
                 users,
                 history,
@@ -321,12 +321,12 @@ class Herald:
             self.parser,
             metrics,
         )
-        self.doorkeeper = Doorkeeper(
+        self.lifecycle = ConnectionLifecycle(
             verify,
             AccessRules(config),
             self.connections,
-            consequences,
-            terminator if evicts else None,
+            outcome_recorder,
+            disconnector if evicts else None,
             None,
             now,
         )
@@ -334,8 +334,8 @@ class Herald:
             client,
             LIFE,
             self.connections,
-            consequences,
-            terminator,
+            outcome_recorder,
+            disconnector,
             STALE_AFTER_SECONDS,
             now,
             lambda _: None,

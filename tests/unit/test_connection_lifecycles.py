@@ -92,7 +92,7 @@ class Life(RuleBasedStateMachine):
         events = self.world.disconnects
         index = data.draw(st.integers(0, len(events) - 1))
         socket = events[index] if again else events.pop(index)
-        self._run(lambda herald: herald.doorkeeper.see_off(socket.event()), soon)
+        self._run(lambda herald: herald.lifecycle.on_disconnect(socket.event()), soon)
 
     @precondition(lambda self: self.world.disconnects)
     @rule()
@@ -213,7 +213,7 @@ class Life(RuleBasedStateMachine):
 
     def _admit(self, socket: Socket, steps: int = 1000, *, again: bool = False) -> None:
         def admit(herald: Herald) -> None:
-            herald.doorkeeper.admit(socket.event())
+            herald.lifecycle.on_connect(socket.event())
 
         self._run(admit, steps, None if again else socket)
 

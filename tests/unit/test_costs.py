@@ -31,7 +31,7 @@ def herald(client: Any, world: World) -> Herald:
 
 def connected(herald: Herald, world: World, user: str) -> Socket:
     socket = world.connect(user)
-    herald.doorkeeper.admit(socket.event())
+    herald.lifecycle.on_connect(socket.event())
     socket.state = "open"
     return socket
 
@@ -54,7 +54,7 @@ def test_connect_message_disconnect(client: Any, herald: Herald, world: World, u
     assert client.calls == ["transact_write_items", "batch_write_item", "batch_get_item"]
 
     client.calls.clear()
-    herald.doorkeeper.see_off(socket.event())
+    herald.lifecycle.on_disconnect(socket.event())
     assert len(client.calls) == 1
 
 
@@ -65,7 +65,7 @@ def test_disconnecting_costs_two_calls_at_most(
     say(herald, socket, action="join", group="room-1")
     for _ in range(2):  # from a group that the token does not name; and once more, when it is gone
         client.calls.clear()
-        herald.doorkeeper.see_off(socket.event())
+        herald.lifecycle.on_disconnect(socket.event())
         assert len(client.calls) == 2
 
 

@@ -21,7 +21,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.delivery import disconnect as terminate
-from chalicelib.delivery import outcomes as consequences
+from chalicelib.delivery import outcomes as outcome_recorder
 from chalicelib.errors import HeraldError
 from chalicelib.fanout import worker as fanout
 from chalicelib.protocol.messages import Queued
@@ -173,7 +173,7 @@ class Lives(RuleBasedStateMachine):
         if known:
             socket.state = "closed"
             if told:
-                self._run(lambda herald: herald.doorkeeper.see_off(socket.event()), soon)
+                self._run(lambda herald: herald.lifecycle.on_disconnect(socket.event()), soon)
 
     @rule(user=st.sampled_from(USERS), soon=SOON)
     def a_client_asks_again(self, user: str, soon: int) -> None:
@@ -332,7 +332,7 @@ class Lives(RuleBasedStateMachine):
     def _connect(self, reader: Reader, *, again: bool = True) -> None:
         """A handshake that nothing comes between, and what the client was joined to."""
         socket = self.world.connect(reader.user)
-        self._run(lambda herald: herald.doorkeeper.admit(socket.event()))
+        self._run(lambda herald: herald.lifecycle.on_connect(socket.event()))
         socket.state = "open"
         reader.socket = socket
         reader.resuming = again
@@ -398,7 +398,7 @@ class Lives(RuleBasedStateMachine):
 @pytest.mark.ministack
 @pytest.mark.timeout(0 if EXPLORE else 300)
 def test_nothing_is_lost(life: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (consequences, history, terminate):
+    for module in (outcome_recorder, history, terminate):
         monkeypatch.setattr(module, "ThreadPoolExecutor", Inline)
     monkeypatch.setattr(fanout, "SLICE_SECONDS", 0.0)
     monkeypatch.setattr(time, "sleep", lambda _: None)

@@ -7,8 +7,8 @@ from chalicelib.auth.cached_fetch import (
     FETCHES_AT_ONCE,
     FRESH_SECONDS,
     GOOD_SECONDS,
-    Kept,
-    NotFetched,
+    CachedFetch,
+    FetchError,
 )
 from chalicelib.errors import Unavailable
 
@@ -20,12 +20,12 @@ class Elsewhere:
         self.now = 1_000_000.0
         self.calls = 0
         self.down = False
-        self.kept: Kept[int] = Kept("the value", self.fetch, lambda: self.now)
+        self.kept: CachedFetch[int] = CachedFetch("the value", self.fetch, lambda: self.now)
 
     def fetch(self) -> int:
         self.calls += 1
         if self.down:
-            raise NotFetched("it is down")
+            raise FetchError("it is down")
         return self.calls
 
 

@@ -19,7 +19,7 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from chalicelib.auth import jwks as keys
-from chalicelib.auth.cached_fetch import FETCHES_AT_ONCE, NotFetched
+from chalicelib.auth.cached_fetch import FETCHES_AT_ONCE, FetchError
 from chalicelib.auth.verifier import TokenVerifier
 from chalicelib.errors import Unauthorized, Unavailable
 from chalicelib.runtime import aws as sdk
@@ -189,7 +189,7 @@ def with_another_end(text: str) -> str:
     ids=range(28),
 )
 def test_what_else_is_published_is_passed_over(unusable: Any) -> None:
-    with pytest.raises(NotFetched, match="holds no key"):
+    with pytest.raises(FetchError, match="holds no key"):
         keys.usable_keys({"keys": [unusable]})
     [used] = keys.usable_keys({"keys": [unusable, PAIRS["ES256"].jwk()]})
     assert used.kid == "ES256-1"
@@ -224,7 +224,7 @@ def test_each_key_of_a_kid_is_tried(provider: KeyServer, verifier: TokenVerifier
 
 @pytest.mark.parametrize("key_set", [None, [], "keys", {}, {"keys": {}}, {"keys": []}], ids=str)
 def test_what_is_no_key_set(key_set: Any) -> None:
-    with pytest.raises(NotFetched):
+    with pytest.raises(FetchError):
         keys.usable_keys(key_set)
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from chalicelib.delivery import congestion as lanes
 from chalicelib.delivery import http as transport
 from chalicelib.delivery import sender as delivery_module
-from chalicelib.delivery.congestion import MAX_WINDOW, Parcel, Window
+from chalicelib.delivery.congestion import MAX_WINDOW, CongestionWindow, Parcel
 from chalicelib.delivery.frames import Frame, frame_of
 from chalicelib.delivery.sender import Delivery, Outcome
 from chalicelib.delivery.sigv4 import Credentials
@@ -278,7 +278,7 @@ def test_connections_are_kept_from_one_delivery_to_the_next(
 def test_a_socket_that_died_in_the_pool_is_no_failure(delivery: Delivery, stubbed: Stub) -> None:
     ids = connection_ids(20)
     deliver(delivery, parcels(stubbed.endpoint, ids))
-    stubbed.hang_up()
+    stubbed.close_sockets()
     outcomes = deliver(delivery, parcels(stubbed.endpoint, ids))
     assert {(outcome.result, outcome.tries) for outcome in outcomes} == {(Result.DELIVERED, 1)}
 
@@ -356,7 +356,7 @@ def test_a_throttled_endpoint_is_given_less_at_a_time(
 
 
 def test_the_window_halves_once_for_requests_that_were_under_way_together() -> None:
-    window = Window()
+    window = CongestionWindow()
     for sent_at in (1.0, 2.0, 3.0):
         window.throttled(sent_at, now=5.0)
     assert window.size == lanes.START_WINDOW / 2
@@ -365,7 +365,7 @@ def test_the_window_halves_once_for_requests_that_were_under_way_together() -> N
 
 
 def test_the_window_opens_again_and_is_never_shut() -> None:
-    window = Window()
+    window = CongestionWindow()
     for moment in range(100):
         window.throttled(moment, now=moment)
     assert window.size == 1

@@ -10,7 +10,7 @@ from botocore.session import Session
 from chalicelib.errors import Unavailable
 from chalicelib.fanout.queue import MAX_BATCH, MAX_RECEIVES, Job, JobsFailed, Queue, Route
 from chalicelib.runtime.aws import sdk_client
-from chalicelib.store.audience import Part, Source
+from chalicelib.store.audience import Shard, Source
 from gateway.aws.emulator import create_queues
 from tests.support.tables import Counted
 
@@ -29,7 +29,7 @@ def urls(sqs: Any) -> dict[str, str]:
 
 
 def job(number: int, tenant: str | None = None) -> Job:
-    return Job({f"message-{number}": number}, Route(tenant, Source.EVERYONE, Part(0, 1, "")))
+    return Job({f"message-{number}": number}, Route(tenant, Source.EVERYONE, Shard(0, 1, "")))
 
 
 def received(sqs: Any, url: str) -> list[Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from chalicelib.delivery.congestion import Parcel
 from chalicelib.delivery.frames import frame_of
-from chalicelib.fanout.rate import FORGOTTEN, SECOND, Pacer
+from chalicelib.fanout.rate import FORGOTTEN, SECOND, FanoutRateLimiter
 from tests.support.tables import TABLES, Counted, recipient
 
 NEVER = 10_000.0
@@ -37,14 +37,16 @@ class Line:
         self.clock.now = start
         self.tenant = tenant
         self.sent: list[tuple[int, int]] = []
-        self._pacer = Pacer(
+        self._rate_limiter = FanoutRateLimiter(
             client, TABLES.messages, region, rate, lambda: self.clock.now, self.clock.sleep
         )
         self._parcels = self._endless()
 
     def _endless(self) -> Any:
         while True:
-            yield from self._pacer.paced(parcels(1000), self.tenant, time.monotonic() + NEVER)
+            yield from self._rate_limiter.throttle(
+                parcels(1000), self.tenant, time.monotonic() + NEVER
+            )
 
     def step(self) -> None:
         self.sent.append((self.clock.now, len(next(self._parcels))))
@@ -99,41 +101,45 @@ def test_a_share_is_free_again_when_its_tenant_has_done(moto: Any, user: str) ->
 
 def test_frames_count_and_not_recipients(moto: Any, user: str) -> None:
     clock = Clock()
-    pacer = Pacer(moto, TABLES.messages, user, 100, lambda: clock.now, clock.sleep)
+    rate_limiter = FanoutRateLimiter(
+        moto, TABLES.messages, user, 100, lambda: clock.now, clock.sleep
+    )
     began = clock.now
-    for _ in pacer.paced(parcels(100, frames=3), "t", time.monotonic() + NEVER):
+    for _ in rate_limiter.throttle(parcels(100, frames=3), "t", time.monotonic() + NEVER):
         pass
     assert (clock.now - began) / SECOND == pytest.approx(3, rel=0.15)
 
 
 def test_after_the_end_what_was_read_goes_out(moto: Any, user: str) -> None:
     clock = Clock()
-    pacer = Pacer(moto, TABLES.messages, user, 1, lambda: clock.now, clock.sleep)
+    rate_limiter = FanoutRateLimiter(moto, TABLES.messages, user, 1, lambda: clock.now, clock.sleep)
     began = clock.now
-    sent = [len(some) for some in pacer.paced(parcels(50), "t", time.monotonic() - 1)]
+    sent = [len(some) for some in rate_limiter.throttle(parcels(50), "t", time.monotonic() - 1)]
     assert sum(sent) == 50
     assert clock.now == began
 
 
 def test_without_a_rate_nothing_is_asked_nor_held_up(moto: Any) -> None:
     client: Any = Counted(moto)
-    pacer = Pacer(client, TABLES.messages, "-", 0)
+    rate_limiter = FanoutRateLimiter(client, TABLES.messages, "-", 0)
     everything = parcels(5000)
-    assert list(pacer.paced(everything, None, 0.0)) == [everything]
+    assert list(rate_limiter.throttle(everything, None, 0.0)) == [everything]
     assert client.calls == []
-    assert pacer.page_items(1000) == 1000
+    assert rate_limiter.page_items(1000) == 1000
 
 
 def test_no_more_is_read_at_a_time_than_a_second_takes(moto: Any) -> None:
-    assert Pacer(moto, TABLES.messages, "-", 20).page_items(1000) == 20
-    assert Pacer(moto, TABLES.messages, "-", 8000).page_items(1000) == 1000
+    assert FanoutRateLimiter(moto, TABLES.messages, "-", 20).page_items(1000) == 20
+    assert FanoutRateLimiter(moto, TABLES.messages, "-", 8000).page_items(1000) == 1000
 
 
 def test_a_reservation_is_a_call_or_two_for_a_tenth_of_a_second(moto: Any, user: str) -> None:
     client: Any = Counted(moto)
     clock = Clock()
-    pacer = Pacer(client, TABLES.messages, user, 5000, lambda: clock.now, clock.sleep)
-    for _ in pacer.paced(parcels(5000), "t", time.monotonic() + NEVER):
+    rate_limiter = FanoutRateLimiter(
+        client, TABLES.messages, user, 5000, lambda: clock.now, clock.sleep
+    )
+    for _ in rate_limiter.throttle(parcels(5000), "t", time.monotonic() + NEVER):
         pass
     assert client.calls.count("update_item") <= 11
 

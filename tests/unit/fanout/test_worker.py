@@ -48,7 +48,7 @@ class Scene:
         self.world.estimate = people
         for number in range(people):
             socket = self.world.connect(f"user-{number}")
-            self.herald().doorkeeper.admit(socket.event())
+            self.herald().lifecycle.on_connect(socket.event())
             socket.state = "open"
 
     def herald(self, client: Any = None) -> Herald:
@@ -371,13 +371,13 @@ def test_who_is_not_reached_is_counted_and_some_are_named(life: Any) -> None:
 
 
 def test_a_hundred_names_are_kept_however_many_slices_have_some(scene: Scene) -> None:
-    from chalicelib.fanout.progress import Place
+    from chalicelib.fanout.progress import ShardPosition
     from chalicelib.protocol.messages import Report, Result
 
     [message_id] = scene.post({"to": {"users": ["user-1"]}, "data": 1})
     progress = scene.herald().progress
     for number in range(3):
-        place = Place(message_id, 0, str(number) if number else "")
+        place = ShardPosition(message_id, 0, str(number) if number else "")
         progress.claim(place, f"job-{number}")
         report = Report(message_id)
         for failed in range(60):

@@ -37,14 +37,14 @@ class Scene(World):
     def come(self) -> Socket:
         self.pass_time(1)
         self.socket = self.connect("alice")
-        self.herald.doorkeeper.admit(self.socket.event())
+        self.herald.lifecycle.on_connect(self.socket.event())
         self.socket.state = "open"
         self.frames.clear()
         return self.socket
 
     def go(self) -> None:
         self.socket.state = "closed"
-        self.herald.doorkeeper.see_off(self.socket.event())
+        self.herald.lifecycle.on_disconnect(self.socket.event())
 
     def pass_time(self, milliseconds: int) -> None:
         self.now += milliseconds

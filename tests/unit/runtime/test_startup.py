@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from chalicelib.runtime.startup import to_stay
+from chalicelib.runtime.startup import gc_frozen
 from gateway.configuration import PROJECT
 
 
 def test_what_is_loaded_is_no_more_searched_for_garbage() -> None:
     before = gc.get_freeze_count()
-    with to_stay():
+    with gc_frozen():
         assert not gc.isenabled()
     assert gc.isenabled()
     assert gc.get_freeze_count() > before
@@ -21,7 +21,7 @@ def test_what_is_loaded_is_no_more_searched_for_garbage() -> None:
 
 def test_what_a_failure_leaves_is_garbage_as_ever() -> None:
     before = gc.get_freeze_count()
-    with pytest.raises(LookupError), to_stay():
+    with pytest.raises(LookupError), gc_frozen():
         raise LookupError
     assert gc.isenabled()
     assert gc.get_freeze_count() == before

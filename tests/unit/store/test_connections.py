@@ -100,7 +100,7 @@ def test_connecting_and_disconnecting_are_one_call_each(
 ) -> None:
     connections.open(connection(user, user))
     assert online(users, user) == 1
-    assert connections.close(recipient(user, user), NOW + 5)
+    assert connections.remove(recipient(user, user), NOW + 5)
     assert (online(users, user), users.presence(None, user).last_seen) == (0, NOW + 5)
     assert client.calls == ["transact_write_items"] * 2
 
@@ -111,7 +111,7 @@ def test_with_groups_too_and_with_groups_that_were_not_known_it_is_one_more(
     for guess, calls in (({"a", "b"}, 2), ((), 3), ({"c"}, 3)):
         client.calls.clear()
         connections.open(connection(f"{user}-{calls}-{len(guess)}", user, None, "a", "b"))
-        connections.close(recipient(f"{user}-{calls}-{len(guess)}", user), GROWN_UP, guess)
+        connections.remove(recipient(f"{user}-{calls}-{len(guess)}", user), GROWN_UP, guess)
         assert client.calls == ["transact_write_items"] * calls
 
 
@@ -123,17 +123,17 @@ def test_a_message_is_one_call_idle_or_busy_and_so_is_a_refusal(
     busy.open(opened)
     client.calls.clear()
     for moment in (0, 10, 20, 30, 40, 50_000):
-        busy.hear(user, opened.principal, NOW + moment, 1)
+        busy.record_activity(user, opened.principal, NOW + moment, 1)
     assert client.calls == ["transact_write_items"] * 6
     for _ in range(4):
-        busy.hear(user, opened.principal, NOW + 50_000, 1)
+        busy.record_activity(user, opened.principal, NOW + 50_000, 1)
     client.calls.clear()
     with pytest.raises(RateLimited):
-        busy.hear(user, opened.principal, NOW + 50_000, 1)
+        busy.record_activity(user, opened.principal, NOW + 50_000, 1)
     assert client.calls == []  # it is known already
     elsewhere = connections_of(client, messages=Rate.per_second(1, 5))
     with pytest.raises(RateLimited):
-        elsewhere.hear(user, opened.principal, NOW + 50_000, 1)
+        elsewhere.record_activity(user, opened.principal, NOW + 50_000, 1)
     assert client.calls == ["transact_write_items"]
 
 
@@ -149,8 +149,8 @@ def test_what_comes_twice_changes_nothing(
     connections.open(connection(f"{user}-3", user))
     connections.open(connection(f"{user}-3", user))  # at the limit, but it is counted already
     assert online(users, user) == 3
-    assert connections.close(recipient(f"{user}-1", user), NOW)
-    assert not connections.close(recipient(f"{user}-1", user), NOW)
+    assert connections.remove(recipient(f"{user}-1", user), NOW)
+    assert not connections.remove(recipient(f"{user}-1", user), NOW)
     assert online(users, user) == 2
 
 
@@ -168,9 +168,9 @@ def test_a_disconnect_that_comes_before_or_within_connect_keeps_it_closed(
     dynamodb: Any, connections: Connections, users: Users, user: str
 ) -> None:
     late, twice = recipient(f"{user}-late", user), recipient(f"{user}-twice", user)
-    connections.close(late, NOW + 1000)
+    connections.remove(late, NOW + 1000)
     connections.open(connection(twice.connection_id, user))
-    connections.close(twice, NOW + 2000)
+    connections.remove(twice, NOW + 2000)
     for early in (late, twice):
         with pytest.raises(ConnectionGone):
             connections.open(connection(early.connection_id, user))
@@ -186,7 +186,7 @@ def test_the_ids_of_what_was_closed_early_do_not_pile_up(
         for number in range(2):
             opened = connection(f"{user}-{minute}-{number}", user, at=at)
             connections.open(opened)
-            connections.close(opened.recipient, at + 1)
+            connections.remove(opened.recipient, at + 1)
     kept = {
         one
         for name, value in user_item(dynamodb, user).items()
@@ -199,7 +199,7 @@ def test_the_ids_of_what_was_closed_early_do_not_pile_up(
 def test_closing_what_is_unknown_and_old_writes_nothing(
     dynamodb: Any, connections: Connections, user: str
 ) -> None:
-    assert not connections.close(recipient(user, user), GROWN_UP)
+    assert not connections.remove(recipient(user, user), GROWN_UP)
     assert user_item(dynamodb, user) is None
 
 
@@ -209,7 +209,7 @@ def test_untying_mends_a_set_whose_connection_is_no_more(
     connections.open(connection(user, user))
     dynamodb.delete_item(TableName=TABLES.connections, Key={"connectionId": {"S": user}})
     assert online(users, user) == 0  # nor is it counted before
-    assert not connections.close(recipient(user, user), GROWN_UP)
+    assert not connections.remove(recipient(user, user), GROWN_UP)
     assert "connections" not in user_item(dynamodb, user)
     assert f"@{user}" not in user_item(dynamodb, user)
 
@@ -245,7 +245,7 @@ def test_over_the_limit_nothing_changes_and_the_oldest_is_known(
     assert online(users, user) == 3
     assert stored(dynamodb, f"{user}-3") is None
     assert members(dynamodb, user) == []
-    connections.close(recipient(f"{user}-0", user), NOW)
+    connections.remove(recipient(f"{user}-0", user), NOW)
     connections.open(connection(f"{user}-3", user))
 
 
@@ -294,7 +294,7 @@ def test_stale_and_active_again(dynamodb: Any, connections: Connections, user: s
     connections.open(opened)
     connections.mark_stale(user)
     assert state() == ("stale", str(NOW))
-    connections.hear(user, opened.principal, NOW + 1, 0)
+    connections.record_activity(user, opened.principal, NOW + 1, 0)
     assert state() == ("active", str(NOW + 1))
     assert user_item(dynamodb, user)["lastSeen"]["N"] == str(NOW + 1)
     connections.mark_stale(user)
@@ -316,7 +316,7 @@ def test_what_is_gone_is_not_made_a_ghost(
     connections.revive(user, NOW)
     gone = connection(user, user)
     for change in (
-        lambda: connections.hear(user, gone.principal, NOW, 1),
+        lambda: connections.record_activity(user, gone.principal, NOW, 1),
         lambda: connections.join(gone, user, NOW + 1),
         lambda: connections.leave(gone, user, NOW + 1),
         lambda: connections.refresh(gone, gone.principal, NOW + 1),
@@ -351,7 +351,7 @@ def test_groups_are_joined_and_left_and_end_with_the_connection(
     for _ in range(2):
         connections.leave(opened, f"{user}-a", NOW + 1)
     assert members(dynamodb, f"{user}-a", "t") == []
-    connections.close(recipient(user, user, "t"), NOW)
+    connections.remove(recipient(user, user, "t"), NOW)
     assert members(dynamodb, f"{user}-b", "t") == []
 
 
@@ -362,7 +362,7 @@ def test_one_group_too_many_is_refused(connections: Connections, user: str) -> N
     connections.join(opened, groups[7], NOW + 1)
     with pytest.raises(BadRequest, match="50 groups"):
         connections.join(opened, "another", NOW + 1)
-    assert connections.close(opened.recipient, NOW, groups)
+    assert connections.remove(opened.recipient, NOW, groups)
 
 
 # --- Refresh
@@ -400,12 +400,12 @@ def test_after_a_refresh_its_principal_is_the_one_in_one_call(
     renewed = refreshed(opened, scopes=frozenset({Scope.MESSAGES_SEND}))
     connections.refresh(opened, renewed, NOW + 1)
     client.calls.clear()
-    assert connections.hear(user, opened.principal, NOW, 0) == renewed
+    assert connections.record_activity(user, opened.principal, NOW, 0) == renewed
     assert client.calls == ["transact_write_items"]
     elsewhere = connections_of(client)
-    assert elsewhere.hear(user, opened.principal, NOW, 0) == renewed
+    assert elsewhere.record_activity(user, opened.principal, NOW, 0) == renewed
     client.calls.clear()
-    assert elsewhere.hear(user, opened.principal, NOW, 0) == renewed
+    assert elsewhere.record_activity(user, opened.principal, NOW, 0) == renewed
     assert client.calls == ["transact_write_items"]
 
 
@@ -463,13 +463,13 @@ def test_each_is_charged_for_what_they_ask_wherever_it_is_counted(dynamodb: Any,
     with pytest.raises(RateLimited):
         other.open(connection(f"{user}-2", user))
     other.open(connection(f"{user}-3", f"{user}-other"))
-    one.hear(opened.connection_id, opened.principal, NOW, 0)
+    one.record_activity(opened.connection_id, opened.principal, NOW, 0)
     with pytest.raises(RateLimited):
-        other.hear(opened.connection_id, opened.principal, NOW, 0)
+        other.record_activity(opened.connection_id, opened.principal, NOW, 0)
     for environment in (one, other):
         elsewhere = f"{user}-3", Principal(f"{user}-other", LATER)
         with pytest.raises(RateLimited) if environment is other else nullcontext():
-            environment.hear(*elsewhere, NOW, 0)
+            environment.record_activity(*elsewhere, NOW, 0)
 
 
 def test_a_frames_messages_count_for_the_quota(dynamodb: Any, user: str) -> None:
@@ -478,15 +478,15 @@ def test_a_frames_messages_count_for_the_quota(dynamodb: Any, user: str) -> None
     opened = connection(user, user)
     limited.open(opened)
     for messages in (2, 0):
-        limited.hear(user, opened.principal, NOW, messages)
+        limited.record_activity(user, opened.principal, NOW, messages)
     with pytest.raises(QuotaExceeded):
-        limited.hear(user, opened.principal, NOW, 1)
+        limited.record_activity(user, opened.principal, NOW, 1)
 
 
 def test_what_has_ended_is_told_to_connect_again(connections: Connections, user: str) -> None:
     opened = connection(user, user)
     for say in (
-        lambda: connections.hear(user, opened.principal, NOW, 0),
+        lambda: connections.record_activity(user, opened.principal, NOW, 0),
         lambda: connections.join(opened, "team", NOW),
         lambda: connections.leave(opened, "team", NOW),
         lambda: connections.refresh(opened, opened.principal, NOW),
@@ -494,7 +494,7 @@ def test_what_has_ended_is_told_to_connect_again(connections: Connections, user:
         with pytest.raises(ConnectionGone) as gone:
             say()
         assert gone.value.detail == "the connection has ended: connect again"
-    connections.close(opened.recipient, NOW)
+    connections.remove(opened.recipient, NOW)
     with pytest.raises(ConnectionGone) as gone:
         connections.open(opened)
     assert gone.value.detail == "the client has left already"
@@ -516,8 +516,8 @@ def test_an_end_is_counted_with_how_long_it_lasted(
     connections = connections_of(dynamodb, metrics=metrics)
     opened = connection(user, user)
     connections.open(opened)
-    assert connections.close(opened.recipient, NOW + 1500)
-    assert not connections.close(opened.recipient, NOW + 2500)
+    assert connections.remove(opened.recipient, NOW + 1500)
+    assert not connections.remove(opened.recipient, NOW + 2500)
     metrics.flush()
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["ConnectionsClosed"] for line in printed if "ConnectionsClosed" in line] == [[1.0]]
@@ -569,7 +569,7 @@ def test_what_it_was_in_is_noted_when_it_leaves_it(
     assert left is not None
     connections.refresh(left, replace(left.principal, groups=("three",)), NOW + 2)
     assert notes(dynamodb, user) == [one, two]
-    connections.close(opened.recipient, GROWN_UP, ["three"])
+    connections.remove(opened.recipient, GROWN_UP, ["three"])
     three = {"M": {"three": {"N": str(NOW)}}}
     assert notes(dynamodb, user) == [three, one, two]
 
@@ -581,7 +581,7 @@ def test_a_wrong_guess_of_the_groups_is_no_end(
     opened = connection(user, user)
     connections.open(opened)
     connections.join(opened, "team", NOW + 5)
-    assert connections.close(opened.recipient, GROWN_UP, ["team"])
+    assert connections.remove(opened.recipient, GROWN_UP, ["team"])
     assert notes(dynamodb, user) == [{"M": {"team": {"N": str(NOW + 5)}}}]
 
 
@@ -607,7 +607,7 @@ def test_groups_that_never_rest_are_given_up(dynamodb: Any, user: str) -> None:
     connections_of(dynamodb).open(opened)
     restless = connections_of(Restless(dynamodb, opened))
     with pytest.raises(Unavailable) as unavailable:
-        restless.close(opened.recipient, GROWN_UP)
+        restless.remove(opened.recipient, GROWN_UP)
     assert unavailable.value.detail == "the connection's groups change faster than they can be left"
     with pytest.raises(Unavailable) as unavailable:
         restless.refresh(opened, opened.principal, NOW)
@@ -627,7 +627,7 @@ def test_only_so_many_refreshed_are_remembered_and_the_last_ones(
     client.calls.clear()
     calls = []
     for one in reversed(opened):
-        connections.hear(one.connection_id, one.principal, NOW, 0)
+        connections.record_activity(one.connection_id, one.principal, NOW, 0)
         calls.append(len(client.calls))
     assert calls == [1, 2, 4]  # who was forgotten is found out by a second call
 
@@ -672,6 +672,6 @@ def test_a_token_that_never_rests_is_given_up(dynamodb: Any, user: str) -> None:
     opened = connection(user, user)
     connections_of(dynamodb).open(opened)
     with pytest.raises(Unavailable) as unavailable:
-        connections_of(Renewing(dynamodb, opened)).hear(user, opened.principal, NOW, 0)
+        connections_of(Renewing(dynamodb, opened)).record_activity(user, opened.principal, NOW, 0)
     assert unavailable.value.detail == "the connection's token changes too fast"
     assert unavailable.value.retry_after == 1.0

@@ -36,7 +36,7 @@ class Scene:
         self.client = client
         self.world = World()
         self.bob: Socket = self.world.connect("bob")
-        Herald(client, self.world, evicts=False).doorkeeper.admit(self.bob.event())
+        Herald(client, self.world, evicts=False).lifecycle.on_connect(self.bob.event())
         self.bob.state = "open"
 
     def submit(self, client: Any, body: str = BODY) -> Any:

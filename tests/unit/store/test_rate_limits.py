@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from chalicelib.auth.principal import Principal
 from chalicelib.errors import Contended, QuotaExceeded, RateLimited, Unavailable
 from chalicelib.store import rate_limits as limits
-from chalicelib.store.expressions import Part
+from chalicelib.store.expressions import Clause
 from chalicelib.store.rate_limits import DAY_MS, USERS_REMEMBERED, Limiter, Meter, Rate, Usage
 from chalicelib.store.users import Users
 from tests.support.tables import LATER, NOW, TABLES, Counted, meter
@@ -31,7 +31,7 @@ def allowed(users: Users, user: str, now: int, messages: int = 1) -> bool:
     return True
 
 
-def written(_: Sequence[Part]) -> None:
+def written(_: Sequence[Clause]) -> None:
     """A write that always succeeds."""
 
 
@@ -117,7 +117,7 @@ def test_only_so_many_users_are_remembered() -> None:
 
 
 def failing(error: Exception) -> Any:
-    def write(_: Sequence[Part]) -> None:
+    def write(_: Sequence[Clause]) -> None:
         raise error
 
     return write
@@ -188,14 +188,14 @@ def test_the_first_moment_of_a_day_is_of_that_day(dynamodb: Any, user: str) -> N
 
 def test_what_will_be_refused_is_foreseen_as_far_as_is_remembered() -> None:
     counted = Meter(Limiter("due", Rate.per_second(1, 2)))
-    counted.foresee("user", NOW)
+    counted.check("user", NOW)
     for _ in range(2):
         counted.charge("user", NOW, written)
     with pytest.raises(RateLimited) as limited:
-        counted.foresee("user", NOW)
+        counted.check("user", NOW)
     assert (limited.value.detail, limited.value.retry_after) == ("too many requests", 1.0)
-    counted.foresee("user", NOW + 1000)
-    counted.foresee("other", NOW)
+    counted.check("user", NOW + 1000)
+    counted.check("other", NOW)
 
 
 def test_usage_is_nothing_where_nothing_is_said_and_kept_where_nothing_is_counted() -> None:
@@ -212,7 +212,7 @@ def test_what_sends_nothing_counts_nothing_and_without_a_quota_nothing_does() ->
     counted.charge("user", NOW, written, 1)
     with pytest.raises(QuotaExceeded):
         counted.charge("user", NOW, written, 1)
-    counted.foresee("user", NOW)  # it may be a request that sends nothing
+    counted.check("user", NOW)  # it may be a request that sends nothing
 
 
 def test_it_is_the_oldest_who_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,10 +220,10 @@ def test_it_is_the_oldest_who_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> 
     counted = Meter(Limiter("due", Rate.per_second(1, 1)))
     for user in ("first", "second", "third"):
         counted.charge(user, NOW, written)
-    counted.foresee("first", NOW)
+    counted.check("first", NOW)
     for user in ("second", "third"):
         with pytest.raises(RateLimited):
-            counted.foresee(user, NOW)
+            counted.check(user, NOW)
 
 
 def test_a_user_whose_item_never_rests_is_refused_for_now() -> None:

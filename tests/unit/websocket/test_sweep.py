@@ -35,7 +35,7 @@ class Sweep:
         self.probed: list[str] = []
         self.expired: list[str] = []
         self.reported: list[int] = []
-        this: Any = self  # stands in for Consequences and Terminator
+        this: Any = self  # stands in for OutcomeRecorder and Disconnector
         self.connections = Connections(
             client,
             LIFE,
@@ -67,7 +67,7 @@ class Sweep:
             for one in recipients
         ]  # fmt: skip
 
-    def expire(self, recipients: list[Recipient], deadline: float) -> None:
+    def disconnect_expired(self, recipients: list[Recipient], deadline: float) -> None:
         self.expired += [one.connection_id for one in recipients]
 
     def open(self, *ids: str, at: int = NOW) -> None:

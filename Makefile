@@ -42,6 +42,7 @@ test: lint types tests ## Lint, types and every test that needs only Python
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo --cache-dir .herald/imports
 
 types: $(READY)
 	$(BIN)/mypy

@@ -24,10 +24,11 @@ from chalice.app import WebsocketEvent as ChaliceEvent
 
 from chalicelib.auth import authorizers
 from chalicelib.auth.access import AccessRules
-from chalicelib.auth.bearer import authenticate, bearer_token
+from chalicelib.auth.bearer import bearer_token
 from chalicelib.auth.principal import Principal, Scope, user_key
 from chalicelib.errors import ANSWERS, Forbidden, HeraldError, Unauthorized, Unavailable
 from chalicelib.protocol.messages import parse_name
+from chalicelib.protocol.reports import Reply
 from chalicelib.protocol.strict_json import encode
 from chalicelib.rest import responses
 from chalicelib.runtime import startup
@@ -36,11 +37,11 @@ from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import RESERVED, Settings
 from chalicelib.stage import stage_defaults
 from chalicelib.store.items import Connection
-from chalicelib.websocket.event import WebSocketEvent
+from chalicelib.websocket.event import WebSocketEvent, authenticate
 
 if TYPE_CHECKING:
     from chalicelib.auth.verifier import TokenVerifier
-    from chalicelib.wiring import Service
+    from chalicelib.wiring import Herald
 
 if "AWS_CHALICE_CLI_MODE" in os.environ and find_spec("infra"):  # never on Lambda
     from infra import chalice_cli
@@ -94,12 +95,12 @@ def verify(token: str) -> Principal:
 
 
 @cache
-def service() -> "Service":
-    """What needs AWS. Made at first use: the authorizers do without, and start faster for it."""
+def herald() -> "Herald":
+    """Create Herald lazily: the authorizers never need it, which keeps their cold start short."""
     with startup.gc_frozen():
-        from chalicelib.wiring import Service
+        from chalicelib.wiring import Herald
 
-        return Service(settings, verify, rules, metrics)
+        return Herald.on_aws(settings, verify=verify, rules=rules, metrics=metrics)
 
 
 @app.middleware("all")
@@ -150,7 +151,7 @@ def connect_authorizer(event: dict[str, Any], context: object) -> dict[str, Any]
 @app.on_ws_connect()
 def on_ws_connect(event: ChaliceEvent) -> dict[str, Any]:
     try:
-        subprotocol = service().lifecycle.on_connect(WebSocketEvent(event.to_dict(), REGION))
+        subprotocol = herald().lifecycle.on_connect(WebSocketEvent(event.to_dict(), REGION))
     except HeraldError as error:
         logger.info("handshake refused: %s", error.detail)
         metrics.count("ConnectionsRejected", Reason=error.code)
@@ -162,13 +163,13 @@ def on_ws_connect(event: ChaliceEvent) -> dict[str, Any]:
 
 @app.on_ws_message()
 def on_ws_message(event: ChaliceEvent) -> None:
-    service().actions.receive(WebSocketEvent(event.to_dict(), REGION), deadline(event.context))
+    herald().actions.receive(WebSocketEvent(event.to_dict(), REGION), deadline(event.context))
 
 
 @app.on_ws_disconnect()
 def on_ws_disconnect(event: ChaliceEvent) -> None:
     try:
-        service().lifecycle.on_disconnect(WebSocketEvent(event.to_dict(), REGION))
+        herald().lifecycle.on_disconnect(WebSocketEvent(event.to_dict(), REGION))
     except Unavailable as error:  # API Gateway tells it once: it is as if it had been lost
         logger.error("a connection is left to the sweep: %s", error.detail)
 
@@ -179,7 +180,7 @@ def on_ws_disconnect(event: ChaliceEvent) -> None:
 @app.schedule(Rate(1, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
     try:
-        service().sweeper.sweep(end(event.context))
+        herald().sweeper.sweep(end(event.context))
     except Unavailable as error:
         logger.error("the sweep is left to the next: %s", error.detail)
 
@@ -190,7 +191,7 @@ def sweep(event: CloudWatchEvent) -> None:
 def deliver_queued(event: SQSEvent) -> None:
     """Do a batch of jobs. Raises where any failed: SQS brings those again."""
     records = event.to_dict()["Records"]
-    service().queue.settle(records, service().worker.work(records, end(event.context)))
+    herald().queue.settle(records, herald().worker.work(records, end(event.context)))
 
 
 if settings.fanout_queue_name is not None:
@@ -213,7 +214,7 @@ def answering(view: Callable[..., Any]) -> Callable[..., Response]:
             value = view(*args, **kwargs)
             if value is None:
                 return Response("", responses.SAFE_HEADERS, 204)
-            if isinstance(value, responses.Reply):
+            if isinstance(value, Reply):
                 headers = REPLAY_HEADERS if value.replayed else JSON_HEADERS
                 return Response(value.body.decode(), headers, value.status)
             return Response(encode(value).decode(), JSON_HEADERS)
@@ -231,8 +232,8 @@ def answering(view: Callable[..., Any]) -> Callable[..., Response]:
     "/messages", methods=["POST"], authorizer=rest_authorizer, content_types=ANY_CONTENT_TYPE
 )
 @answering
-def post_messages() -> responses.Reply:
-    return service().submissions.submit(
+def post_messages() -> Reply:
+    return herald().submissions.submit(
         caller(), request().headers, request().raw_body, deadline(app.lambda_context)
     )
 
@@ -242,28 +243,28 @@ def post_messages() -> responses.Reply:
 def get_message(message_id: str) -> dict[str, object]:
     """How far a queued message has come."""
     reader = caller()
-    return service().progress.of(name("messageId", message_id), reader, service().now())
+    return herald().progress.of(name("messageId", message_id), reader, herald().now())
 
 
 @app.route("/users/{user_id}", methods=["GET"], authorizer=rest_authorizer)
 @answering
 def get_user(user_id: str) -> dict[str, object]:
     tenant, user_id = owner(user_id, Scope.USERS_READ)
-    return service().users.presence(tenant, user_id).to_dict()
+    return herald().users.presence(tenant, user_id).to_dict()
 
 
 @app.route("/users/{user_id}/connections", methods=["GET"], authorizer=rest_authorizer)
 @answering
 def get_connections(user_id: str) -> dict[str, object]:
-    now = service().now()
-    connections = service().users.presence(*owner(user_id, Scope.CONNECTIONS_MANAGE)).connections
+    now = herald().now()
+    connections = herald().users.presence(*owner(user_id, Scope.CONNECTIONS_MANAGE)).connections
     return {"connections": [one.to_dict(now, settings.stale_after_seconds) for one in connections]}
 
 
 @app.route("/users/{user_id}/connections", methods=["DELETE"], authorizer=rest_authorizer)
 @answering
 def delete_connections(user_id: str) -> None:
-    close(service().users.presence(*owner(user_id, Scope.CONNECTIONS_MANAGE)).connections)
+    close(herald().users.presence(*owner(user_id, Scope.CONNECTIONS_MANAGE)).connections)
 
 
 @app.route(
@@ -273,7 +274,7 @@ def delete_connections(user_id: str) -> None:
 def delete_connection(user_id: str, connection_id: str) -> None:
     """One that is another's, or doesn't exist, is told apart by nothing."""
     key = user_key(*owner(user_id, Scope.CONNECTIONS_MANAGE))
-    connection = service().connections.find(name("connectionId", connection_id))
+    connection = herald().connections.find(name("connectionId", connection_id))
     if connection is not None and connection.principal.key == key:
         close([connection])
 
@@ -281,13 +282,13 @@ def delete_connection(user_id: str, connection_id: str) -> None:
 @app.route("/keys", methods=["GET"], authorizer=rest_authorizer)
 @answering
 def get_keys() -> dict[str, object]:
-    return {"keys": service().encryption.keys_of(caller().key)}
+    return {"keys": herald().encryption.keys_of(caller().key)}
 
 
 @app.route("/health", methods=["GET"])
 @answering
 def get_health() -> dict[str, object]:
-    service().check()
+    herald().check()
     return {"status": "ok"}
 
 
@@ -308,7 +309,7 @@ def name(parameter: str, value: str) -> str:
 def close(connections: Sequence[Connection]) -> None:
     """Close connections, within the request's time."""
     recipients = [connection.recipient for connection in connections]
-    service().disconnector.disconnect(recipients, deadline(app.lambda_context))
+    herald().disconnector.disconnect(recipients, deadline(app.lambda_context))
 
 
 def caller() -> Principal:

@@ -11,11 +11,11 @@ from pathlib import Path
 from bench.peers.rounds import peak_memory
 from bench.quick_mode import extent
 from bench.stub import CLIENT_CORE, Stub, pin
-from chalicelib.delivery.congestion import Parcel
 from chalicelib.delivery.frames import frame_of
-from chalicelib.delivery.sender import Delivery
-from chalicelib.delivery.sigv4 import Credentials
-from chalicelib.protocol.messages import Result
+from chalicelib.delivery.parcel import Parcel
+from chalicelib.delivery.sender import Sender
+from chalicelib.protocol.reports import Result
+from chalicelib.runtime.aws import Credentials
 from chalicelib.store.items import Recipient
 
 AUDIENCES = (1000, extent(100_000, 2000))
@@ -45,7 +45,7 @@ def _in_a_process(stub: Stub, recipients: int) -> float:
 
 def _deliver(endpoint: str, recipients: int) -> None:
     pin(CLIENT_CORE)
-    delivery = Delivery(lambda: Credentials("key", "secret"), "us-east-1")
+    delivery = Sender(lambda: Credentials("key", "secret"), region="us-east-1")
     frames = (frame_of(b"x" * 200),)
 
     def pages() -> Iterator[list[Parcel]]:

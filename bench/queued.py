@@ -24,7 +24,7 @@ from bench.quiet import functions_unheard
 from bench.stub import Stub, stub
 from bench.tables import Tables, serving
 from chalicelib.auth.principal import Principal
-from chalicelib.fanout.worker import shards_for
+from chalicelib.fanout.publisher import shards_for
 from chalicelib.store.items import Connection
 from gateway.aws.emulator import client
 from gateway.configuration import configuration

@@ -16,8 +16,9 @@ from typing import Any
 import simpy
 
 from chalicelib.delivery.congestion import MAX_WINDOW
+from chalicelib.fanout.publisher import shards_for
 from chalicelib.fanout.rate import STEP_SECONDS
-from chalicelib.fanout.worker import SLICE_SECONDS, shards_for
+from chalicelib.fanout.worker import SLICE_SECONDS
 from chalicelib.store.audience import PAGE_ITEMS
 
 RESULTS = Path(__file__).parent / "results"

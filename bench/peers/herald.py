@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bench.peers.rounds import Meter, Round, serve
-from chalicelib.delivery.congestion import Parcel
 from chalicelib.delivery.frames import frame_of
-from chalicelib.delivery.sender import Delivery
-from chalicelib.delivery.sigv4 import Credentials
-from chalicelib.protocol.messages import Result
+from chalicelib.delivery.parcel import Parcel
+from chalicelib.delivery.sender import Sender
+from chalicelib.protocol.reports import Result
+from chalicelib.runtime.aws import Credentials
 from chalicelib.store.items import Recipient
 
 PAGE = 1000
@@ -18,7 +18,7 @@ DEADLINE_SECONDS = 60.0
 
 @contextmanager
 def peer(endpoint: str) -> Iterator[Round]:
-    delivery = Delivery(lambda: Credentials("key", "secret"), "us-east-1")
+    delivery = Sender(lambda: Credentials("key", "secret"), region="us-east-1")
 
     def send(meter: Meter, ids: Sequence[str], body: bytes) -> None:
         frames = (frame_of(body),)

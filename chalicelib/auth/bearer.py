@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from chalicelib.auth.principal import Principal, Scope
+from chalicelib.auth.principal import Principal
 from chalicelib.errors import Unauthorized
-from chalicelib.websocket.event import WebSocketEvent
 
 BEARER_SUBPROTOCOL_PREFIX = "bearer."
 
@@ -36,14 +35,3 @@ def handshake_token(
     if query.get("token"):
         return query["token"]
     raise Unauthorized("no token")
-
-
-def authenticate(event: WebSocketEvent, verify: Verify) -> Principal:
-    """Whom a handshake's token names.
-
-    Raises Unauthorized, Forbidden without `ws:connect`, and Unavailable.
-    """
-    token = handshake_token(event.headers, event.subprotocols, event.query)
-    principal = verify(token)
-    principal.require(Scope.WS_CONNECT)
-    return principal

@@ -4,13 +4,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from chalicelib.delivery.congestion import Parcel
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import Framer
 from chalicelib.delivery.outcomes import SETTLING_SECONDS, OutcomeRecorder
-from chalicelib.delivery.sender import Delivery
+from chalicelib.delivery.parcel import Delivery, Parcel
 from chalicelib.errors import Unavailable
-from chalicelib.protocol.messages import Interrupted, Report, Result
+from chalicelib.protocol.reports import Interrupted, Report, Result
 from chalicelib.runtime.metrics import Metrics, Sample
 from chalicelib.store.audience import Page
 from chalicelib.store.items import Recipient
@@ -34,6 +33,7 @@ class Broadcaster:
 
     def __init__(
         self,
+        *,
         delivery: Delivery,
         outcome_recorder: OutcomeRecorder,
         disconnector: Disconnector,

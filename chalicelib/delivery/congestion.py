@@ -3,24 +3,15 @@
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from chalicelib.delivery.frames import Frame
 from chalicelib.delivery.http import Origin
+from chalicelib.delivery.parcel import Parcel
 from chalicelib.delivery.sigv4 import RequestSigner
-from chalicelib.store.items import Recipient
 
 START_WINDOW = 32
 MAX_WINDOW = 256
 SILENT_SECONDS = 0.5  # without an answer: others need not wait for it
 UNREACHABLE_SECONDS = 5.0  # without an answer: nobody needs to
-
-
-class Parcel(NamedTuple):
-    """What one recipient shall get: frames, in order."""
-
-    recipient: Recipient
-    frames: tuple[Frame, ...]
 
 
 class CongestionWindow:

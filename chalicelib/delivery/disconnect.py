@@ -5,13 +5,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
-from chalicelib.delivery.congestion import Parcel
 from chalicelib.delivery.frames import CLOSE, Frame, frame_of
 from chalicelib.delivery.notices import Removed
 from chalicelib.delivery.outcomes import HANDSHAKE_PAUSES
-from chalicelib.delivery.sender import Delivery
+from chalicelib.delivery.parcel import Delivery, Parcel
 from chalicelib.errors import Unavailable
-from chalicelib.protocol.messages import Result
+from chalicelib.protocol.reports import Result
 from chalicelib.protocol.strict_json import encode
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Recipient
@@ -27,7 +26,7 @@ class Disconnector:
     """Terminates connections from our side."""
 
     def __init__(
-        self, connections: Connections, delivery: Delivery, now: Callable[[], int]
+        self, *, connections: Connections, delivery: Delivery, now: Callable[[], int]
     ) -> None:
         """`now` is the clock, in epoch milliseconds."""
         self._connections = connections

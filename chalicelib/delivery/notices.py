@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from chalicelib.delivery.congestion import Parcel
 from chalicelib.delivery.frames import frame_of
-from chalicelib.delivery.sender import Delivery, Outcome
+from chalicelib.delivery.parcel import Delivery, Outcome, Parcel
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.strict_json import encode
 from chalicelib.store.audience import Audiences
@@ -73,7 +72,7 @@ class Topic:
 class Notifier:
     """Tells users which of their connections were removed."""
 
-    def __init__(self, audiences: Audiences, delivery: Delivery, topic: Topic | None) -> None:
+    def __init__(self, *, audiences: Audiences, delivery: Delivery, topic: Topic | None) -> None:
         self._audiences = audiences
         self._delivery = delivery
         self._topic = topic

@@ -6,12 +6,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from chalicelib.delivery.congestion import Parcel
 from chalicelib.delivery.frames import PROBE
 from chalicelib.delivery.notices import Notifier, Removed
-from chalicelib.delivery.sender import Delivery, Outcome
+from chalicelib.delivery.parcel import Delivery, Outcome, Parcel
 from chalicelib.errors import Unavailable
-from chalicelib.protocol.messages import Result
+from chalicelib.protocol.reports import Result
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Recipient
 
@@ -28,6 +27,7 @@ class OutcomeRecorder:
 
     def __init__(
         self,
+        *,
         connections: Connections,
         delivery: Delivery,
         notifier: Notifier,

@@ -11,20 +11,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import count
-from typing import NamedTuple
 
-from chalicelib.delivery.congestion import (
-    SILENT_SECONDS,
-    UNREACHABLE_SECONDS,
-    EndpointQueue,
-    Parcel,
-    Task,
-)
-from chalicelib.delivery.frames import Frame, frame_of
+from chalicelib.delivery.congestion import SILENT_SECONDS, UNREACHABLE_SECONDS, EndpointQueue, Task
+from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.http import Ended, Origin, Transport, verifying_context
-from chalicelib.delivery.sigv4 import Credentials, RequestSigner
+from chalicelib.delivery.parcel import Outcome, Parcel
+from chalicelib.delivery.sigv4 import RequestSigner
 from chalicelib.errors import HeraldError, Unavailable
-from chalicelib.protocol.messages import Result
+from chalicelib.protocol.reports import Result
+from chalicelib.runtime.aws import Credentials
 from chalicelib.store.items import Recipient
 
 TRIES = 4
@@ -57,25 +52,13 @@ REGION = re.compile(r"\.execute-api\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?$")
 logger = logging.getLogger("herald.delivery")
 
 
-class Outcome(NamedTuple):
-    """What became of one frame for one recipient. `reason` is for reports and logs.
-
-    `tries` counts the answers that were waited for. With none, nothing is known of the recipient.
-    """
-
-    recipient: Recipient
-    frame: Frame
-    result: Result
-    reason: str
-    tries: int
-
-
-class Delivery:
+class Sender:
     """Sends frames; keeps its connections to API Gateway from one invocation to the next."""
 
     def __init__(
         self,
         credentials: Callable[[], Credentials],
+        *,
         region: str,
         endpoint: str | None = None,
         now: Callable[[], float] = time.time,

@@ -13,17 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
+from chalicelib.runtime.aws import Credentials
+
 SERVICE = "execute-api"
 MAX_HEADS = 256  # frames in one second; more are rare, and only cost a little
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What signs: long-lived keys, or a role's with their session token."""
-
-    access_key: str
-    secret_key: str
-    token: str | None = None
 
 
 class RequestSigner:

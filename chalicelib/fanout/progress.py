@@ -20,19 +20,17 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from chalicelib.auth.principal import Principal, Scope, split_user_key
 from chalicelib.errors import HeraldError, NotFound
 from chalicelib.protocol.encryption import Encryption
-from chalicelib.protocol.messages import MAX_FAILED, Message, Report, Result
+from chalicelib.protocol.messages import Message
+from chalicelib.protocol.reports import MAX_FAILED, Report, Result
 from chalicelib.protocol.strict_json import encode
-from chalicelib.store.dynamodb import Cancelled, batch_get, reaching_storage, transact, update_one
+from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Action, Clause, number, put, update
 from chalicelib.store.items import Item
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
 
 KEPT_SECONDS = 24 * 60 * 60
 CONTENT_BYTES = 300_000  # in one item of at most 400 KB
@@ -72,9 +70,9 @@ class Claimed(NamedTuple):
 class Progress:
     """The queued messages of the last day. All methods raise Unavailable when storage is."""
 
-    def __init__(self, client: "DynamoDBClient", table: str, encryption: Encryption) -> None:
-        self._client = client
-        self._table = table
+    def __init__(self, store: Store, encryption: Encryption) -> None:
+        self._store = store
+        self._table = store.tables.messages
         self._encryption = encryption
 
     def begin(
@@ -103,8 +101,7 @@ class Progress:
                 "part": {"B": packed[start : start + CONTENT_BYTES]},
                 "expiresAt": expires,
             }
-            with reaching_storage():
-                self._client.put_item(TableName=self._table, Item=item)
+            self._store.put(self._table, item)
         common: Item = {
             "sender": {"S": sender.key},
             "request": {"S": request},
@@ -126,7 +123,7 @@ class Progress:
             for message in messages
         ]
         try:
-            transact(self._client, actions)
+            self._store.transact(actions)
         except Cancelled as cancelled:
             begun = cancelled.items[0]
             assert begun is not None  # noqa: S101 - all of a request are stored at once
@@ -158,7 +155,7 @@ class Progress:
             )
         action = update(self._table, _key(place.request), *parts)
         try:
-            item = update_one(self._client, action, ReturnValues="ALL_NEW")
+            item = self._store.update(action, ReturnValues="ALL_NEW")
         except Cancelled as cancelled:
             if not cancelled.items[0]:
                 raise ContentLost("a job's messages are not kept any more") from None
@@ -177,9 +174,9 @@ class Progress:
             actions = self._advances(place, job, position, reports, with_names=with_names)
             try:
                 if len(actions) == 1:
-                    update_one(self._client, actions[0])
+                    self._store.update(actions[0])
                 else:
-                    transact(self._client, actions)
+                    self._store.transact(actions)
                 return position
             except Cancelled as cancelled:
                 state = cancelled.items[0]
@@ -260,7 +257,7 @@ class Progress:
         ids = [f"content/{request}/{index}" for index in range(int(item["parts"]["N"]))]
         found = {
             part["id"]["S"]: bytes(part["part"]["B"])
-            for page in batch_get(self._client, self._table, "id", ids)
+            for page in self._store.batch_get(self._table, "id", ids)
             for part in page
         }
         try:
@@ -272,11 +269,7 @@ class Progress:
         return [Message.from_dict(fields) for fields in json.loads(content)]
 
     def _item(self, message_id: str) -> Item | None:
-        with reaching_storage():
-            answer = self._client.get_item(
-                TableName=self._table, Key=_key(message_id), ConsistentRead=True
-            )
-        return answer.get("Item")
+        return self._store.get(self._table, _key(message_id))
 
 
 def _key(message_id: str) -> Item:

@@ -8,14 +8,11 @@ has come. How many tenants share is in the answer to each reservation.
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from chalicelib.delivery.congestion import Parcel
-from chalicelib.store.dynamodb import Cancelled, update_one
+from chalicelib.delivery.parcel import Parcel
+from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
 
 SECOND = 1_000_000  # microseconds, as all times here
 STEP_SECONDS = 0.1  # worth of frames in one reservation: a write, and how even the pace is
@@ -30,16 +27,15 @@ class FanoutRateLimiter:
 
     def __init__(
         self,
-        client: "DynamoDBClient",
-        table: str,
+        store: Store,
+        *,
         region: str,
         per_second: int,
         now: Callable[[], int] = lambda: time.time_ns() // 1000,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         """`per_second` of 0 is no limit. `now` is the clock, in epoch microseconds."""
-        self._client = client
-        self._table = table
+        self._store = store
         self._key = {"id": {"S": f"pace/{region}"}}
         self._per_second = per_second
         self._now = now
@@ -87,8 +83,10 @@ class FanoutRateLimiter:
             )
             for part in (waits, begins):
                 try:
-                    action = update(self._table, self._key, part, self._forgetting(name))
-                    dues = update_one(self._client, action, ReturnValues="ALL_NEW")
+                    action = update(
+                        self._store.tables.messages, self._key, part, self._forgetting(name)
+                    )
+                    dues = self._store.update(action, ReturnValues="ALL_NEW")
                 except Cancelled:
                     continue
                 self._look_around(dues, now)

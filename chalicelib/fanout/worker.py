@@ -8,12 +8,11 @@ meanwhile is before it. Jobs that wait for the same recipients are done together
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from chalicelib.auth.principal import Principal
 from chalicelib.delivery.broadcast import Broadcaster
 from chalicelib.delivery.frames import Framer
 from chalicelib.errors import HeraldError, Unavailable
@@ -21,48 +20,17 @@ from chalicelib.fanout.progress import Claimed, Progress, ShardPosition, ShardTa
 from chalicelib.fanout.queue import MAX_RECEIVES, Job, Queue, ReceivedJob, Route
 from chalicelib.fanout.rate import FanoutRateLimiter
 from chalicelib.protocol.encryption import Encryption
-from chalicelib.protocol.messages import Message, Queued, Report
-from chalicelib.runtime.logs import correlated, correlation_id
+from chalicelib.protocol.reports import Report
+from chalicelib.runtime.logs import correlated
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.store.audience import PAGE_ITEMS, Audiences, Page, Shard, Source, source_of
+from chalicelib.store.audience import PAGE_ITEMS, Audiences, Page
 
-SHARD_RECIPIENTS = 10_000  # about a second of one worker's time
-MAX_SHARDS = 64
 SLICE_SECONDS = 1.0  # of an invocation's reading: so long a job waits where all workers work
 LEAST_SECONDS = 3.0  # less time is not enough to begin, and what the last recipients may take
 TOGETHER_BYTES = 16 * 1024 * 1024  # of messages: what a worker holds in memory
 TOGETHER_REQUESTS = 100
 
 logger = logging.getLogger("herald.fanout")
-
-
-class Fanout:
-    """Puts messages into the queue."""
-
-    def __init__(self, progress: Progress, queue: Queue, size: Callable[[], int | None]) -> None:
-        """`size` says how many connections there are, as far as that is known."""
-        self._progress = progress
-        self._queue = queue
-        self._size = size
-
-    def put(self, messages: Sequence[Message], sender: Principal) -> list[Queued]:
-        """Queue a request's messages. Raises Unavailable; then it is not said that they are
-        queued, and whoever tries again with the same ids does nothing twice."""
-        source = source_of([message.audience for message in messages])
-        shards = shards_for(self._size() or 0) if source is Source.EVERYONE else 1
-        shards, size = self._progress.begin(messages, sender, shards, correlation_id())
-        routes = [Route(sender.tenant, source, Shard(shard, shards)) for shard in range(shards)]
-        self._queue.put([Job({messages[0].id: size}, route) for route in routes])
-        return [Queued(message.id) for message in messages]
-
-
-def shards_for(recipients: int) -> int:
-    """How many parts an audience is cut into: a power of two, so that those of one table, which
-    grows and shrinks, are mostly cut alike, and can be read together."""
-    shards = 1
-    while shards < MAX_SHARDS and shards * SHARD_RECIPIENTS < recipients:
-        shards *= 2
-    return shards
 
 
 Group = list[tuple[ReceivedJob, Job]]
@@ -85,6 +53,7 @@ class Worker:
 
     def __init__(
         self,
+        *,
         audiences: Audiences,
         broadcaster: Broadcaster,
         progress: Progress,

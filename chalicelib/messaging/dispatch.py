@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.delivery.broadcast import Broadcaster
 from chalicelib.delivery.frames import Framer
-from chalicelib.fanout.worker import Fanout
+from chalicelib.fanout.publisher import FanoutPublisher
 from chalicelib.protocol.encryption import Encryption
-from chalicelib.protocol.messages import Audience, AudienceKind, Message, Queued, Report
+from chalicelib.protocol.messages import Audience, AudienceKind, Message
+from chalicelib.protocol.reports import Queued, Report
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.audience import Audiences, Page
 from chalicelib.store.history import History
@@ -21,9 +22,10 @@ class Dispatcher:
 
     def __init__(
         self,
+        *,
         audiences: Audiences,
         broadcaster: Broadcaster,
-        fanout: Fanout | None,
+        publisher: FanoutPublisher | None,
         history: History,
         encryption: Encryption,
         frame_bytes: int,
@@ -31,11 +33,11 @@ class Dispatcher:
         connections_per_user: int,
         metrics: Metrics,
     ) -> None:
-        """Without a `fanout` all is delivered at once; with it, up to `inline_recipients`.
+        """Without a `publisher` all is delivered at once; with it, up to `inline_recipients`.
         `frame_bytes`: see `Framer`."""
         self._audiences = audiences
         self._broadcaster = broadcaster
-        self._fanout = fanout
+        self._publisher = publisher
         self._history = history
         self._encryption = encryption
         self._frame_bytes = frame_bytes
@@ -57,11 +59,11 @@ class Dispatcher:
         audiences = [message.audience for message in messages]
         self._history.keep(messages, sender.tenant)  # and only then look who is there
         pages: Iterable[Page] = self._audiences.pages(audiences, sender.tenant)
-        if self._fanout is not None and self._may_be_many(audiences):
+        if self._publisher is not None and self._may_be_many(audiences):
             pages, all_read = self._read_ahead(iter(pages), deadline)
             if not all_read:
                 self._history.delay(messages, sender.tenant)
-                queued = self._fanout.put(messages, sender)
+                queued = self._publisher.publish(messages, sender)
                 self._metrics.count("MessagesAccepted", len(messages))
                 self._metrics.count("FanoutQueued", len(messages))
                 return queued

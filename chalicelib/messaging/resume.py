@@ -13,12 +13,12 @@ from heapq import merge
 from itertools import groupby
 
 from chalicelib.auth.principal import Principal
-from chalicelib.delivery.congestion import Parcel
 from chalicelib.delivery.frames import Framer
-from chalicelib.delivery.sender import Delivery
+from chalicelib.delivery.parcel import Delivery, Parcel
 from chalicelib.errors import BadRequest, Unavailable
 from chalicelib.protocol.encryption import Encryption
-from chalicelib.protocol.messages import AudienceKind, Message, Result
+from chalicelib.protocol.messages import AudienceKind, Message
+from chalicelib.protocol.reports import Result
 from chalicelib.protocol.ulid import earliest, moment_of
 from chalicelib.store.history import REACH_BACK_MS, Entry, History
 from chalicelib.store.items import Recipient
@@ -44,6 +44,7 @@ class Resumer:
 
     def __init__(
         self,
+        *,
         users: Users,
         history: History,
         memberships: Memberships,

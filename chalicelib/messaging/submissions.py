@@ -15,10 +15,11 @@ from chalicelib.errors import (
     UnsupportedMediaType,
 )
 from chalicelib.messaging.dispatch import Dispatcher
-from chalicelib.protocol.messages import Message, MessageParser, Queued
+from chalicelib.protocol.http_request import idempotency_key, json_body
+from chalicelib.protocol.messages import Message, MessageParser
+from chalicelib.protocol.reports import Queued, Reply
 from chalicelib.protocol.strict_json import encode
 from chalicelib.protocol.ulid import Stamp
-from chalicelib.rest.responses import Reply, idempotency_key, json_body
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.idempotency import Answer, Claim, Idempotency
 from chalicelib.store.users import Users
@@ -34,6 +35,7 @@ class Submissions:
 
     def __init__(
         self,
+        *,
         parser: Parser,
         users: Users,
         dispatcher: Dispatcher,

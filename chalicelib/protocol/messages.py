@@ -3,18 +3,17 @@
 No I/O here. Every error names the field that was wrong, by its path in the request.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from chalicelib.errors import BadRequest, Unavailable
+from chalicelib.errors import BadRequest
 from chalicelib.protocol.ulid import Stamp
 
 MAX_MESSAGES = 100
 MAX_NAMES = 100  # in an audience, and in each kind of exception
 MAX_NAME_CHARACTERS = 128
 MAX_TYPE_CHARACTERS = 128
-MAX_FAILED = 100  # entries of a report's `failed`
 DEFAULT_TYPE = "message"
 
 
@@ -90,57 +89,6 @@ class Message:
             data=fields["data"],
             encrypted=fields["encrypted"],
         )
-
-
-class Result(StrEnum):
-    """What became of one delivery; the values are the counts of a report."""
-
-    DELIVERED = "delivered"
-    GONE = "gone"
-    STALE = "stale"
-    REJECTED = "rejected"
-
-
-@dataclass(slots=True)
-class Report:
-    """What became of one message. `recipients` is the sum of the four counts, by construction."""
-
-    id: str
-    counts: dict[Result, int] = field(default_factory=lambda: dict.fromkeys(Result, 0))
-    failed: list[dict[str, str]] = field(default_factory=list)
-
-    def add(self, connection_id: str, user_id: str, result: Result, reason: str) -> None:
-        """Count one recipient; a failed one is named while there is room for it."""
-        self.counts[result] += 1
-        if result is not Result.DELIVERED and len(self.failed) < MAX_FAILED:
-            entry = {"connectionId": connection_id, "userId": user_id, "reason": reason}
-            self.failed.append(entry)
-
-    def to_dict(self) -> dict[str, object]:
-        return {
-            "id": self.id,
-            "recipients": sum(self.counts.values()),
-            **{str(result): count for result, count in self.counts.items()},
-            "failed": self.failed,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Queued:
-    """A message that waits in the queue, and is delivered from there."""
-
-    id: str
-
-    def to_dict(self) -> dict[str, object]:
-        return {"id": self.id, "queued": True}
-
-
-class Interrupted(Unavailable):
-    """Storage failed while messages were being sent; `reports` say how far they came."""
-
-    def __init__(self, error: Unavailable, reports: list[Report]) -> None:
-        super().__init__(error.detail, retry_after=error.retry_after)
-        self.reports = reports
 
 
 class MessageParser:

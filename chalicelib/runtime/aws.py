@@ -6,13 +6,13 @@ transfers of S3) and 30 ms to each cold start.
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 from botocore.session import Session
 
-from chalicelib.delivery.sigv4 import Credentials
 from chalicelib.errors import Unavailable
 
 CLIENT_LIMITS = Config(
@@ -38,6 +38,15 @@ def sdk_client(session: Session, service: str, region: str | None = None) -> Any
     client = session.create_client(service, region, config=CLIENT_LIMITS)
     client.meta.events.register("after-call", _refuse_foreign_answers)
     return client
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What signs: long-lived keys, or a role's with their session token."""
+
+    access_key: str
+    secret_key: str
+    token: str | None = None
 
 
 class ForeignAnswer(BotoCoreError):

@@ -12,22 +12,18 @@ from functools import reduce
 from heapq import merge
 from itertools import groupby, islice
 from operator import or_
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from chalicelib.auth.principal import group_key, user_key
 from chalicelib.protocol.messages import Audience, AudienceKind
-from chalicelib.store.dynamodb import MAX_BATCH_GET, batch_get, reaching_storage
+from chalicelib.store.dynamodb import MAX_BATCH_GET, Store
 from chalicelib.store.items import (
     Item,
     Recipient,
-    Tables,
     groups_of,
     recipients_of,
     stored_recipient,
 )
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
 
 PAGE_ITEMS = 1000  # to a page: what one holds in memory, not what a read costs
 USER, CONNECTION = "1", "2"  # as names are sorted: who is found by users need not be looked up
@@ -128,9 +124,8 @@ FoundPage = tuple[list[Found], str | None]
 class Audiences:
     """Finds the connections of audiences, within one tenant and nowhere else."""
 
-    def __init__(self, client: "DynamoDBClient", tables: Tables) -> None:
-        self._client = client
-        self._tables = tables
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     def pages(
         self,
@@ -159,7 +154,7 @@ class Audiences:
     def of_users(self, user_ids: Sequence[str], tenant: str | None) -> Iterator[list[Recipient]]:
         """The connections of users, as their own items have them."""
         by_key = {user_key(tenant, user_id): user_id for user_id in user_ids}
-        for items in batch_get(self._client, self._tables.users, "user", list(by_key)):
+        for items in self._store.batch_get(self._store.tables.users, "user", list(by_key)):
             yield [
                 recipient
                 for item in items
@@ -191,28 +186,21 @@ class Audiences:
             query |= {"Segment": shard.number, "TotalSegments": shard.shards}
         if shard.after:
             query["ExclusiveStartKey"] = {"connectionId": {"S": shard.after}}
-        while True:
-            with reaching_storage():
-                page: Any = self._client.scan(
-                    TableName=self._tables.connections,
-                    ProjectionExpression="connectionId, userId, tenant, reach, #groups",
-                    ExpressionAttributeNames={"#groups": "groups"},
-                    ConsistentRead=True,  # who connected just before is part of the audience
-                    Limit=page_items,
-                    **query,
-                )
-            last = page.get("LastEvaluatedKey")
-            yield (
-                [
-                    (stored_recipient(item), by_groups(item))
-                    for item in page["Items"]
-                    if "reach" in item  # or it isn't ours, and must not fail the rest
-                ],
-                last and last["connectionId"]["S"],
-            )
-            if not last:
-                return
-            query["ExclusiveStartKey"] = last
+        pages = self._store.scan(
+            self._store.tables.connections,
+            ProjectionExpression="connectionId, userId, tenant, reach, #groups",
+            ExpressionAttributeNames={"#groups": "groups"},
+            ConsistentRead=True,  # a client that has just connected is part of the audience
+            Limit=page_items,
+            **query,
+        )
+        for page in pages:
+            found = [
+                (stored_recipient(item), by_groups(item))
+                for item in page.items
+                if "reach" in item  # an item that is not Herald's must not fail the rest
+            ]
+            yield found, _connection_id_of(page.position)
 
     def _grouped(
         self, selector: Selector, tenant: str | None, after: str, page_items: int
@@ -252,23 +240,18 @@ class Audiences:
         query: dict[str, Any] = {}
         if after:
             query["ExclusiveStartKey"] = {"group": {"S": key}, "connectionId": {"S": after}}
-        while True:
-            with reaching_storage():
-                page: Any = self._client.query(
-                    TableName=self._tables.groups,
-                    KeyConditionExpression="#group = :group",
-                    ExpressionAttributeNames={"#group": "group"},
-                    ExpressionAttributeValues={":group": {"S": key}},
-                    ConsistentRead=True,
-                    Limit=page_items,
-                    **query,
-                )
-            last = page.get("LastEvaluatedKey")
-            members = [stored_recipient(item) for item in page["Items"]]
-            yield members, last and last["connectionId"]["S"]
-            if not last:
-                return
-            query["ExclusiveStartKey"] = last
+        pages = self._store.query(
+            self._store.tables.groups,
+            KeyConditionExpression="#group = :group",
+            ExpressionAttributeNames={"#group": "group"},
+            ExpressionAttributeValues={":group": {"S": key}},
+            ConsistentRead=True,
+            Limit=page_items,
+            **query,
+        )
+        for page in pages:
+            members = [stored_recipient(item) for item in page.items]
+            yield members, _connection_id_of(page.position)
 
     def _named(
         self, selector: Selector, tenant: str | None, after: str, page_items: int
@@ -300,13 +283,17 @@ class Audiences:
                 yield [(recipient, 0) for recipient in found], position
 
     def _by_id(self, ids: Sequence[str]) -> list[Recipient]:
-        table = self._tables.connections
+        table = self._store.tables.connections
         return [
             stored_recipient(item)
-            for items in batch_get(self._client, table, "connectionId", ids)
+            for items in self._store.batch_get(table, "connectionId", ids)
             for item in items
             if "reach" in item
         ]
+
+
+def _connection_id_of(key: Item | None) -> str | None:
+    return None if key is None else key["connectionId"]["S"]
 
 
 def _connection_id(found: Found) -> str:

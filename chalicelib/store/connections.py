@@ -15,12 +15,12 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chalicelib.auth.principal import Principal, group_key
 from chalicelib.errors import BadRequest, ConnectionGone, TooManyConnections, Unavailable
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.store.dynamodb import Cancelled, reaching_storage, transact, update_one
+from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Action, Clause, delete, number, put, update
 from chalicelib.store.items import (
     JOINED_PREFIX,
@@ -30,7 +30,6 @@ from chalicelib.store.items import (
     Item,
     Recipient,
     Status,
-    Tables,
     connection_ids,
     joined_at,
     principal_value,
@@ -38,9 +37,6 @@ from chalicelib.store.items import (
 )
 from chalicelib.store.memberships import Memberships
 from chalicelib.store.rate_limits import Meter
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
 
 MAX_GROUPS = 50  # of a connection: DynamoDB takes 100 writes in a transaction
 TRIES = 5  # while a connection's groups or principal change beside us
@@ -66,8 +62,8 @@ class Connections:
 
     def __init__(
         self,
-        client: "DynamoDBClient",
-        tables: Tables,
+        store: Store,
+        *,
         limit: int,
         connects: Meter,
         messages: Meter,
@@ -75,8 +71,8 @@ class Connections:
         metrics: Metrics,
     ) -> None:
         """`limit` is a user's number of connections; the meters charge what users ask for."""
-        self._client = client
-        self._tables = tables
+        self._store = store
+        self._tables = store.tables
         self._limit = limit
         self._connects = connects
         self._messages = messages
@@ -106,7 +102,7 @@ class Connections:
                 *(self._membership(connection, group) for group in connection.groups),
             ]
             try:
-                transact(self._client, actions)
+                self._store.transact(actions)
             except Cancelled as cancelled:
                 stored, user = cancelled.items[:2]
                 return None if stored else self._refusal(recipient, user or {})
@@ -141,7 +137,7 @@ class Connections:
                     update(self._tables.users, user, _seen(now), *charge),
                 ]
                 try:
-                    transact(self._client, actions)
+                    self._store.transact(actions)
                 except Cancelled as cancelled:
                     stored, charged = cancelled.items
                     if stored is None:
@@ -187,7 +183,7 @@ class Connections:
                 *self._memberships.ended(recipient, guess, now),
             ]
             try:
-                transact(self._client, actions)
+                self._store.transact(actions)
                 self._metrics.count("ConnectionsClosed")
                 self._metrics.value("ConnectionDuration", now - recipient.connected_at)
                 return True
@@ -206,7 +202,7 @@ class Connections:
         tied = Clause(when=("contains(#connections, :id)",), values=values)
         others = [*tombstone, _seen(now)] if tombstone else [tied]
         with suppress(Cancelled):  # then there is nothing to mend
-            update_one(self._client, self._user(recipient, _untied(recipient), *others))
+            self._store.update(self._user(recipient, _untied(recipient), *others))
 
     # --- What changes while it is active
 
@@ -279,13 +275,8 @@ class Connections:
 
     def find(self, connection_id: str) -> Connection | None:
         """A connection by its id; None if it is terminated, or never was."""
-        with reaching_storage():
-            answer = self._client.get_item(
-                TableName=self._tables.connections,
-                Key={"connectionId": {"S": connection_id}},
-                ConsistentRead=True,
-            )
-        return Connection.from_item(answer["Item"]) if "Item" in answer else None
+        item = self._store.get(self._tables.connections, {"connectionId": {"S": connection_id}})
+        return None if item is None else Connection.from_item(item)
 
     def may_probe(self, user_key: str, now: int) -> bool:
         """Whether a full user's connections may be probed: once a minute, whoever asks."""
@@ -295,7 +286,7 @@ class Connections:
             values={":now": number(now), ":before": number(now - PROBE_EVERY_MS)},
         )
         try:
-            update_one(self._client, update(self._tables.users, {"user": {"S": user_key}}, claim))
+            self._store.update(update(self._tables.users, {"user": {"S": user_key}}, claim))
         except Cancelled:
             return False
         return True
@@ -331,8 +322,8 @@ class Connections:
     ) -> Item | None:
         """Write; the item where the conditions of `parts` do not hold for it."""
         try:
-            transact(
-                self._client, [self._connection(connection.connection_id, EXISTS, *parts), *others]
+            self._store.transact(
+                [self._connection(connection.connection_id, EXISTS, *parts), *others]
             )
         except Cancelled as cancelled:
             stored = cancelled.items[0]
@@ -355,7 +346,7 @@ class Connections:
                 values={":now": number(now)},
             )
         with suppress(Cancelled):  # terminated: an update of nothing would make a ghost
-            update_one(self._client, self._connection(connection_id, EXISTS, part, heard))
+            self._store.update(self._connection(connection_id, EXISTS, part, heard))
 
     def _connection(self, connection_id: str, *parts: Clause) -> Action:
         return update(self._tables.connections, {"connectionId": {"S": connection_id}}, *parts)

@@ -1,7 +1,7 @@
-"""The door to DynamoDB: the client's limits, and what its errors mean.
+"""DynamoDB: every call that Herald makes to it, and what its errors mean.
 
-Every call to DynamoDB runs under `reaching_storage`, so that whoever asks gets an answer (503)
-in seconds instead of the SDK's default minute.
+The client's time-outs are short (see `runtime.aws`), so that a caller gets a 503 within seconds
+instead of after the SDK's default minute.
 """
 
 import logging
@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
@@ -31,34 +31,28 @@ RETRY_AFTER_SECONDS = 1.0
 CONFLICT_TRIES = 8
 CONFLICT_BACKOFF_SECONDS = 0.02
 
+
+class ItemPage(NamedTuple):
+    """A page of a query or a scan. `position` is the key after which the next one starts, or
+    None."""
+
+    items: list[Item]
+    position: Item | None
+
+
 logger = logging.getLogger("herald.storage")
 
 
 def dynamodb_client(session: Session) -> "DynamoDBClient":
-    """A client of it. Raises Unavailable where AWS is not configured."""
+    """Create a client. Raises Unavailable where AWS is not configured."""
     with reaching_storage():
         client: DynamoDBClient = sdk_client(session, "dynamodb")
     return client
 
 
-def check(client: "DynamoDBClient", tables: Tables) -> None:
-    """Raise Unavailable unless all tables can be read."""
-    absent: Any = {"S": "-"}
-    with reaching_storage():
-        client.batch_get_item(
-            RequestItems={
-                tables.connections: {"Keys": [{"connectionId": absent}]},
-                tables.users: {"Keys": [{"user": absent}]},
-                tables.groups: {"Keys": [{"group": absent, "connectionId": absent}]},
-                tables.messages: {"Keys": [{"id": absent}]},
-                tables.history: {"Keys": [{"stream": absent, "position": absent}]},
-            }
-        )
-
-
 @contextmanager
 def reaching_storage() -> Iterator[None]:
-    """Turn the SDK's errors into Unavailable; a caller handles the ones that it expects within."""
+    """Turn the SDK's errors into Unavailable; handle the ones that you expect within."""
     try:
         yield
     except (BotoCoreError, ResponseParserError) as error:
@@ -66,7 +60,7 @@ def reaching_storage() -> Iterator[None]:
         raise Unavailable("storage is unreachable", retry_after=RETRY_AFTER_SECONDS) from error
     except ClientError as error:
         if error_code(error) == "ValidationException":
-            raise  # our own mistake, which waiting doesn't mend
+            raise  # a mistake in Herald, which waiting doesn't cure
         if _is_conflict(error):
             raise Contended("too much at once", retry_after=RETRY_AFTER_SECONDS) from error
         logger.error("storage refused: %s", error)
@@ -74,45 +68,8 @@ def reaching_storage() -> Iterator[None]:
 
 
 def error_code(error: ClientError) -> str:
-    """AWS's name of the error."""
+    """Return AWS's name of the error."""
     return error.response["Error"]["Code"]
-
-
-def batch_get(
-    client: "DynamoDBClient", table: str, key: str, values: Sequence[str]
-) -> Iterator[list[Item]]:
-    """The items with these keys, in pages, as they are at this moment. Raises Unavailable."""
-    for start in range(0, len(values), MAX_BATCH_GET):
-        keys: list[Any] = [{key: {"S": value}} for value in values[start : start + MAX_BATCH_GET]]
-        yield from _batch_get_one(client, table, keys)
-
-
-def _batch_get_one(client: "DynamoDBClient", table: str, keys: list[Any]) -> Iterator[list[Item]]:
-    """BatchGetItem may leave keys unread, in a throttled moment or above 16 MB: ask again."""
-    for attempt in range(BATCH_TRIES):
-        with reaching_storage():
-            answer = client.batch_get_item(
-                RequestItems={table: {"Keys": keys, "ConsistentRead": True}}
-            )
-        yield answer["Responses"].get(table, [])
-        if table not in answer["UnprocessedKeys"]:
-            return
-        keys = list(answer["UnprocessedKeys"][table]["Keys"])
-        time.sleep(random.uniform(0, BATCH_BACKOFF_SECONDS * 2**attempt))
-    raise Unavailable("storage is too busy", retry_after=RETRY_AFTER_SECONDS)
-
-
-def batch_put(client: "DynamoDBClient", table: str, items: Sequence[Item]) -> None:
-    """Put up to 25 items, whatever was there. Raises Unavailable; some may be written then."""
-    requests: Any = {table: [{"PutRequest": {"Item": item}} for item in items]}
-    for attempt in range(BATCH_TRIES):
-        with reaching_storage():
-            answer = client.batch_write_item(RequestItems=requests)
-        requests = answer["UnprocessedItems"]  # in a throttled moment
-        if not requests:
-            return
-        time.sleep(random.uniform(0, BATCH_BACKOFF_SECONDS * 2**attempt))
-    raise Unavailable("storage is too busy", retry_after=RETRY_AFTER_SECONDS)
 
 
 class Cancelled(Exception):
@@ -124,43 +81,148 @@ class Cancelled(Exception):
         self.items = items
 
 
-def transact(client: "DynamoDBClient", actions: Sequence[Action]) -> None:
-    """Write all or nothing, in one call. Raises Cancelled when a condition fails, and Unavailable.
+class Store:
+    """Herald's tables in DynamoDB. All methods raise Unavailable when DynamoDB can't be reached."""
 
-    The SDK's own second try has the same token, so it changes nothing that the first has done.
-    """
-    entries: Any = actions
-    with reaching_storage():
-        try:
-            _retrying_conflicts(lambda: client.transact_write_items(TransactItems=entries))
-        except ClientError as error:
-            if "ConditionalCheckFailed" not in _cancellation_codes(error):
-                raise
-            reasons: Any = error.response["CancellationReasons"]
-            raise Cancelled(
-                [
-                    reason.get("Item", {}) if reason["Code"] == "ConditionalCheckFailed" else None
-                    for reason in reasons
-                ]
-            ) from error
+    def __init__(self, client: "DynamoDBClient", tables: Tables) -> None:
+        self.tables = tables
+        self._client = client
 
-
-def update_one(client: "DynamoDBClient", action: Action, **parameters: Any) -> Item:
-    """Make one `Update` by itself, which costs half of what a transaction does; the attributes
-    that `ReturnValues` asks for. Raises Cancelled when its condition fails, and Unavailable."""
-    answers: list[Any] = []
-    with reaching_storage():
-        try:
-            _retrying_conflicts(
-                lambda: answers.append(client.update_item(**action["Update"], **parameters))
+    def check(self) -> None:
+        """Read from every table; raise Unavailable unless all can be read."""
+        absent: Any = {"S": "-"}
+        tables = self.tables
+        with reaching_storage():
+            self._client.batch_get_item(
+                RequestItems={
+                    tables.connections: {"Keys": [{"connectionId": absent}]},
+                    tables.users: {"Keys": [{"user": absent}]},
+                    tables.groups: {"Keys": [{"group": absent, "connectionId": absent}]},
+                    tables.messages: {"Keys": [{"id": absent}]},
+                    tables.history: {"Keys": [{"stream": absent, "position": absent}]},
+                }
             )
-        except ClientError as error:
-            if error_code(error) != "ConditionalCheckFailedException":
-                raise
-            response: Any = error.response
-            raise Cancelled([response.get("Item", {})]) from error
-    attributes: Item = answers[-1].get("Attributes", {})
-    return attributes
+
+    # --- Reads
+
+    def get(self, table: str, key: Item, **parameters: Any) -> Item | None:
+        """Return the item with this key as it is at this moment, or None."""
+        with reaching_storage():
+            answer = self._client.get_item(
+                TableName=table, Key=key, ConsistentRead=True, **parameters
+            )
+        return answer.get("Item")
+
+    def query(self, table: str, **parameters: Any) -> Iterator[ItemPage]:
+        """Yield a query's pages; the next one is read when it is asked for."""
+        yield from self._pages(self._client.query, TableName=table, **parameters)
+
+    def scan(self, table: str, **parameters: Any) -> Iterator[ItemPage]:
+        """Yield a scan's pages; the next one is read when it is asked for."""
+        yield from self._pages(self._client.scan, TableName=table, **parameters)
+
+    def _pages(self, read: Callable[..., Any], **parameters: Any) -> Iterator[ItemPage]:
+        while True:
+            with reaching_storage():
+                answer = read(**parameters)
+            position = answer.get("LastEvaluatedKey")
+            yield ItemPage(answer["Items"], position)
+            if not position:
+                return
+            parameters["ExclusiveStartKey"] = position
+
+    def batch_get(self, table: str, key: str, values: Sequence[str]) -> Iterator[list[Item]]:
+        """Yield the items with these values of `key`, in pages, as they are at this moment."""
+        for start in range(0, len(values), MAX_BATCH_GET):
+            keys: list[Any] = [
+                {key: {"S": value}} for value in values[start : start + MAX_BATCH_GET]
+            ]
+            yield from self._batch_get_one(table, keys)
+
+    def _batch_get_one(self, table: str, keys: list[Any]) -> Iterator[list[Item]]:
+        """Ask again for keys that BatchGetItem left unread: it throttles, or reached 16 MB."""
+        for attempt in range(BATCH_TRIES):
+            with reaching_storage():
+                answer = self._client.batch_get_item(
+                    RequestItems={table: {"Keys": keys, "ConsistentRead": True}}
+                )
+            yield answer["Responses"].get(table, [])
+            if table not in answer["UnprocessedKeys"]:
+                return
+            keys = list(answer["UnprocessedKeys"][table]["Keys"])
+            _back_off(attempt)
+        raise Unavailable("storage is too busy", retry_after=RETRY_AFTER_SECONDS)
+
+    # --- Writes
+
+    def put(self, table: str, item: Item) -> None:
+        """Put an item, replacing the one with its key."""
+        with reaching_storage():
+            self._client.put_item(TableName=table, Item=item)
+
+    def batch_put(self, table: str, items: Sequence[Item]) -> None:
+        """Put up to 25 items, replacing those with their keys. When it raises Unavailable, some
+        may be written."""
+        requests: Any = {table: [{"PutRequest": {"Item": item}} for item in items]}
+        for attempt in range(BATCH_TRIES):
+            with reaching_storage():
+                answer = self._client.batch_write_item(RequestItems=requests)
+            requests = answer["UnprocessedItems"]  # DynamoDB throttles
+            if not requests:
+                return
+            _back_off(attempt)
+        raise Unavailable("storage is too busy", retry_after=RETRY_AFTER_SECONDS)
+
+    def transact(self, actions: Sequence[Action]) -> None:
+        """Write all actions or none, in one call. Raises Cancelled when a condition fails.
+
+        The SDK sends its second try with the same token, so that DynamoDB carries it out once.
+        """
+        entries: Any = actions
+        with reaching_storage():
+            try:
+                _retrying_conflicts(
+                    lambda: self._client.transact_write_items(TransactItems=entries)
+                )
+            except ClientError as error:
+                if "ConditionalCheckFailed" not in _cancellation_codes(error):
+                    raise
+                raise Cancelled(_failed_items(error)) from error
+
+    def update(self, action: Action, **parameters: Any) -> Item:
+        """Make one `Update` outside a transaction, at half of a transaction's price.
+
+        Returns the attributes that `ReturnValues` asks for. Raises Cancelled when its condition
+        fails.
+        """
+        answers: list[Any] = []
+        with reaching_storage():
+            try:
+                _retrying_conflicts(
+                    lambda: answers.append(
+                        self._client.update_item(**action["Update"], **parameters)
+                    )
+                )
+            except ClientError as error:
+                if error_code(error) != "ConditionalCheckFailedException":
+                    raise
+                response: Any = error.response
+                raise Cancelled([response.get("Item", {})]) from error
+        attributes: Item = answers[-1].get("Attributes", {})
+        return attributes
+
+
+def _back_off(attempt: int) -> None:
+    time.sleep(random.uniform(0, BATCH_BACKOFF_SECONDS * 2**attempt))
+
+
+def _failed_items(error: ClientError) -> list[Item | None]:
+    """Return what `Cancelled.items` holds."""
+    reasons: Any = error.response["CancellationReasons"]
+    return [
+        reason.get("Item", {}) if reason["Code"] == "ConditionalCheckFailed" else None
+        for reason in reasons
+    ]
 
 
 def _cancellation_codes(error: ClientError) -> list[str]:

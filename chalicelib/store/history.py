@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from chalicelib.auth.principal import group_key, user_key
@@ -24,12 +24,9 @@ from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import AudienceKind, Message
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.protocol.ulid import CHARACTERS, earliest
-from chalicelib.store.dynamodb import MAX_BATCH_WRITE, batch_put, reaching_storage
+from chalicelib.store.dynamodb import MAX_BATCH_WRITE, Store
 from chalicelib.store.expressions import number
 from chalicelib.store.items import Item
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
 
 CLOCK_MS = 1000  # by which the clocks of two handlers may differ
 LATE_MS = 1000  # from an id to where its message is kept: what takes longer is late
@@ -71,16 +68,16 @@ class History:
 
     def __init__(
         self,
-        client: "DynamoDBClient",
-        table: str,
+        store: Store,
+        *,
         seconds: int,
         encryption: Encryption,
         now: Callable[[], int],
     ) -> None:
         """With 0 `seconds`, nothing is kept."""
         self.seconds = seconds
-        self._client = client
-        self._table = table
+        self._store = store
+        self._table = store.tables.history
         self._encryption = encryption
         self._now = now
         self._writer = uuid4().hex[:12]
@@ -178,36 +175,27 @@ class History:
             for start in range(0, len(items), MAX_BATCH_WRITE)
         ]
         if len(batches) == 1:
-            batch_put(self._client, self._table, batches[0])
+            self._store.batch_put(self._table, batches[0])
             return
         # All are waited for, whichever fails: none shall be written after the answer.
         writes = [
-            self._threads.submit(batch_put, self._client, self._table, batch) for batch in batches
+            self._threads.submit(self._store.batch_put, self._table, batch) for batch in batches
         ]
         errors = [error for write in writes if (error := write.exception()) is not None]
         for error in errors:
             raise error
 
     def _read(self, stream: str, position: str) -> Iterator[Entry]:
-        query: dict[str, Any] = {}
-        while True:
-            with reaching_storage():
-                page: Any = self._client.query(
-                    TableName=self._table,
-                    KeyConditionExpression="#stream = :stream AND #position >= :position",
-                    ExpressionAttributeNames={"#stream": "stream", "#position": "position"},
-                    ExpressionAttributeValues={
-                        ":stream": {"S": stream},
-                        ":position": {"S": position},
-                    },
-                    ConsistentRead=True,  # what was kept just before may be what was missed
-                    Limit=PAGE_ITEMS,
-                    **query,
-                )
-            yield from map(_entry, page["Items"])
-            if "LastEvaluatedKey" not in page:
-                return
-            query["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+        pages = self._store.query(
+            self._table,
+            KeyConditionExpression="#stream = :stream AND #position >= :position",
+            ExpressionAttributeNames={"#stream": "stream", "#position": "position"},
+            ExpressionAttributeValues={":stream": {"S": stream}, ":position": {"S": position}},
+            ConsistentRead=True,  # what was kept just before may be what was missed
+            Limit=PAGE_ITEMS,
+        )
+        for page in pages:
+            yield from map(_entry, page.items)
 
 
 def _entry(item: Item) -> Entry:

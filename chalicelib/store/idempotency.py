@@ -10,18 +10,15 @@ import hashlib
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chalicelib.auth.principal import Principal
 from chalicelib.errors import IdempotencyKeyReused, RequestInProgress
+from chalicelib.protocol.reports import Reply
 from chalicelib.protocol.strict_json import encode
 from chalicelib.protocol.ulid import Stamp
-from chalicelib.rest.responses import Reply
-from chalicelib.store.dynamodb import Cancelled, update_one
+from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
 
 KEPT_SECONDS = 24 * 60 * 60
 CLAIM_MS = 35_000  # longer than a handler lives: API Gateway waits 29 s, Lambda ends it after 30
@@ -42,9 +39,8 @@ class Claim:
 class Idempotency:
     """The keys of the last day. All methods raise Unavailable when storage is."""
 
-    def __init__(self, client: "DynamoDBClient", table: str) -> None:
-        self._client = client
-        self._table = table
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     def claim(self, sender: Principal, key: str, request: object, stamp: Stamp) -> Claim | Reply:
         """Claim a key for a request, or the answer that it had.
@@ -121,7 +117,9 @@ class Idempotency:
         return True
 
     def _write(self, claim: Claim, *parts: Clause) -> None:
-        update_one(self._client, update(self._table, {"id": {"S": claim.item_id}}, *parts))
+        self._store.update(
+            update(self._store.tables.messages, {"id": {"S": claim.item_id}}, *parts)
+        )
 
 
 def _setting(**values: Any) -> Clause:

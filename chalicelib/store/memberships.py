@@ -9,24 +9,19 @@ In the history table, the stream `was/<user>` has
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from chalicelib.auth.principal import Principal
-from chalicelib.store.dynamodb import batch_get, reaching_storage
+from chalicelib.store.dynamodb import Store
 from chalicelib.store.expressions import Action, number, put
-from chalicelib.store.items import Item, Recipient, Tables, joined_at
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
+from chalicelib.store.items import Item, Recipient, joined_at
 
 
 class Memberships:
     """What is known of users' groups in the last `seconds`. Times are in epoch milliseconds."""
 
-    def __init__(self, client: "DynamoDBClient", tables: Tables, seconds: int) -> None:
+    def __init__(self, store: Store, *, seconds: int) -> None:
         """With 0 `seconds`, nothing is noted."""
-        self._client = client
-        self._tables = tables
+        self._store = store
         self._seconds = seconds
 
     def ended(self, recipient: Recipient, joined: Mapping[str, int], now: int) -> list[Action]:
@@ -53,7 +48,9 @@ class Memberships:
         return joined
 
     def _of_open(self, connection_ids: list[str]) -> Iterable[Mapping[str, int]]:
-        pages = batch_get(self._client, self._tables.connections, "connectionId", connection_ids)
+        pages = self._store.batch_get(
+            self._store.tables.connections, "connectionId", connection_ids
+        )
         return [joined_at(item) for page in pages for item in page]
 
     def _of_ended(self, user_key: str, now: int) -> Iterable[Mapping[str, int]]:
@@ -73,15 +70,14 @@ class Memberships:
         ]
 
     def _notes(self, user_key: str) -> list[Item]:
-        pages = self._client.get_paginator("query").paginate(
-            TableName=self._tables.history,
+        pages = self._store.query(
+            self._store.tables.history,
             KeyConditionExpression="#stream = :stream",
             ExpressionAttributeNames={"#stream": "stream"},
             ExpressionAttributeValues={":stream": {"S": _stream(user_key)}},
             ConsistentRead=True,
         )
-        with reaching_storage():
-            return [item for page in pages for item in page["Items"]]
+        return [item for page in pages for item in page.items]
 
     def _note(self, recipient: Recipient, kind: str, now: int, groups: Item) -> list[Action]:
         if not self._seconds:
@@ -93,7 +89,7 @@ class Memberships:
             "groups": groups,
             "expiresAt": number(now // 1000 + self._seconds + 1),
         }
-        return [put(self._tables.history, item)]
+        return [put(self._store.tables.history, item)]
 
 
 def _stream(user_key: str) -> str:

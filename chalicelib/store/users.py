@@ -2,16 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from chalicelib.auth.principal import Principal, user_key
-from chalicelib.store.dynamodb import Cancelled, batch_get, reaching_storage, update_one
+from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
-from chalicelib.store.items import USER_SECONDS, Connection, Item, Tables, connection_ids
+from chalicelib.store.items import USER_SECONDS, Connection, Item, connection_ids
 from chalicelib.store.rate_limits import Meter
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +33,23 @@ class Users:
     The status follows from the connections that there are, so nothing can contradict it.
     """
 
-    def __init__(
-        self, client: "DynamoDBClient", tables: Tables, messages: Meter, resumes: Meter
-    ) -> None:
+    def __init__(self, store: Store, *, messages: Meter, resumes: Meter) -> None:
         """`messages` charges users for what they send, `resumes` for coming back."""
-        self._client = client
-        self._tables = tables
+        self._store = store
         self._messages = messages
         self._resumes = resumes
 
     def presence(self, tenant: str | None, user_id: str) -> Presence:
         """The presence of a user of `tenant`, their connections with the oldest first."""
-        with reaching_storage():
-            answer = self._client.get_item(
-                TableName=self._tables.users,
-                Key={"user": {"S": user_key(tenant, user_id)}},
-                ProjectionExpression="connections, lastSeen",
-                ConsistentRead=True,
-            )
-        user: Any = answer.get("Item", {})
+        found = self._store.get(
+            self._store.tables.users,
+            {"user": {"S": user_key(tenant, user_id)}},
+            ProjectionExpression="connections, lastSeen",
+        )
+        user: Item = found or {}
         # DynamoDB's TTL may have taken a connection whose id is still in the set.
-        pages = batch_get(
-            self._client, self._tables.connections, "connectionId", connection_ids(user)
+        pages = self._store.batch_get(
+            self._store.tables.connections, "connectionId", connection_ids(user)
         )
         connections = [Connection.from_item(item) for page in pages for item in page]
         return Presence(
@@ -95,9 +86,9 @@ class Users:
         attributes: Item = {}
 
         def write(charge: Sequence[Clause]) -> Item | None:
-            action = update(self._tables.users, {"user": {"S": principal.key}}, kept, *charge)
+            action = update(self._store.tables.users, {"user": {"S": principal.key}}, kept, *charge)
             try:
-                attributes.update(update_one(self._client, action, **parameters))
+                attributes.update(self._store.update(action, **parameters))
             except Cancelled as cancelled:
                 return cancelled.items[0]
             return None

@@ -9,7 +9,7 @@ from chalicelib.auth.bearer import Verify
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import frame_of
-from chalicelib.delivery.sender import Delivery
+from chalicelib.delivery.parcel import Delivery
 from chalicelib.errors import (
     ANSWERS,
     BadRequest,
@@ -54,6 +54,7 @@ class Actions:
 
     def __init__(
         self,
+        *,
         dispatcher: Dispatcher,
         delivery: Delivery,
         connections: Connections,

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from chalicelib.auth.principal import Principal
+from chalicelib.auth.bearer import Verify, handshake_token
+from chalicelib.auth.principal import Principal, Scope
 from chalicelib.store.items import Recipient
 
 REGIONAL_HOST = re.compile(r"\.execute-api\.[a-z0-9-]+\.amazonaws\.com(\.cn)?$")
@@ -87,3 +88,14 @@ class WebSocketEvent:
     def body(self) -> str:
         """A MESSAGE's text."""
         return self._raw.get("body") or ""
+
+
+def authenticate(event: WebSocketEvent, verify: Verify) -> Principal:
+    """Whom a handshake's token names.
+
+    Raises Unauthorized, Forbidden without `ws:connect`, and Unavailable.
+    """
+    token = handshake_token(event.headers, event.subprotocols, event.query)
+    principal = verify(token)
+    principal.require(Scope.WS_CONNECT)
+    return principal

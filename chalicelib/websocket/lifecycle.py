@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable
 
 from chalicelib.auth.access import AccessRules, choose_subprotocol
-from chalicelib.auth.bearer import Verify, authenticate
+from chalicelib.auth.bearer import Verify
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.outcomes import OutcomeRecorder
 from chalicelib.errors import BadRequest, Unavailable
-from chalicelib.protocol.messages import Result
+from chalicelib.protocol.reports import Result
 from chalicelib.store.connections import MAX_GROUPS, Connections, LimitReached
 from chalicelib.store.items import Connection
-from chalicelib.websocket.event import WebSocketEvent
+from chalicelib.websocket.event import WebSocketEvent, authenticate
 
 EVICTIONS = 30  # of one handshake, while others take the room that it makes
 MAKING_ROOM_SECONDS = 2.0
@@ -22,6 +22,7 @@ class ConnectionLifecycle:
 
     def __init__(
         self,
+        *,
         verify: Verify,
         rules: AccessRules,
         connections: Connections,

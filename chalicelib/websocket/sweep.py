@@ -11,14 +11,14 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chalicelib.auth.principal import split_user_key
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.outcomes import OutcomeRecorder
-from chalicelib.protocol.messages import Result
+from chalicelib.protocol.reports import Result
 from chalicelib.store.connections import Connections
-from chalicelib.store.dynamodb import Cancelled, batch_get, reaching_storage, update_one
+from chalicelib.store.dynamodb import Cancelled, ItemPage, Store
 from chalicelib.store.expressions import Clause, number, update
 from chalicelib.store.items import (
     USER_SECONDS,
@@ -26,12 +26,8 @@ from chalicelib.store.items import (
     Item,
     Recipient,
     Status,
-    Tables,
     connection_ids,
 )
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
 
 SHARDS = 4  # of each table
 PAGE_ITEMS = 1000
@@ -65,8 +61,8 @@ class Sweeper:
 
     def __init__(
         self,
-        client: "DynamoDBClient",
-        tables: Tables,
+        store: Store,
+        *,
         connections: Connections,
         outcome_recorder: OutcomeRecorder,
         disconnector: Disconnector,
@@ -76,8 +72,8 @@ class Sweeper:
     ) -> None:
         """`now` is the clock, in epoch milliseconds; `report` is told the number of active
         connections."""
-        self._client = client
-        self._tables = tables
+        self._store = store
+        self._tables = store.tables
         self._connections = connections
         self._outcome_recorder = outcome_recorder
         self._disconnector = disconnector
@@ -150,14 +146,14 @@ class Sweeper:
             for connection_id in connection_ids(item)
         }
         table = self._tables.connections
-        for page in batch_get(self._client, table, "connectionId", list(ties)):
+        for page in self._store.batch_get(table, "connectionId", list(ties)):
             for item in page:
                 del ties[item["connectionId"]["S"]]
         for connection_id, (tenant, user_id) in ties.items():
             logger.info("untied", extra={"connectionId": connection_id, "userId": user_id})
             self._connections.untie(Recipient(connection_id, user_id, tenant, ""), self._now())
 
-    def _read(self, shard: Shard, position: Item | None) -> tuple[list[Item], Item | None]:
+    def _read(self, shard: Shard, position: Item | None) -> ItemPage:
         """The next page of a shard, and the position after it."""
         start: Any = {} if position is None else {"ExclusiveStartKey": position}
         only: Any = {}
@@ -167,16 +163,16 @@ class Sweeper:
                 "ProjectionExpression": "#user, #connections",
                 "ExpressionAttributeNames": {"#user": "user", "#connections": "connections"},
             }
-        with reaching_storage():
-            page = self._client.scan(
-                TableName=getattr(self._tables, shard.kind),
+        return next(
+            self._store.scan(
+                getattr(self._tables, shard.kind),
                 Segment=shard.number,
                 TotalSegments=SHARDS,
                 Limit=PAGE_ITEMS,
                 **start,
                 **only,
             )
-        return page["Items"], page.get("LastEvaluatedKey")
+        )
 
     # --- Progress
 
@@ -200,7 +196,7 @@ class Sweeper:
         )
         action = update(self._tables.users, shard.key, claim)
         try:
-            return update_one(self._client, action, ReturnValues="ALL_NEW")
+            return self._store.update(action, ReturnValues="ALL_NEW")
         except Cancelled:
             return None
 
@@ -214,7 +210,7 @@ class Sweeper:
                 ":until": number(self._now() + lease_ms if lease_ms else 0),
             },
         )
-        update_one(self._client, update(self._tables.users, shard.key, saved))
+        self._store.update(update(self._tables.users, shard.key, saved))
 
     def _finish(self, shard: Shard, active: int) -> None:
         finished = Clause(
@@ -223,18 +219,18 @@ class Sweeper:
             names={"#position": "position"},
             values={":active": number(active), ":now": number(self._now())},
         )
-        update_one(self._client, update(self._tables.users, shard.key, finished))
+        self._store.update(update(self._tables.users, shard.key, finished))
 
     def _report_active(self) -> None:
-        active = active_connections(self._client, self._tables)
+        active = active_connections(self._store)
         if active is not None:
             self._report(active)
 
 
-def active_connections(client: "DynamoDBClient", tables: Tables) -> int | None:
+def active_connections(store: Store) -> int | None:
     """How many there were when the table was last swept; None before that. Raises Unavailable."""
     keys = [str(shard.key["user"]["S"]) for shard in CONNECTIONS]
-    pages = batch_get(client, tables.users, "user", keys)
+    pages = store.batch_get(store.tables.users, "user", keys)
     counts = [int(item["active"]["N"]) for page in pages for item in page if "active" in item]
     return sum(counts) if len(counts) == SHARDS else None
 

@@ -57,7 +57,7 @@ def test_no_module_is_compiled_at_a_cold_start(packaged: Path, tmp_path: Path) -
         check=True,
     ).stderr
     assert f"# code object from {tmp_path}" not in loaded
-    assert f"# code object from '{tmp_path}/chalicelib/__pycache__/service.cpython-" in loaded
+    assert f"# code object from '{tmp_path}/chalicelib/__pycache__/wiring.cpython-" in loaded
 
 
 def test_the_template_is_sound(packaged: Path) -> None:

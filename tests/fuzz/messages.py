@@ -8,10 +8,10 @@ with atheris.instrument_imports(include=["chalicelib"]):
     from chalicelib.delivery.frames import MAX_FRAME_BYTES, Framer
     from chalicelib.errors import BadRequest, PayloadTooLarge
     from chalicelib.protocol.encryption import Encryption
+    from chalicelib.protocol.http_request import json_body
     from chalicelib.protocol.messages import Message, MessageParser
     from chalicelib.protocol.strict_json import encode, parse_json
     from chalicelib.protocol.ulid import Stamp
-    from chalicelib.rest.responses import json_body
     from chalicelib.settings import MasterKey
 
 FRAME_BYTES = 32768

@@ -24,8 +24,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
 
 from chalicelib.auth.principal import Principal, Scope
-from chalicelib.delivery.sender import Delivery
-from chalicelib.delivery.sigv4 import Credentials
+from chalicelib.delivery.sender import Sender
+from chalicelib.runtime.aws import Credentials
 from chalicelib.websocket.event import WebSocketEvent
 from tests.support.stub import Stub, stub
 from tests.support.world import Aws, Herald, World
@@ -108,7 +108,7 @@ def regions(
             authority.issue_cert(host_in(name)).configure_cert(tls)
             stubbed = stack.enter_context(stub(tls, host_in(name)))
             ports[host_in(name)] = urlsplit(stubbed.endpoint).port or 0
-            delivery = stack.enter_context(closing(Delivery(lambda: CREDENTIALS, name)))
+            delivery = stack.enter_context(closing(Sender(lambda: CREDENTIALS, region=name)))
             aws = Aws(life, world)
             herald = Herald(aws, world, inline=3, delivery=delivery)
             found.append(Region(name, stubbed, herald))

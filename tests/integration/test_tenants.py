@@ -18,6 +18,7 @@ from chalicelib.fanout.progress import Progress
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import MessageParser
 from chalicelib.protocol.ulid import Stamp, earliest
+from chalicelib.store.dynamodb import Store
 from tests.gateway.test_authorization import invoke
 from tests.support.clients import Client, Socket, configured, eventually, served, token
 from tests.support.stub import stub
@@ -160,7 +161,7 @@ def queued_message(herald: Client, one: Side) -> str:
     stamp = Stamp.fresh(int(time.time() * 1000))
     parser = MessageParser("alice", stamp, may_encrypt=False)
     message = parser.one({"to": {"all": True}, "data": 1})
-    Progress(herald.tables, TABLES.messages, Encryption(())).begin([message], sender, 1)
+    Progress(Store(herald.tables, TABLES), Encryption(())).begin([message], sender, 1)
     return message.id
 
 

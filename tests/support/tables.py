@@ -9,7 +9,7 @@ from typing import Any
 from chalicelib.auth.principal import Principal, group_key, user_key
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.connections import Connections
-from chalicelib.store.dynamodb import MAX_BATCH_WRITE
+from chalicelib.store.dynamodb import MAX_BATCH_WRITE, Store
 from chalicelib.store.items import REACH_PREFIX, Connection, Recipient, Tables
 from chalicelib.store.memberships import Memberships
 from chalicelib.store.rate_limits import Limiter, Meter, Rate
@@ -78,14 +78,14 @@ def connections_of(
     metrics: Metrics | None = None,
 ) -> Connections:
     """The transitions over `client`; users may do as much as they like where nothing is said."""
+    store = Store(client, TABLES)
     return Connections(
-        client,
-        TABLES,
-        limit,
-        meter("connectDue", connects),
-        meter("messageDue", messages, quota),
-        Memberships(client, TABLES, HISTORY_SECONDS),
-        metrics or Metrics("test"),
+        store,
+        limit=limit,
+        connects=meter("connectDue", connects),
+        messages=meter("messageDue", messages, quota),
+        memberships=Memberships(store, seconds=HISTORY_SECONDS),
+        metrics=metrics or Metrics("test"),
     )
 
 

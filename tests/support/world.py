@@ -9,50 +9,29 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
+from chalicelib import wiring
 from chalicelib.auth.access import AccessRules
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.auth.verifier import TokenVerifier
-from chalicelib.delivery.broadcast import Broadcaster
-from chalicelib.delivery.congestion import Parcel
-from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import frame_of
-from chalicelib.delivery.notices import Notifier
-from chalicelib.delivery.outcomes import OutcomeRecorder
-from chalicelib.delivery.sender import Outcome
-from chalicelib.fanout.progress import Progress
-from chalicelib.fanout.queue import Queue
-from chalicelib.fanout.rate import FanoutRateLimiter
-from chalicelib.fanout.worker import Fanout, Worker
-from chalicelib.messaging.dispatch import Dispatcher
-from chalicelib.messaging.resume import Resumer
-from chalicelib.messaging.submissions import Submissions
-from chalicelib.protocol.encryption import Encryption
-from chalicelib.protocol.messages import MessageParser, Result
-from chalicelib.protocol.ulid import Stamp
+from chalicelib.delivery.parcel import Outcome, Parcel
+from chalicelib.protocol.reports import Result
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.settings import Settings
-from chalicelib.store.audience import Audiences
-from chalicelib.store.connections import Connections
-from chalicelib.store.history import History
-from chalicelib.store.idempotency import Idempotency
+from chalicelib.settings import EVICT_OLDEST, Settings
 from chalicelib.store.items import Recipient, Tables
-from chalicelib.store.memberships import Memberships
-from chalicelib.store.users import Users
-from chalicelib.websocket.actions import Actions
 from chalicelib.websocket.event import WebSocketEvent
-from chalicelib.websocket.lifecycle import ConnectionLifecycle
-from chalicelib.websocket.sweep import Sweeper
-from tests.support.tables import HISTORY_SECONDS, meter
+from tests.support.tables import HISTORY_SECONDS
 
 LIMIT = 2
 STALE_AFTER_SECONDS = 600
 SCOPES = frozenset({Scope.WS_CONNECT, Scope.MESSAGES_SEND})
 LIFE = Tables("life-connections", "life-users", "life-groups", "life-messages", "life-history")
 FRAME_BYTES = 32768
+UNLIMITED_RATE = 1_000_000  # requests a second
 NEVER = 10_000.0  # seconds: no deadline
 
 
@@ -234,8 +213,8 @@ class World:
         return Result.DELIVERED
 
 
-class Herald:
-    """The product over one handler's client, as an execution environment wires it."""
+class Herald(wiring.Herald):
+    """Herald over one handler's client, as an execution environment builds it."""
 
     def __init__(
         self,
@@ -246,101 +225,40 @@ class Herald:
         inline: int | None = None,
         delivery: Any = None,
     ) -> None:
-        """What has more recipients than `inline` goes through the world's queue. `delivery` is the
-        world's where none is given."""
-
-        def now() -> int:
-            return world.now
-
-        delivery = delivery or world
-        config = Settings.from_environ({"HERALD_JWT_SECRET": "x" * 32})
-        verify = TokenVerifier(config).verify
-        messages = meter("messageDue")
-        self.metrics = metrics = Metrics("test")
-        memberships = Memberships(client, LIFE, HISTORY_SECONDS)
-        self.connections = Connections(
-            client, LIFE, LIMIT, meter("connectDue"), messages, memberships, metrics
+        """A message with more recipients than `inline` goes through the world's queue. `delivery`
+        is the world unless one is given."""
+        settings = replace(
+            Settings.from_environ({"HERALD_JWT_SECRET": "x" * 32}),
+            connections_table=LIFE.connections,
+            users_table=LIFE.users,
+            groups_table=LIFE.groups,
+            messages_table=LIFE.messages,
+            history_table=LIFE.history,
+            connect_rate=UNLIMITED_RATE * 60,
+            message_rate=UNLIMITED_RATE,
+            message_burst=UNLIMITED_RATE,
+            connection_limit_policy=EVICT_OLDEST if evicts else "reject",
+            max_connections_per_user=LIMIT,
+            history_seconds=HISTORY_SECONDS,
+            frame_bytes=FRAME_BYTES,
+            stale_after_seconds=STALE_AFTER_SECONDS,
+            fanout_queue_url=None if inline is None else "https://sqs.invalid/queue",
+            fanout_rate=0,
+            inline_recipients=inline or 0,
         )
-        audiences = Audiences(client, LIFE)
-        outcome_recorder = OutcomeRecorder(
-            self.connections, delivery, Notifier(audiences, delivery, None), now
-        )
-        disconnector = Disconnector(self.connections, delivery, now)
-        broadcaster = Broadcaster(delivery, outcome_recorder, disconnector, metrics)
-        encryption = Encryption(())
-        self.progress = Progress(client, LIFE.messages, encryption)
-        queue = Queue(lambda: client, "https://sqs.invalid/queue")
-        self.worker = Worker(
-            audiences,
-            broadcaster,
-            self.progress,
-            queue,
-            FanoutRateLimiter(client, LIFE.messages, "region", 0),
-            encryption,
-            FRAME_BYTES,
-            now,
-            metrics,
-        )
-        self.history = history = History(client, LIFE.history, HISTORY_SECONDS, encryption, now)
-        fanout = Fanout(self.progress, queue, lambda: world.estimate)
-        self.dispatcher = Dispatcher(
-            audiences,
-            broadcaster,
-            None if inline is None else fanout,
-            history,
-            encryption,
-            FRAME_BYTES,
-            inline or 0,
-            LIMIT,
-            metrics,
-        )
-        users = Users(client, LIFE, messages, meter("resumeDue"))
-        self.submissions = Submissions(
-            self.parser,
-            users,
-            self.dispatcher,
-            Idempotency(client, LIFE.messages),
-            now,
-            metrics,
-        )
-        self.actions = Actions(
-            self.dispatcher,
-            delivery,
-            self.connections,
-            disconnector,
-            Resumer(
-                users,
-                history,
-                memberships,
-                delivery,
-                encryption,
-                FRAME_BYTES,
-            ),
-            verify,
-            now,
-            self.parser,
-            metrics,
-        )
-        self.lifecycle = ConnectionLifecycle(
-            verify,
-            AccessRules(config),
-            self.connections,
-            outcome_recorder,
-            disconnector if evicts else None,
-            None,
-            now,
-        )
-        self.sweeper = Sweeper(
-            client,
-            LIFE,
-            self.connections,
-            outcome_recorder,
-            disconnector,
-            STALE_AFTER_SECONDS,
-            now,
-            lambda _: None,
+        super().__init__(
+            settings,
+            dynamodb=client,
+            delivery=delivery or world,
+            sqs=lambda: client,
+            sns=lambda: client,
+            region="region",
+            verify=TokenVerifier(settings).verify,
+            rules=AccessRules(settings),
+            metrics=Metrics("test"),
+            now=lambda: world.now,
         )
         self._world = world
 
-    def parser(self, sender: Principal, stamp: Stamp) -> MessageParser:
-        return MessageParser(sender.user_id, stamp, may_encrypt=False)
+    def active_connections(self) -> int | None:
+        return self._world.estimate

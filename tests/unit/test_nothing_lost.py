@@ -23,8 +23,8 @@ from chalicelib.auth.principal import Principal, Scope
 from chalicelib.delivery import disconnect as terminate
 from chalicelib.delivery import outcomes as outcome_recorder
 from chalicelib.errors import HeraldError
-from chalicelib.fanout import worker as fanout
-from chalicelib.protocol.messages import Queued
+from chalicelib.fanout import worker
+from chalicelib.protocol.reports import Queued
 from chalicelib.protocol.ulid import Stamp, earliest
 from chalicelib.store import history
 from tests.support.tables import empty
@@ -400,7 +400,7 @@ class Lives(RuleBasedStateMachine):
 def test_nothing_is_lost(life: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (outcome_recorder, history, terminate):
         monkeypatch.setattr(module, "ThreadPoolExecutor", Inline)
-    monkeypatch.setattr(fanout, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "SLICE_SECONDS", 0.0)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     run_machine(
         type("Machine", (Lives,), {"client": life}),

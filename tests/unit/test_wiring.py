@@ -13,13 +13,12 @@ from botocore.session import Session as SdkSession
 from chalicelib.auth.access import AccessRules
 from chalicelib.auth.principal import Principal
 from chalicelib.auth.verifier import TokenVerifier
-from chalicelib.delivery.sigv4 import Credentials
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.ulid import ALPHABET, Stamp
-from chalicelib.runtime.aws import credentials
+from chalicelib.runtime.aws import Credentials, credentials
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import Settings
-from chalicelib.wiring import Service
+from chalicelib.wiring import Herald
 from gateway.configuration import PROJECT
 from tests.support.tables import NOW
 
@@ -83,8 +82,11 @@ def test_ids_tell_nobody_that_others_sent_just_then(monkeypatch: pytest.MonkeyPa
     """Within a request they are neighbours, so that they rise; between requests chance decides."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     settings = Settings(jwt_secret="s" * 32)
-    wired = Service(
-        settings, TokenVerifier(settings).verify, AccessRules(settings), Metrics("test")
+    wired = Herald.on_aws(
+        settings,
+        verify=TokenVerifier(settings).verify,
+        rules=AccessRules(settings),
+        metrics=Metrics("test"),
     )
     message = {"to": {"all": True}, "data": 1}
     parsers = [

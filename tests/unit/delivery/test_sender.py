@@ -1,4 +1,4 @@
-"""Delivery against a stand-in for `@connections` that fails in every way."""
+"""Sender against a stand-in for `@connections` that fails in every way."""
 
 import itertools
 import math
@@ -21,12 +21,13 @@ from hypothesis import strategies as st
 from chalicelib.delivery import congestion as lanes
 from chalicelib.delivery import http as transport
 from chalicelib.delivery import sender as delivery_module
-from chalicelib.delivery.congestion import MAX_WINDOW, CongestionWindow, Parcel
+from chalicelib.delivery.congestion import MAX_WINDOW, CongestionWindow
 from chalicelib.delivery.frames import Frame, frame_of
-from chalicelib.delivery.sender import Delivery, Outcome
-from chalicelib.delivery.sigv4 import Credentials
+from chalicelib.delivery.parcel import Outcome, Parcel
+from chalicelib.delivery.sender import Sender
 from chalicelib.errors import Unavailable
-from chalicelib.protocol.messages import Result
+from chalicelib.protocol.reports import Result
+from chalicelib.runtime.aws import Credentials
 from chalicelib.store.items import Recipient
 from tests.support.stub import ODD, Behaviour, Stub, stub
 
@@ -42,8 +43,8 @@ def stubbed() -> Iterator[Stub]:
 
 
 @pytest.fixture
-def delivery() -> Iterator[Delivery]:
-    with closing(Delivery(lambda: CREDENTIALS, "us-east-1")) as delivery:
+def delivery() -> Iterator[Sender]:
+    with closing(Sender(lambda: CREDENTIALS, region="us-east-1")) as delivery:
         yield delivery
 
 
@@ -63,9 +64,7 @@ def parcels(endpoint: str, ids: Iterable[str], frames: Sequence[Frame] = (FRAME,
     return [Parcel(recipient(endpoint, connection), tuple(frames)) for connection in ids]
 
 
-def deliver(
-    delivery: Delivery, *pages: Sequence[Parcel], seconds: float = SECONDS
-) -> list[Outcome]:
+def deliver(delivery: Sender, *pages: Sequence[Parcel], seconds: float = SECONDS) -> list[Outcome]:
     return list(delivery.deliver(pages, time.monotonic() + seconds))
 
 
@@ -107,7 +106,7 @@ def connection_ids(number: int) -> list[str]:
 )
 @pytest.mark.usefixtures("impatient")
 def test_what_each_answer_means(
-    delivery: Delivery,
+    delivery: Sender,
     stubbed: Stub,
     answers: list[Behaviour],
     result: Result,
@@ -121,7 +120,7 @@ def test_what_each_answer_means(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_an_endpoint_that_refuses_connections(delivery: Delivery) -> None:
+def test_an_endpoint_that_refuses_connections(delivery: Sender) -> None:
     with socket.create_server(("127.0.0.1", 0)) as bound:
         endpoint = f"http://127.0.0.1:{bound.getsockname()[1]}/prod"
     [outcome] = deliver(delivery, parcels(endpoint, ["c="]))
@@ -129,12 +128,12 @@ def test_an_endpoint_that_refuses_connections(delivery: Delivery) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_an_endpoint_whose_name_is_unknown(delivery: Delivery) -> None:
+def test_an_endpoint_whose_name_is_unknown(delivery: Sender) -> None:
     [outcome] = deliver(delivery, parcels("http://nowhere.invalid/prod", ["c="]))
     assert outcome[2:] == (Result.STALE, "connection_failed", 4)
 
 
-def test_one_recipients_failure_is_its_own(delivery: Delivery, stubbed: Stub) -> None:
+def test_one_recipients_failure_is_its_own(delivery: Sender, stubbed: Stub) -> None:
     stubbed.behaviours = {"c3=": [410], "c5=": [403], "c7=": ["reset", 200]}
     ids = connection_ids(200)
     outcomes = deliver(delivery, parcels(stubbed.endpoint, ids))
@@ -149,7 +148,7 @@ def test_one_recipients_failure_is_its_own(delivery: Delivery, stubbed: Stub) ->
 
 
 def test_frames_keep_their_order_and_none_follows_a_failure(
-    delivery: Delivery, stubbed: Stub
+    delivery: Sender, stubbed: Stub
 ) -> None:
     frames = [frame_of(str(number).encode()) for number in range(3)]
     stubbed.behaviours = {"bad": [200, 410, 200]}
@@ -167,14 +166,14 @@ def test_frames_keep_their_order_and_none_follows_a_failure(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_each_frame_has_all_its_tries(delivery: Delivery, stubbed: Stub) -> None:
+def test_each_frame_has_all_its_tries(delivery: Sender, stubbed: Stub) -> None:
     frames = [frame_of(b"0"), frame_of(b"1")]
     stubbed.behaviours["c="] = [500, 500, 500, 200] * 2
     outcomes = deliver(delivery, parcels(stubbed.endpoint, ["c="], frames))
     assert [(outcome.result, outcome.tries) for outcome in outcomes] == [(Result.DELIVERED, 4)] * 2
 
 
-def test_what_a_frame_met_is_no_reason_for_the_next(delivery: Delivery, stubbed: Stub) -> None:
+def test_what_a_frame_met_is_no_reason_for_the_next(delivery: Sender, stubbed: Stub) -> None:
     frames = [frame_of(b"0"), frame_of(b"1")]
     stubbed.behaviours["c="] = [503, 200, "hang"]
     outcomes = deliver(delivery, parcels(stubbed.endpoint, ["c="], frames), seconds=1.0)
@@ -185,7 +184,7 @@ def test_what_a_frame_met_is_no_reason_for_the_next(delivery: Delivery, stubbed:
 
 
 def test_pauses_double_and_have_an_end(
-    delivery: Delivery, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
+    delivery: Sender, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/"""
     bounds: list[tuple[float, float]] = []
@@ -201,7 +200,7 @@ def test_pauses_double_and_have_an_end(
 
 
 def test_a_pause_is_slept_through(
-    delivery: Delivery, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
+    delivery: Sender, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits for the next try does nothing meanwhile."""
     monkeypatch.setattr(random, "uniform", lambda low, high: 0.3)
@@ -218,7 +217,7 @@ def test_a_pause_is_slept_through(
     assert len(polls) < 30
 
 
-def test_one_frame_to_one_connection(delivery: Delivery, stubbed: Stub) -> None:
+def test_one_frame_to_one_connection(delivery: Sender, stubbed: Stub) -> None:
     outcome = delivery.post("c=", stubbed.endpoint, b"x", time.monotonic() + SECONDS)
     assert outcome.recipient == Recipient("c=", "", None, stubbed.endpoint)
     assert (outcome.result, outcome.frame.body) == (Result.DELIVERED, b"x")
@@ -240,7 +239,7 @@ behaviours = st.lists(
 )
 @pytest.mark.usefixtures("impatient")
 def test_whatever_happens_each_frame_of_each_recipient_has_one_outcome(
-    delivery: Delivery, stubbed: Stub, data: st.DataObject
+    delivery: Sender, stubbed: Stub, data: st.DataObject
 ) -> None:
     """One delivery, and so one pool of connections, for all the examples."""
     number = data.draw(st.integers(0, 40))
@@ -268,14 +267,14 @@ def test_whatever_happens_each_frame_of_each_recipient_has_one_outcome(
 
 
 def test_connections_are_kept_from_one_delivery_to_the_next(
-    delivery: Delivery, stubbed: Stub
+    delivery: Sender, stubbed: Stub
 ) -> None:
     for _ in range(5):
         deliver(delivery, parcels(stubbed.endpoint, connection_ids(3)))
     assert stubbed.opened == 3
 
 
-def test_a_socket_that_died_in_the_pool_is_no_failure(delivery: Delivery, stubbed: Stub) -> None:
+def test_a_socket_that_died_in_the_pool_is_no_failure(delivery: Sender, stubbed: Stub) -> None:
     ids = connection_ids(20)
     deliver(delivery, parcels(stubbed.endpoint, ids))
     stubbed.close_sockets()
@@ -283,7 +282,7 @@ def test_a_socket_that_died_in_the_pool_is_no_failure(delivery: Delivery, stubbe
     assert {(outcome.result, outcome.tries) for outcome in outcomes} == {(Result.DELIVERED, 1)}
 
 
-def test_a_socket_that_dies_as_it_is_used_is_no_failure(delivery: Delivery, stubbed: Stub) -> None:
+def test_a_socket_that_dies_as_it_is_used_is_no_failure(delivery: Sender, stubbed: Stub) -> None:
     """The server closes while the request is on its way: it was never seen."""
     deliver(delivery, parcels(stubbed.endpoint, ["first"]))
     stubbed.behaviours["second"] = ["close", 200]
@@ -293,7 +292,7 @@ def test_a_socket_that_dies_as_it_is_used_is_no_failure(delivery: Delivery, stub
 
 
 def test_sockets_that_slept_for_long_are_not_used(
-    delivery: Delivery, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
+    delivery: Sender, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deliver(delivery, parcels(stubbed.endpoint, ["c="]))
     monkeypatch.setattr(transport, "IDLE_SECONDS", -10)
@@ -315,7 +314,7 @@ def secured(authority: trustme.CA) -> Iterator[Stub]:
 
 
 def test_tls_to_a_trusted_server_with_sessions_resumed(
-    delivery: Delivery,
+    delivery: Sender,
     secured: Stub,
     authority: trustme.CA,
     tmp_path: Path,
@@ -333,7 +332,7 @@ def test_tls_to_a_trusted_server_with_sessions_resumed(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_tls_to_a_server_that_is_not_trusted(delivery: Delivery, secured: Stub) -> None:
+def test_tls_to_a_server_that_is_not_trusted(delivery: Sender, secured: Stub) -> None:
     [outcome] = deliver(delivery, parcels(secured.endpoint, ["c="]))
     assert (outcome.result, outcome.reason) == (Result.STALE, "connection_failed")
     assert secured.requests == []
@@ -343,7 +342,7 @@ def test_tls_to_a_server_that_is_not_trusted(delivery: Delivery, secured: Stub) 
 
 
 def test_a_throttled_endpoint_is_given_less_at_a_time(
-    delivery: Delivery, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
+    delivery: Sender, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery_module, "BACKOFF_SECONDS", 0.01)
     stubbed.at_most = 8
@@ -380,7 +379,7 @@ def test_the_window_opens_again_and_is_never_shut() -> None:
 # --- Several endpoints
 
 
-def test_two_endpoints_in_one_audience(delivery: Delivery, stubbed: Stub) -> None:
+def test_two_endpoints_in_one_audience(delivery: Sender, stubbed: Stub) -> None:
     with stub() as other:
         both = [*parcels(stubbed.endpoint, ["a", "b"]), *parcels(other.endpoint, ["c"])]
         outcomes = deliver(delivery, both)
@@ -389,7 +388,7 @@ def test_two_endpoints_in_one_audience(delivery: Delivery, stubbed: Stub) -> Non
 
 
 def test_a_silent_endpoint_costs_its_own_recipients_only(
-    delivery: Delivery, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
+    delivery: Sender, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes connections and never answers; the others are all served though it is not given
     up before they are."""
@@ -422,12 +421,14 @@ def test_a_silent_endpoint_costs_its_own_recipients_only(
 
 def test_the_override_beats_the_recipients_endpoint(stubbed: Stub) -> None:
     elsewhere = "http://127.0.0.1:9/prod"
-    with closing(Delivery(lambda: CREDENTIALS, "us-east-1", stubbed.endpoint)) as delivery:
+    with closing(
+        Sender(lambda: CREDENTIALS, region="us-east-1", endpoint=stubbed.endpoint)
+    ) as delivery:
         outcome = delivery.post("c=", elsewhere, b"x", time.monotonic() + SECONDS)
     assert outcome.result is Result.DELIVERED
 
 
-def test_the_region_is_the_endpoints(delivery: Delivery) -> None:
+def test_the_region_is_the_endpoints(delivery: Sender) -> None:
     for endpoint, region in {
         "https://abc.execute-api.eu-west-1.amazonaws.com/prod": "eu-west-1",
         "https://abc.execute-api.cn-north-1.amazonaws.com.cn/prod": "cn-north-1",
@@ -441,13 +442,13 @@ def test_the_region_is_the_endpoints(delivery: Delivery) -> None:
 
 
 @pytest.mark.timeout(10)
-def test_an_audience_of_nobody_is_not_waited_for(delivery: Delivery) -> None:
+def test_an_audience_of_nobody_is_not_waited_for(delivery: Sender) -> None:
     assert deliver(delivery) == []
     assert deliver(delivery, [], []) == []
 
 
 @pytest.mark.timeout(10)
-def test_an_audience_that_ends_late_is_not_waited_for(delivery: Delivery, stubbed: Stub) -> None:
+def test_an_audience_that_ends_late_is_not_waited_for(delivery: Sender, stubbed: Stub) -> None:
     def pages() -> Iterator[list[Parcel]]:
         yield parcels(stubbed.endpoint, ["c="])
         time.sleep(0.2)
@@ -456,7 +457,7 @@ def test_an_audience_that_ends_late_is_not_waited_for(delivery: Delivery, stubbe
 
 
 @pytest.mark.usefixtures("impatient")
-def test_at_the_deadline_everybody_is_named(delivery: Delivery, stubbed: Stub) -> None:
+def test_at_the_deadline_everybody_is_named(delivery: Sender, stubbed: Stub) -> None:
     ids = connection_ids(100)
     stubbed.behaviours = {connection: ["hang"] for connection in ids}
     outcomes = deliver(
@@ -468,14 +469,14 @@ def test_at_the_deadline_everybody_is_named(delivery: Delivery, stubbed: Stub) -
     assert {outcome[2:] for outcome in outcomes} == {(Result.STALE, "deadline", 0)}
 
 
-def test_a_deadline_that_has_passed_sends_nothing(delivery: Delivery, stubbed: Stub) -> None:
+def test_a_deadline_that_has_passed_sends_nothing(delivery: Sender, stubbed: Stub) -> None:
     [outcome] = deliver(delivery, parcels(stubbed.endpoint, ["c="]), seconds=0)
     assert outcome[2:] == (Result.STALE, "deadline", 0)
     assert stubbed.requests == []
 
 
 def test_no_retry_starts_after_the_deadline(
-    delivery: Delivery, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
+    delivery: Sender, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(random, "uniform", lambda low, high: 60.0)
     stubbed.behaviours["c="] = [503]
@@ -485,7 +486,7 @@ def test_no_retry_starts_after_the_deadline(
 
 
 def test_an_audience_that_cannot_be_read_in_time_says_so(
-    delivery: Delivery, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
+    delivery: Sender, stubbed: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery_module, "OVERTIME_SECONDS", 0.1)
 
@@ -503,7 +504,7 @@ def test_an_audience_that_cannot_be_read_in_time_says_so(
     }
 
 
-def test_pages_that_break_off_do_not_lose_those_before(delivery: Delivery, stubbed: Stub) -> None:
+def test_pages_that_break_off_do_not_lose_those_before(delivery: Sender, stubbed: Stub) -> None:
     def breaking_off() -> Iterator[list[Parcel]]:
         yield parcels(stubbed.endpoint, ["first"])
         raise Unavailable("storage failed")
@@ -515,7 +516,7 @@ def test_pages_that_break_off_do_not_lose_those_before(delivery: Delivery, stubb
 
 
 def test_a_delivery_that_is_broken_off_leaves_the_next_one_alone(
-    delivery: Delivery, stubbed: Stub
+    delivery: Sender, stubbed: Stub
 ) -> None:
     deadline = time.monotonic() + SECONDS
     first = delivery.deliver([parcels(stubbed.endpoint, connection_ids(100))], deadline)
@@ -525,7 +526,7 @@ def test_a_delivery_that_is_broken_off_leaves_the_next_one_alone(
     assert [outcome.recipient.connection_id for outcome in outcomes] == ["later"]
 
 
-def test_pages_are_read_as_they_are_needed(delivery: Delivery, stubbed: Stub) -> None:
+def test_pages_are_read_as_they_are_needed(delivery: Sender, stubbed: Stub) -> None:
     """So that memory does not grow with the audience."""
     size, read = 500, 0
 
@@ -548,7 +549,7 @@ def test_without_credentials_nothing_is_known_of_the_recipients(stubbed: Stub) -
     def missing() -> Credentials:
         raise Unavailable("AWS credentials are missing")
 
-    with closing(Delivery(missing, "us-east-1")) as delivery:
+    with closing(Sender(missing, region="us-east-1")) as delivery:
         outcomes = deliver(delivery, parcels(stubbed.endpoint, connection_ids(3)))
     assert {outcome[2:] for outcome in outcomes} == {(Result.STALE, "no_credentials", 0)}
 
@@ -556,7 +557,7 @@ def test_without_credentials_nothing_is_known_of_the_recipients(stubbed: Stub) -
 def test_credentials_that_change_are_used(stubbed: Stub) -> None:
     now = 1e9
     keys = iter([Credentials("AK1", "s"), Credentials("AK2", "s", "token")])
-    with closing(Delivery(lambda: next(keys), "us-east-1", now=lambda: now)) as delivery:
+    with closing(Sender(lambda: next(keys), region="us-east-1", now=lambda: now)) as delivery:
         for _ in range(2):
             deliver(delivery, parcels(stubbed.endpoint, ["c="]))
             deliver(delivery, parcels(stubbed.endpoint, ["c="]))

@@ -11,7 +11,8 @@ from botocore.credentials import Credentials as BotoCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chalicelib.delivery.sigv4 import SERVICE, Credentials, RequestSigner
+from chalicelib.delivery.sigv4 import SERVICE, RequestSigner
+from chalicelib.runtime.aws import Credentials
 
 visible = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60)
 real_ids = st.from_regex(r"[A-Za-z0-9_-]{15}=", fullmatch=True)

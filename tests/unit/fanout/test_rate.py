@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from chalicelib.delivery.congestion import Parcel
 from chalicelib.delivery.frames import frame_of
+from chalicelib.delivery.parcel import Parcel
 from chalicelib.fanout.rate import FORGOTTEN, SECOND, FanoutRateLimiter
+from chalicelib.store.dynamodb import Store
 from tests.support.tables import TABLES, Counted, recipient
 
 NEVER = 10_000.0
@@ -38,7 +39,11 @@ class Line:
         self.tenant = tenant
         self.sent: list[tuple[int, int]] = []
         self._rate_limiter = FanoutRateLimiter(
-            client, TABLES.messages, region, rate, lambda: self.clock.now, self.clock.sleep
+            Store(client, TABLES),
+            region=region,
+            per_second=rate,
+            now=lambda: self.clock.now,
+            sleep=self.clock.sleep,
         )
         self._parcels = self._endless()
 
@@ -102,7 +107,7 @@ def test_a_share_is_free_again_when_its_tenant_has_done(moto: Any, user: str) ->
 def test_frames_count_and_not_recipients(moto: Any, user: str) -> None:
     clock = Clock()
     rate_limiter = FanoutRateLimiter(
-        moto, TABLES.messages, user, 100, lambda: clock.now, clock.sleep
+        Store(moto, TABLES), region=user, per_second=100, now=lambda: clock.now, sleep=clock.sleep
     )
     began = clock.now
     for _ in rate_limiter.throttle(parcels(100, frames=3), "t", time.monotonic() + NEVER):
@@ -112,7 +117,9 @@ def test_frames_count_and_not_recipients(moto: Any, user: str) -> None:
 
 def test_after_the_end_what_was_read_goes_out(moto: Any, user: str) -> None:
     clock = Clock()
-    rate_limiter = FanoutRateLimiter(moto, TABLES.messages, user, 1, lambda: clock.now, clock.sleep)
+    rate_limiter = FanoutRateLimiter(
+        Store(moto, TABLES), region=user, per_second=1, now=lambda: clock.now, sleep=clock.sleep
+    )
     began = clock.now
     sent = [len(some) for some in rate_limiter.throttle(parcels(50), "t", time.monotonic() - 1)]
     assert sum(sent) == 50
@@ -121,7 +128,7 @@ def test_after_the_end_what_was_read_goes_out(moto: Any, user: str) -> None:
 
 def test_without_a_rate_nothing_is_asked_nor_held_up(moto: Any) -> None:
     client: Any = Counted(moto)
-    rate_limiter = FanoutRateLimiter(client, TABLES.messages, "-", 0)
+    rate_limiter = FanoutRateLimiter(Store(client, TABLES), region="-", per_second=0)
     everything = parcels(5000)
     assert list(rate_limiter.throttle(everything, None, 0.0)) == [everything]
     assert client.calls == []
@@ -129,15 +136,21 @@ def test_without_a_rate_nothing_is_asked_nor_held_up(moto: Any) -> None:
 
 
 def test_no_more_is_read_at_a_time_than_a_second_takes(moto: Any) -> None:
-    assert FanoutRateLimiter(moto, TABLES.messages, "-", 20).page_items(1000) == 20
-    assert FanoutRateLimiter(moto, TABLES.messages, "-", 8000).page_items(1000) == 1000
+    assert FanoutRateLimiter(Store(moto, TABLES), region="-", per_second=20).page_items(1000) == 20
+    assert (
+        FanoutRateLimiter(Store(moto, TABLES), region="-", per_second=8000).page_items(1000) == 1000
+    )
 
 
 def test_a_reservation_is_a_call_or_two_for_a_tenth_of_a_second(moto: Any, user: str) -> None:
     client: Any = Counted(moto)
     clock = Clock()
     rate_limiter = FanoutRateLimiter(
-        client, TABLES.messages, user, 5000, lambda: clock.now, clock.sleep
+        Store(client, TABLES),
+        region=user,
+        per_second=5000,
+        now=lambda: clock.now,
+        sleep=clock.sleep,
     )
     for _ in rate_limiter.throttle(parcels(5000), "t", time.monotonic() + NEVER):
         pass

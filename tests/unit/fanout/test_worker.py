@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chalicelib.auth.principal import Principal, Scope
-from chalicelib.fanout import worker as fanout
+from chalicelib.fanout import publisher
+from chalicelib.fanout import worker as worker_module
 from chalicelib.fanout.progress import KEPT_SECONDS, LAST_TRY_MS
+from chalicelib.fanout.publisher import MAX_SHARDS, SHARD_RECIPIENTS, shards_for
 from chalicelib.fanout.queue import MAX_RECEIVES
-from chalicelib.fanout.worker import MAX_SHARDS, SHARD_RECIPIENTS, shards_for
 from tests.support.tables import Counted, empty
 from tests.support.world import LIFE, NEVER, Aws, Handler, Herald, World
 
@@ -33,9 +34,9 @@ pytestmark = pytest.mark.ministack  # several workers, and shards as MiniStack c
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slice is one page of two, and a table of seven is two shards."""
-    monkeypatch.setattr(fanout, "PAGE_ITEMS", 2)
-    monkeypatch.setattr(fanout, "SLICE_SECONDS", 0.0)
-    monkeypatch.setattr(fanout, "SHARD_RECIPIENTS", 4)
+    monkeypatch.setattr(worker_module, "PAGE_ITEMS", 2)
+    monkeypatch.setattr(worker_module, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(publisher, "SHARD_RECIPIENTS", 4)
 
 
 class Scene:
@@ -116,7 +117,7 @@ def scene(life: Any) -> Scene:
 def test_an_audience_is_cut_by_its_size(
     recipients: int, shards: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "SHARD_RECIPIENTS", SHARD_RECIPIENTS)
+    monkeypatch.setattr(publisher, "SHARD_RECIPIENTS", SHARD_RECIPIENTS)
     assert shards_for(recipients) == shards <= MAX_SHARDS
 
 
@@ -372,7 +373,7 @@ def test_who_is_not_reached_is_counted_and_some_are_named(life: Any) -> None:
 
 def test_a_hundred_names_are_kept_however_many_slices_have_some(scene: Scene) -> None:
     from chalicelib.fanout.progress import ShardPosition
-    from chalicelib.protocol.messages import Report, Result
+    from chalicelib.protocol.reports import Report, Result
 
     [message_id] = scene.post({"to": {"users": ["user-1"]}, "data": 1})
     progress = scene.herald().progress

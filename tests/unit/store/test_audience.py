@@ -7,6 +7,7 @@ import pytest
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.messages import Audience, AudienceKind
 from chalicelib.store.audience import Audiences
+from chalicelib.store.dynamodb import Store
 from tests.support.tables import TABLES, Counted, connection, connections_of
 
 
@@ -28,7 +29,7 @@ def test_250_users_are_three_reads(dynamodb: Any, user: str) -> None:
     for number in range(0, 250, 50):
         connections.open(connection(f"{user}-{number}", f"{user}-{number}"))
     names = tuple(f"{user}-{number}" for number in range(250))
-    audiences = Audiences(client, TABLES)  # type: ignore[arg-type]
+    audiences = Audiences(Store(client, TABLES))  # type: ignore[arg-type]
     assert found(audiences, Audience(AudienceKind.USERS, names)) == set(names[::50])
     assert client.calls == ["batch_get_item"] * 3
 
@@ -40,7 +41,7 @@ def test_all_reads_every_page_of_the_table(dynamodb: Any, user: str) -> None:
         item["padding"] = {"S": "x" * 50_000}
         dynamodb.put_item(TableName=TABLES.connections, Item=item)
     assert "LastEvaluatedKey" in dynamodb.scan(TableName=TABLES.connections)
-    audiences = Audiences(dynamodb, TABLES)
+    audiences = Audiences(Store(dynamodb, TABLES))
     everyone = found(audiences, Audience(AudienceKind.ALL), user)
     assert everyone == {f"{user}-{number}" for number in range(60)}
     but_one = Audience(AudienceKind.ALL, except_users=frozenset({f"{user}-7"}))
@@ -67,11 +68,11 @@ def test_keys_that_a_batch_left_unread_are_asked_for_again(dynamodb: Any, user: 
     client: Any = Sparing(dynamodb)
     ids = tuple(f"{user}-{number}" for number in range(3))
     by_id = Audience(AudienceKind.CONNECTIONS, ids)
-    assert found(Audiences(client, TABLES), by_id) == set(ids)
+    assert found(Audiences(Store(client, TABLES)), by_id) == set(ids)
     assert len(client.calls) == 3
     too_many = Audience(AudienceKind.CONNECTIONS, tuple(f"{user}-{n}" for n in range(9)))
     with pytest.raises(Unavailable):
-        found(Audiences(client, TABLES), too_many)
+        found(Audiences(Store(client, TABLES)), too_many)
 
 
 def test_several_audiences_are_read_once_and_each_connection_gets_its_own(
@@ -82,7 +83,7 @@ def test_several_audiences_are_read_once_and_each_connection_gets_its_own(
     for name in (a, b, c):
         connections.open(connection(name, name, user))
     client = Counted(dynamodb)
-    audiences = Audiences(client, TABLES)  # type: ignore[arg-type]
+    audiences = Audiences(Store(client, TABLES))  # type: ignore[arg-type]
     named = (
         Audience(AudienceKind.USERS, (a, b)),
         Audience(AudienceKind.CONNECTIONS, (b, c)),
@@ -106,4 +107,4 @@ def test_a_connection_that_its_user_does_not_know_is_found_by_its_id(
         Audience(AudienceKind.USERS, (user,)),
         Audience(AudienceKind.CONNECTIONS, (f"{user}-lost",)),
     )
-    assert selected(Audiences(dynamodb, TABLES), *both) == {f"{user}-lost": 0b11}
+    assert selected(Audiences(Store(dynamodb, TABLES)), *both) == {f"{user}-lost": 0b11}

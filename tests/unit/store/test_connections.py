@@ -23,7 +23,7 @@ from chalicelib.errors import (
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store import connections as connections_module
 from chalicelib.store.connections import MAX_GROUPS, Connections, LimitReached
-from chalicelib.store.dynamodb import CONFLICT_TRIES
+from chalicelib.store.dynamodb import CONFLICT_TRIES, Store
 from chalicelib.store.items import (
     HANDSHAKE_SECONDS,
     MAX_CONNECTION_SECONDS,
@@ -64,7 +64,7 @@ def users(dynamodb: Any) -> Users:
 
 
 def users_of(client: Any) -> Users:
-    return Users(client, TABLES, meter("messageDue"), meter("resumeDue"))
+    return Users(Store(client, TABLES), messages=meter("messageDue"), resumes=meter("resumeDue"))
 
 
 def online(users: Users, user: str) -> int:

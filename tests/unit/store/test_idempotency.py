@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from chalicelib.auth.principal import Principal
 from chalicelib.errors import IdempotencyKeyReused, RateLimited, RequestInProgress
 from chalicelib.messaging.submissions import Submissions
+from chalicelib.protocol.reports import Reply
 from chalicelib.protocol.ulid import Stamp
-from chalicelib.rest.responses import Reply
+from chalicelib.store.dynamodb import Store
 from chalicelib.store.idempotency import CLAIM_MS, KEPT_SECONDS, Claim, Idempotency
 from chalicelib.store.rate_limits import Rate
 from chalicelib.store.users import Users
@@ -88,13 +89,15 @@ def test_a_flood_with_keys_costs_as_little_as_any(life: Any) -> None:
     client: Any = Counted(life)
     world = Scene(life).world
     herald = Herald(client, world, evicts=False)
+    store = Store(client, LIFE)
+    once = meter("messageDue", Rate.per_second(1, 1))
     submissions = Submissions(
-        herald.parser,
-        Users(client, LIFE, meter("messageDue", Rate.per_second(1, 1)), meter("resumeDue")),
-        herald.dispatcher,
-        Idempotency(client, LIFE.messages),
-        lambda: world.now,
-        herald.metrics,
+        parser=herald.parser,
+        users=Users(store, messages=once, resumes=meter("resumeDue")),
+        dispatcher=herald.dispatcher,
+        idempotency=Idempotency(store),
+        now=lambda: world.now,
+        metrics=herald.metrics,
     )
     submissions.submit(SENDER, HEADERS, BODY, time.monotonic() + NEVER)
     client.calls.clear()
@@ -186,7 +189,7 @@ def test_what_a_crashed_try_began_keeps_its_ids_though_the_next_is_refused(scene
 
 
 def test_an_answer_too_large_to_keep_is_kept_without_the_names(life: Any) -> None:
-    keys = Idempotency(life, LIFE.messages)
+    keys = Idempotency(Store(life, LIFE))
     claim = keys.claim(SENDER, "large", {}, Stamp.fresh(10**12))
     assert isinstance(claim, Claim)
     failed = [

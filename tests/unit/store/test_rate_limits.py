@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from chalicelib.auth.principal import Principal
 from chalicelib.errors import Contended, QuotaExceeded, RateLimited, Unavailable
 from chalicelib.store import rate_limits as limits
+from chalicelib.store.dynamodb import Store
 from chalicelib.store.expressions import Clause
 from chalicelib.store.rate_limits import DAY_MS, USERS_REMEMBERED, Limiter, Meter, Rate, Usage
 from chalicelib.store.users import Users
@@ -20,7 +21,11 @@ MIDNIGHT = NOW - NOW % DAY_MS
 
 
 def users_with(client: Any, rate: Rate, quota: int = 0) -> Users:
-    return Users(client, TABLES, meter("messageDue", rate, quota), meter("resumeDue"))
+    return Users(
+        Store(client, TABLES),
+        messages=meter("messageDue", rate, quota),
+        resumes=meter("resumeDue"),
+    )
 
 
 def allowed(users: Users, user: str, now: int, messages: int = 1) -> bool:

@@ -8,10 +8,11 @@ import pytest
 
 from chalicelib.auth.principal import user_key
 from chalicelib.delivery.frames import PROBE
-from chalicelib.delivery.sender import Outcome
-from chalicelib.protocol.messages import Result
+from chalicelib.delivery.parcel import Outcome
+from chalicelib.protocol.reports import Result
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.connections import Connections
+from chalicelib.store.dynamodb import Store
 from chalicelib.store.items import Recipient
 from chalicelib.store.memberships import Memberships
 from chalicelib.websocket import sweep as sweep_module
@@ -36,24 +37,23 @@ class Sweep:
         self.expired: list[str] = []
         self.reported: list[int] = []
         this: Any = self  # stands in for OutcomeRecorder and Disconnector
+        store = Store(client, LIFE)
         self.connections = Connections(
-            client,
-            LIFE,
-            10,
-            meter("connectDue"),
-            meter("messageDue"),
-            Memberships(client, LIFE, 0),
-            Metrics("test"),
+            store,
+            limit=10,
+            connects=meter("connectDue"),
+            messages=meter("messageDue"),
+            memberships=Memberships(store, seconds=0),
+            metrics=Metrics("test"),
         )
         self.sweeper = Sweeper(
-            client,
-            LIFE,
-            self.connections,
-            this,
-            this,
-            600,
-            lambda: self.now,
-            self.reported.append,
+            store,
+            connections=self.connections,
+            outcome_recorder=this,
+            disconnector=this,
+            stale_after_seconds=600,
+            now=lambda: self.now,
+            report=self.reported.append,
         )
 
     def sweep(self, seconds: float = LONG) -> None:

@@ -90,8 +90,10 @@ tests/e2e/node_modules: tests/e2e/package-lock.json
 	npm ci --no-audit --no-fund --prefix tests/e2e
 	@touch $@
 
-docs: $(VENV)/docs/.ready ## Make a site of docs/, in .herald/site, and check its links
+docs: $(VENV)/docs/.ready ## Build a site of docs/ in .herald/site, and check its links and that it needs no internet
+	@rm -rf .herald/site
 	@$(VENV)/docs/bin/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs .herald/site
+	@$(VENV)/docs/bin/python docs/check_site.py .herald/site
 	@echo "file://$(CURDIR)/.herald/site/index.html"
 
 audit: $(VENV)/audit/.ready ## Look each installed package up among the known vulnerabilities (needs the internet)

@@ -1,8 +1,13 @@
 """How Sphinx makes a site of these pages: https://www.sphinx-doc.org/en/master/usage/configuration.html"""
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # for diagrams.py
+
 project = "Herald"
 html_title = "Herald"
-extensions = ["myst_parser", "sphinxcontrib.mermaid"]
+extensions = ["myst_parser", "diagrams"]
 exclude_patterns = ["requirements.txt"]
 nitpicky = True
 
@@ -14,3 +19,7 @@ html_show_copyright = False
 html_show_sphinx = False
 html_favicon = "../console/icon.svg"
 html_extra_path = ["openapi.yaml", "asyncapi.yaml"]
+html_static_path = ["theme/static"]
+html_css_files = ["site.css"]
+templates_path = ["theme/templates"]
+html_use_index = False  # there is nothing to index

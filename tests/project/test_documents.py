@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.check_site import complaints, diagrams_of
 from docs.settings_table import PAGE, page
 from gateway.configuration import PROJECT
 
@@ -23,6 +24,59 @@ def test_tests_and_links(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", text):
         if "://" not in target:
             assert (document.parent / target).exists(), f"there is no {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_a_document_has_one_first_level_heading(document: Path) -> None:
+    without_code = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert len(re.findall(r"^# ", without_code, re.MULTILINE)) == 1
+
+
+DRAWN = '<div class="only-light"><svg></svg></div><div class="only-dark"><svg></svg></div>'
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ("<h1>A</h1><h1>B</h1>", "page.html has 2 first-level headings"),
+        ("<p>A</p>", "page.html has 0 first-level headings"),
+        ('<h1>A</h1><pre class="mermaid">flowchart</pre>', "page.html has 0 SVGs for 1 diagrams"),
+        ('<h1>A</h1><script src="https://cdn.test/a.js"></script>', "loads https://cdn.test/a.js"),
+        ('<h1>A</h1><script>import a from "https://cdn.test/a"</script>', "https://cdn.test/a"),
+        ('<h1>A</h1><link rel="stylesheet" href="//fonts.test/a.css">', "loads //fonts.test/a.css"),
+        ('<h1>A</h1><img src="http://images.test/a.png">', "loads http://images.test/a.png"),
+        (
+            "<h1>A</h1><style>@import url(https://fonts.test/a)</style>",
+            "loads https://fonts.test/a",
+        ),
+        ('<h1>A</h1><p style="background: url(//fonts.test/a)">', "loads //fonts.test/a"),
+    ],
+)
+def test_the_check_of_the_site_names_what_is_wrong(
+    tmp_path: Path, body: str, complaint: str
+) -> None:
+    (tmp_path / "page.html").write_text(body + ("" if "mermaid" in body else DRAWN))
+    [found] = complaints(tmp_path, {"page": 1})
+    assert complaint in found
+
+
+def test_the_check_of_the_site_reads_style_sheets_and_scripts(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(
+        '<h1>A</h1><a href="https://example.com">B</a><img src="a.png">'
+    )
+    (tmp_path / "good.css").write_text("a { background: url('data:image/svg+xml;utf8,//') }")
+    (tmp_path / "good.js").write_text('// from https://example.com\nimport "./a.js";')
+    assert list(complaints(tmp_path, {})) == []
+    (tmp_path / "font.css").write_text("@font-face { src: url(https://fonts.test/a) }")
+    (tmp_path / "load.js").write_text('await import("https://cdn.test/a.js")')
+    assert list(complaints(tmp_path, {})) == [
+        "font.css loads https://fonts.test/a",
+        "load.js loads https://cdn.test/a.js",
+    ]
+
+
+def test_the_check_of_the_site_knows_each_diagram() -> None:
+    assert diagrams_of(PROJECT / "docs")["how-it-works"] == 3
 
 
 def test_every_rule_of_the_standards_is_answered() -> None:

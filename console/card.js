@@ -1,8 +1,8 @@
-/** One connection on the page: its state, what can be done to it, and all that travels on it. */
+/** The card of one connection: its state, its controls and its frames. */
 
 import { Herald, expiry } from "/console/client/herald.js";
 import { decrypt } from "/console/decrypt.js";
-import { cutOff, makeToken, setFault } from "/console/gateway.js";
+import { closeFromGateway, makeToken, setFault } from "/console/gateway.js";
 import { Rest } from "/console/rest.js";
 
 const KEPT_FRAMES = 500;
@@ -11,9 +11,9 @@ const time = new Intl.DateTimeFormat(undefined, {
   hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
 });
 
-/** Events: `received` (`{ id, after }`, ms since it was accepted), `changed`, `removed`. */
+/** Events: `received` (`{ id, after, at }`; `after` is in ms since Herald accepted the message), `changed`, `removed`. */
 export class Card extends EventTarget {
-  /** Under it the gateway's feed speaks of this connection. */
+  /** The name of this card in the gateway's event stream. */
   key = crypto.randomUUID().slice(0, 8);
   connectionId = null;
   #herald;
@@ -40,9 +40,7 @@ export class Card extends EventTarget {
     this.#find("h3").textContent = this.name;
     this.element.setAttribute("aria-label", this.name);
     this.#find(".frames").setAttribute("aria-label", `Frames of ${this.name}`);
-    if (!stage.local) {
-      this.element.querySelectorAll("[data-do=cut], label:has([data-fault])").forEach((one) => one.remove());
-    }
+    if (!stage.local) this.#find(".faults").remove();
     this.#listen();
     this.connect();
   }
@@ -61,10 +59,10 @@ export class Card extends EventTarget {
     this.#herald.connect().catch(() => {});
   }
 
-  /** Send a message over this connection; the report. */
+  /** Send a message over this connection. Returns its report. */
   send = (message) => this.#herald.send(message);
 
-  /** The gateway's feed says which connection this is. */
+  /** Take the connection id that the gateway's event stream names for this card. */
   identify(connectionId) {
     this.connectionId = connectionId;
     this.#find(".id code").textContent = connectionId;
@@ -72,7 +70,7 @@ export class Card extends EventTarget {
     this.#changed();
   }
 
-  /** Show only frames that have `text` in them. */
+  /** Show only the frames that contain `text`. */
   search(text) {
     this.#search = text.toLowerCase();
     for (const frame of this.#frames.children) frame.hidden = !this.#matches(frame);
@@ -83,7 +81,7 @@ export class Card extends EventTarget {
     return this.#last;
   }
 
-  /** The token that was made last, if it is still good for a request. */
+  /** Returns the last token while it is still valid, or else a new one. */
   async #lastToken() {
     const good = this.#last !== null && expiry(this.#last) > Date.now() + SPARE_MS;
     return good ? this.#last : this.#token();
@@ -92,16 +90,16 @@ export class Card extends EventTarget {
   #listen() {
     this.#herald.addEventListener("open", () => {
       this.#show("open", "connected");
-      this.#note("connected");
+      this.#note("Connected");
     });
     this.#herald.addEventListener("close", ({ detail: { code, reason, retryIn } }) => {
       this.connectionId = null;
       this.#find(".id code").textContent = "";
-      const again = retryIn === null ? "" : `, again in ${(retryIn / 1000).toFixed(1)} s`;
-      this.#show(retryIn === null ? "closed" : "lost", retryIn === null ? "disconnected" : "lost");
-      this.#note(`closed ${code} ${reason}${again}`, retryIn !== null);
+      const again = retryIn === null ? "" : ` Reconnecting in ${(retryIn / 1000).toFixed(1)} s.`;
+      this.#show(retryIn === null ? "closed" : "lost", retryIn === null ? "disconnected" : "reconnecting");
+      this.#note(`Closed with code ${code}${reason && ` (${reason})`}.${again}`, retryIn !== null);
     });
-    this.#herald.addEventListener("frame", ({ detail }) => this.#travelled(detail));
+    this.#herald.addEventListener("frame", ({ detail }) => this.#showFrame(detail));
     this.#herald.addEventListener("message", ({ detail: { id, timestamp } }) =>
       this.#emit("received", { id, after: Date.now() - timestamp, at: performance.now() }),
     );
@@ -121,7 +119,7 @@ export class Card extends EventTarget {
   async #do(what) {
     try {
       if (what === "ping") await this.#herald.ping();
-      if (what === "cut" && this.connectionId) await cutOff(this.connectionId);
+      if (what === "cut" && this.connectionId) await closeFromGateway(this.connectionId);
       if (what === "toggle" && this.#wanted) this.#herald.close();
       else if (what === "toggle") this.connect();
       if (what === "remove") {
@@ -142,8 +140,10 @@ export class Card extends EventTarget {
     const { delayMs, status } = Object.fromEntries(
       [...this.element.querySelectorAll("[data-fault]")].map((one) => [one.dataset.fault, one.value]),
     );
-    if (this.connectionId === null || delayMs === undefined) return;
+    if (delayMs === undefined) return;
     const fault = { delayMs: Number(delayMs), status: Number(status) || null };
+    this.#find(".injecting").textContent = fault.delayMs || fault.status ? "active" : "";
+    if (this.connectionId === null) return;
     await setFault(this.connectionId, fault).catch((error) => this.#note(error.message, true));
   }
 
@@ -151,7 +151,7 @@ export class Card extends EventTarget {
     const status = this.#find(".status");
     status.dataset.state = state;
     status.textContent = text;
-    this.#find("[data-do=toggle]").textContent = state === "closed" ? "Connect" : "Disconnect";
+    this.#find("[data-do=toggle]").textContent = state === "closed" ? "Reconnect" : "Disconnect";
     for (const button of this.element.querySelectorAll("[data-do=ping], [data-do=cut], form button")) {
       button.disabled = state !== "open";
     }
@@ -168,7 +168,7 @@ export class Card extends EventTarget {
 
   // --- Frames
 
-  async #travelled({ sent, text }) {
+  async #showFrame({ sent, text }) {
     const shown = this.#frame(sent ? "out" : "in", summary(text), pretty(text));
     if (sent || !text.includes('"encrypted"')) return;
     try {
@@ -181,7 +181,7 @@ export class Card extends EventTarget {
       fill(shown, summary(JSON.stringify(frame)), JSON.stringify(frame, null, 2));
     } catch (error) {
       this.#keys = null;
-      this.#note(`not decrypted: ${error.message}`, true);
+      this.#note(`Could not decrypt: ${error.message}`, true);
     }
   }
 
@@ -194,7 +194,7 @@ export class Card extends EventTarget {
     frame.className = kind;
     const now = new Date();
     const way = { out: "↑", in: "↓", trouble: "!", note: "·" }[kind];
-    const spoken = { out: "sent", in: "received", trouble: "trouble", note: "note" }[kind];
+    const spoken = { out: "sent", in: "received", trouble: "problem", note: "event" }[kind];
     const details = element("details", element("summary",
       Object.assign(element("span", way), { className: "way", title: spoken }),
       Object.assign(element("time", time.format(now)), { dateTime: now.toISOString() }),
@@ -218,14 +218,14 @@ function fill(frame, short, whole) {
   frame.querySelector("pre").textContent = whole;
 }
 
-/** A frame in a line: what it is, then what is in it. */
+/** Returns a frame as one line: its kind, then its content. */
 function summary(text) {
   try {
     const { action, type, messages, ref, ...rest } = JSON.parse(text);
     if (messages === undefined) return `${action ?? type ?? ""} ${values(rest)}`;
     return messages.map(({ from, type, data, encrypted, decrypted }) => {
       const lock = decrypted ? "🔓 " : encrypted ? "🔒 " : "";
-      return `${lock}${from} ${type}: ${typeof data === "string" ? data : JSON.stringify(data)}`;
+      return `${lock}${type} from ${from}: ${typeof data === "string" ? data : JSON.stringify(data)}`;
     }).join(" ⏎ ");
   } catch {
     return text;
@@ -233,7 +233,7 @@ function summary(text) {
 }
 
 const values = (object) =>
-  Object.entries(object).map(([name, value]) => `${name} ${typeof value === "string" ? value : JSON.stringify(value)}`).join(", ");
+  Object.entries(object).map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`).join(", ");
 
 function pretty(text) {
   try {

@@ -1,17 +1,18 @@
-/** Messages composed on the page, and what became of each. */
+/** The form that sends messages, and the delivery report of each message. */
 
 const POLL_MS = 500;
 const KEPT_REPORTS = 20;
+const RECIPIENTS = { users: "User IDs", groups: "Group names", connections: "Connection IDs", all: "User IDs" };
 const COUNTS = ["delivered", "gone", "stale", "rejected"];
 
 export class Compose {
   #form = document.querySelector("#compose");
   #reports = document.querySelector("#reports");
   #cards;
-  #arrivals = new Map(); // message id → how to show who got it, while its report is shown
-  #early = new Map(); // message id → who got it before its report came
+  #arrivals = new Map(); // message id → a function that adds a receipt to its report, while that is shown
+  #early = new Map(); // message id → the receipts that came before its report
 
-  /** `cards` returns the cards that a message can be sent from. */
+  /** `cards` returns the cards whose connections can send. */
   constructor(cards) {
     this.#cards = cards;
     this.#form.addEventListener("submit", (event) => {
@@ -21,7 +22,7 @@ export class Compose {
     this.#form.elements.kind.addEventListener("change", () => this.#showNames());
   }
 
-  /** Offer the cards that are there now. */
+  /** Offer the current cards as senders. */
   offer() {
     const select = this.#form.elements.from;
     const chosen = select.value;
@@ -32,7 +33,7 @@ export class Compose {
     if (this.#cards().some(({ key }) => key === chosen)) select.value = chosen;
   }
 
-  /** A message has arrived at a card. */
+  /** Record that a card has received a message. */
   arrived(card, { id, at }) {
     const show = this.#arrivals.get(id);
     if (show) show(card, at);
@@ -43,6 +44,7 @@ export class Compose {
   #showNames() {
     const { kind, names } = this.#form.elements;
     names.disabled = kind.value === "all";
+    document.querySelector("#names-label").textContent = RECIPIENTS[kind.value];
   }
 
   #message() {
@@ -64,7 +66,7 @@ export class Compose {
     const card = this.#cards().find(({ key }) => key === from.value);
     error.textContent = "";
     if (card === undefined) {
-      error.textContent = "Connect as somebody first.";
+      error.textContent = "Connect a client first.";
       return;
     }
     const began = performance.now();
@@ -93,22 +95,22 @@ export class Compose {
     shown.append(title, counts, list);
     this.#reports.prepend(shown);
     for (const old of [...this.#reports.children].slice(KEPT_REPORTS)) old.remove();
-    const arrived = (at, name) => line(list, `${name} got it after ${Math.round(at - began)} ms`);
+    const arrived = (at, name) => line(list, `${name} received it after ${Math.round(at - began)} ms`);
     for (const [who, at] of this.#early.get(report.id) ?? []) arrived(at, who.name);
     this.#early.delete(report.id);
     this.#arrivals.set(report.id, (who, at) => arrived(at, who.name));
     if (this.#arrivals.size > KEPT_REPORTS) this.#arrivals.delete(this.#arrivals.keys().next().value);
     if (report.queued) this.#follow(card, report.id, shown, counts, list, took);
     else {
-      const herald = report.durationMs === undefined ? "" : `, ${report.durationMs} ms of it in Herald`;
-      counts.textContent = `${inWords(report)}. Answered after ${took} ms${herald}.`;
+      const herald = report.durationMs === undefined ? "" : ` (${report.durationMs} ms in Herald)`;
+      counts.textContent = `${inWords(report)}. Response after ${took} ms${herald}.`;
       failures(list, report);
     }
   }
 
   async #follow(card, id, shown, counts, list, took) {
     const bar = document.createElement("progress");
-    bar.setAttribute("aria-label", `Progress of ${id}`);
+    bar.setAttribute("aria-label", `Delivery progress of ${id}`);
     counts.after(bar);
     counts.textContent = `Queued after ${took} ms.`;
     while (shown.isConnected) {
@@ -118,7 +120,7 @@ export class Compose {
         bar.max = total;
         bar.value = done + failed;
         const shards = progress.done ? "Done" : `${done} of ${total} shards done`;
-        counts.textContent = `${shards}: ${inWords(progress)}. Queued after ${took} ms.`;
+        counts.textContent = `${shards}. ${inWords(progress)}. Queued after ${took} ms.`;
         if (progress.done) return failures(list, progress);
       } catch (error) {
         counts.textContent = error.message;
@@ -146,7 +148,7 @@ function line(list, text) {
   list.append(item);
 }
 
-/** JSON, or else the text as it is. */
+/** Returns the parsed JSON, or the text itself if it is not JSON. */
 function parsed(text) {
   try {
     return JSON.parse(text);

@@ -1,9 +1,9 @@
-/** Decrypts an encrypted message's `data`: a JWE (RFC 7516) with `dir` and A256GCM. */
+/** Decrypt the `data` of an encrypted message: a JWE (RFC 7516) with `dir` and A256GCM. */
 export async function decrypt(jwe, keys) {
   const [header, , iv, ciphertext, tag] = jwe.split(".");
   const { kid } = JSON.parse(text(fromBase64url(header)));
   const jwk = keys.find((key) => key.kid === kid);
-  if (jwk === undefined) throw new Error(`no key ${kid}`);
+  if (jwk === undefined) throw new Error(`this user has no key ${kid}`);
   const key = await crypto.subtle.importKey("jwk", jwk, "AES-GCM", false, ["decrypt"]);
   const sealed = new Uint8Array([...fromBase64url(ciphertext), ...fromBase64url(tag)]);
   const additionalData = new TextEncoder().encode(header);

@@ -1,4 +1,4 @@
-/** What the console asks of the local gateway that serves it. */
+/** The endpoints of the local gateway that serves the console. */
 
 async function ask(method, path, body) {
   const answer = await fetch(`/console${path}`, {
@@ -13,19 +13,19 @@ async function ask(method, path, body) {
 
 const connection = (id) => `/connections/${encodeURIComponent(id)}`;
 
-/** A token for `{ user, scope, tenant, groups, seconds }`. */
+/** Returns a token for `{ user, scope, tenant, groups, seconds }`. */
 export const makeToken = async (claims) => (await ask("POST", "/token", claims)).token;
 
-/** Answer every handshake with `status`; null: no more. */
+/** Refuse every handshake with `status`, or none with null. */
 export const refuseHandshakes = (status) => ask("PUT", "/handshakes", { status });
 
-/** Deliver to a connection `{ delayMs }` later, or answer `{ status }` instead of delivering. */
+/** Delay deliveries to a connection by `delayMs`, or answer them with `status` instead of delivering. */
 export const setFault = (id, fault) => ask("PUT", connection(id), fault);
 
-/** Close a connection, as API Gateway does in the end. */
-export const cutOff = (id) => ask("DELETE", connection(id));
+/** Close a connection with code 1001, as API Gateway does after two hours. */
+export const closeFromGateway = (id) => ask("DELETE", connection(id));
 
-/** Calls `listener` with each thing that happens in the gateway. */
+/** Call `listener` with each event of the gateway. */
 export function watch(listener) {
   new EventSource("/console/events").onmessage = ({ data }) => JSON.parse(data).forEach(listener);
 }

@@ -1,4 +1,4 @@
-/** The console: connects its parts to each other. */
+/** The console: creates its parts and connects them. */
 
 import { Card } from "/console/card.js";
 import { Compose } from "/console/compose.js";
@@ -30,14 +30,20 @@ find("#signin").addEventListener("submit", (event) => {
 });
 
 find("#handshakes").addEventListener("change", ({ target }) => {
-  refuseHandshakes(Number(target.value) || null);
+  const section = target.closest(".faults");
+  const error = section.querySelector(".error");
+  section.querySelector(".injecting").textContent = target.value ? "active" : "";
+  error.textContent = "";
+  refuseHandshakes(Number(target.value) || null).catch(({ message }) => {
+    error.textContent = message;
+  });
 });
 
 find("#search").addEventListener("input", ({ target }) => {
   cards.forEach((card) => card.search(target.value));
 });
 
-/** Who connects, as the form says. */
+/** Returns the user, tenant and claims of the form, or its token and the user that it names. */
 function asked(form) {
   const field = (name) => form.elements[name].value.trim();
   const token = field("token");
@@ -55,21 +61,21 @@ function asked(form) {
   return { user, tenant, claims };
 }
 
-/** Whom a token names. */
+/** Returns the user and the tenant of a token. */
 function named(token) {
   try {
     const payload = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
     const { sub, tenant } = JSON.parse(payload);
     return { user: sub, tenant };
   } catch {
-    throw new Error("This is no JWT.");
+    throw new Error("The token is not a JWT.");
   }
 }
 
 function stage(form) {
   const [websocket, rest] = ["websocket", "rest"].map((name) => form.elements[name].value.trim());
   if (!websocket && !rest) return here;
-  if (!form.elements.token.value.trim()) throw new Error("A deployed stage needs a token of yours.");
+  if (!form.elements.token.value.trim()) throw new Error("A deployed stage needs your own token.");
   return { websocket: websocket || here.websocket, rest: (rest || here.rest).replace(/\/$/, "") };
 }
 

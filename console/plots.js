@@ -1,4 +1,4 @@
-/** Plots of the last minute: how many connections, deliveries a second, and latency. */
+/** Plots of the last minute: active connections, deliveries per second and median latency. */
 
 const SECONDS = 60;
 const [WIDTH, HEIGHT, TOP] = [300, 72, 12];
@@ -27,7 +27,7 @@ export class Plots {
     this.#latencies.push(ms);
   }
 
-  /** A second is over. */
+  /** Add the values of the last second to the plots. */
   #tick() {
     const sorted = this.#latencies.sort((a, b) => a - b);
     this.#add("active", this.#connections);
@@ -45,7 +45,7 @@ export class Plots {
     const last = series.findLast((one) => one !== null);
     const most = Math.max(...series.filter((one) => one !== null));
     document.querySelector(`#${name}`).textContent =
-      last === undefined ? "–" : `${last}, at most ${most}`;
+      last === undefined ? "–" : `${last} (peak ${most})`;
   }
 
   #draw() {
@@ -56,11 +56,12 @@ export class Plots {
       const highest = Math.max(1, ...series.filter((value) => value !== null));
       const y = (value) => HEIGHT - 1 - (value / highest) * (HEIGHT - TOP);
       const x = (index) => ((index + SECONDS - series.length) / (SECONDS - 1)) * WIDTH;
-      const points = series.map((value, index) => value === null ? "" : `${x(index)},${y(value)}`);
+      const points = series.map((value, index) => value === null ? "" : `${x(index)},${y(value)}`).filter(Boolean);
+      if (points.length === 1) points.push(points[0]); // a line of one point is drawn as a dot
       svg.replaceChildren(
         shape("line", { x1: 0, x2: WIDTH, y1: HEIGHT - 1, y2: HEIGHT - 1 }),
         shape("line", { x1: 0, x2: WIDTH, y1: TOP, y2: TOP, "stroke-dasharray": "2 4" }),
-        shape("polyline", { points: points.filter(Boolean).join(" ") }),
+        shape("polyline", { points: points.join(" ") }),
       );
     }
   }

@@ -1,4 +1,4 @@
-/** Who is there: the users of the page's connections, as Herald has it. */
+/** The presence table: the users of the connections on this page, as Herald reports them. */
 
 const EVERY_MS = 3000;
 const time = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
@@ -8,13 +8,13 @@ export class Presence {
   #cards;
   #due = null;
 
-  /** `cards` returns the cards whose users are shown; each is asked of by its own token. */
+  /** `cards` returns the cards whose users are shown. Each request carries the token of its card. */
   constructor(cards) {
     this.#cards = cards;
     setInterval(() => this.refresh(), EVERY_MS);
   }
 
-  /** Somebody came or went: ask soon. */
+  /** Update the table shortly, since a connection opened or closed. */
   refresh() {
     this.#due ??= setTimeout(() => {
       this.#due = null;

@@ -1,23 +1,23 @@
-/** A stage's REST API, as the holder of a token sees it. */
+/** A client of a stage's REST API. */
 export class Rest {
   #base;
   #token;
 
-  /** `token` is a function that returns a JWT, or a promise of one. */
+  /** `token` is a function that returns a JWT or a promise of one. */
   constructor(base, token) {
     this.#base = base;
     this.#token = token;
   }
 
-  /** The answer to `POST /messages`: `{ messages, durationMs }`. */
+  /** Post a message. Returns `{ messages, durationMs }`. */
   post = (message) => this.#ask("/messages", { method: "POST", body: JSON.stringify(message) });
 
-  /** How far a queued message is. */
+  /** Returns the progress of a queued message. */
   progress = (id) => this.#ask(`/messages/${id}`);
 
   presence = (user) => this.#ask(`/users/${encodeURIComponent(user)}`);
 
-  /** The user's keys, as JWKs. */
+  /** Returns the user's keys as JWKs. */
   keys = async () => (await this.#ask("/keys")).keys;
 
   async #ask(path, options = {}) {
@@ -29,6 +29,6 @@ export class Rest {
     const content = await answer.json();
     if (answer.ok) return content;
     const why = content.detail ?? content.message ?? content.Message;
-    throw new Error(`${answer.status} ${content.code ?? ""}: ${why}`);
+    throw new Error(`${[answer.status, content.code].filter(Boolean).join(" ")}: ${why}`);
   }
 }

@@ -1,4 +1,4 @@
-"""The console in a real browser; the tests are in `console.test.mjs`."""
+"""Tests of the console in a browser. They are written in `console.test.mjs`."""
 
 import json
 from collections.abc import Callable

@@ -112,6 +112,7 @@ COMMANDS = {
     ".venv/bin/websockets": "test_the_websocket_client_receives_what_curl_sends",
     "curl": "test_the_websocket_client_receives_what_curl_sends",
     "make PYTHON=": "test_a_half_made_environment_is_made_again_while_another_command_waits_for_it",
+    "make lint": "make test",  # which begins with it
     "make demo": "test_demo_shows_who_received_the_message",
     "make token": "test_token_prints_a_token_and_nothing_else",
     "make deploy": "test_everything_is_there",  # in the emulator, by both ways

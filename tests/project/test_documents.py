@@ -79,6 +79,13 @@ def test_the_check_of_the_site_knows_each_diagram() -> None:
     assert diagrams_of(PROJECT / "docs")["how-it-works"] == 3
 
 
+@pytest.mark.parametrize("document", ["architecture.md", "data-model.md", "glossary.md"])
+def test_the_modules_that_a_page_names_exist(document: str) -> None:
+    text = (PROJECT / "docs" / document).read_text()
+    for path in re.findall(r"`([\w/]+\.py)`", text):
+        assert (PROJECT / path).exists() or (PROJECT / "chalicelib" / path).exists(), path
+
+
 def test_every_rule_of_the_standards_is_answered() -> None:
     """A rule without a test says why it needs none."""
     text = (PROJECT / "docs" / "security.md").read_text()

@@ -7,8 +7,9 @@ from chalicelib.auth.principal import Principal, Scope
 from chalicelib.delivery.broadcast import Broadcaster
 from chalicelib.delivery.frames import Framer
 from chalicelib.fanout.publisher import FanoutPublisher
+from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.encryption import Encryption
-from chalicelib.protocol.messages import Audience, AudienceKind, Message
+from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Queued, Report
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.audience import Audiences, Page

@@ -16,8 +16,9 @@ from chalicelib.auth.principal import Principal
 from chalicelib.delivery.frames import Framer
 from chalicelib.delivery.parcel import Delivery, Parcel
 from chalicelib.errors import BadRequest, Unavailable
+from chalicelib.protocol.audience import AudienceKind
 from chalicelib.protocol.encryption import Encryption
-from chalicelib.protocol.messages import AudienceKind, Message
+from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Result
 from chalicelib.protocol.ulid import earliest, moment_of
 from chalicelib.store.history import REACH_BACK_MS, Entry, History

@@ -1,13 +1,13 @@
-"""What a message, its audience and a report are. Parsing, and its errors.
+"""What a message is. Parsing, and its errors.
 
 No I/O here. Every error names the field that was wrong, by its path in the request.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from chalicelib.errors import BadRequest
+from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.ulid import Stamp
 
 MAX_MESSAGES = 100
@@ -15,25 +15,6 @@ MAX_NAMES = 100  # in an audience, and in each kind of exception
 MAX_NAME_CHARACTERS = 128
 MAX_TYPE_CHARACTERS = 128
 DEFAULT_TYPE = "message"
-
-
-class AudienceKind(StrEnum):
-    """The ways to say whom a message is for; the values are the fields of `to`."""
-
-    USERS = "users"
-    GROUPS = "groups"
-    CONNECTIONS = "connections"
-    ALL = "all"
-
-
-@dataclass(frozen=True, slots=True)
-class Audience:
-    """Whom a message is for: `names` of one kind (none for ALL), less the exceptions."""
-
-    kind: AudienceKind
-    names: tuple[str, ...] = ()
-    except_users: frozenset[str] = frozenset()
-    except_connections: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from chalicelib.auth.principal import group_key, user_key
+from chalicelib.protocol.audience import AudienceKind
 from chalicelib.protocol.encryption import Encryption
-from chalicelib.protocol.messages import AudienceKind, Message
+from chalicelib.protocol.messages import Message
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.protocol.ulid import CHARACTERS, earliest
 from chalicelib.store.dynamodb import MAX_BATCH_WRITE, Store

@@ -12,8 +12,9 @@ from joserfc.jwk import OctKey
 from chalicelib.auth.principal import user_key
 from chalicelib.delivery.frames import MAX_FRAME_BYTES, Framer
 from chalicelib.errors import PayloadTooLarge
+from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.encryption import Encryption
-from chalicelib.protocol.messages import Audience, AudienceKind, Message
+from chalicelib.protocol.messages import Message
 from chalicelib.settings import MasterKey
 from tests.unit.protocol.test_messages import json_values
 

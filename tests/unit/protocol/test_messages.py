@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chalicelib.errors import BadRequest, Unavailable
-from chalicelib.protocol.messages import Audience, AudienceKind, Message, MessageParser
+from chalicelib.protocol.audience import Audience, AudienceKind
+from chalicelib.protocol.messages import Message, MessageParser
 from chalicelib.protocol.reports import MAX_FAILED, Interrupted, Queued, Report, Result
 from chalicelib.protocol.ulid import ALPHABET, RANDOM_BITS, Stamp, moment_of
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from chalicelib.errors import Unavailable
-from chalicelib.protocol.messages import Audience, AudienceKind
+from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.store.audience import Audiences
 from chalicelib.store.dynamodb import Store
 from tests.support.tables import TABLES, Counted, connection, connections_of

@@ -39,9 +39,14 @@ from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store, dynamodb_client
 from chalicelib.store.history import History
 from chalicelib.store.idempotency import Idempotency
-from chalicelib.store.items import Tables
 from chalicelib.store.memberships import Memberships
-from chalicelib.store.rate_limits import Limiter, Meter, Rate
+from chalicelib.store.rate_limits import Rate, RateLimit, UserRateLimiter
+from chalicelib.store.schema import (
+    CONNECT_RATE_ATTRIBUTE,
+    MESSAGE_RATE_ATTRIBUTE,
+    RESUME_RATE_ATTRIBUTE,
+    Tables,
+)
 from chalicelib.store.users import Users
 from chalicelib.websocket.actions import Actions
 from chalicelib.websocket.lifecycle import ConnectionLifecycle
@@ -215,17 +220,23 @@ class Herald:
         return Connections(
             self._store,
             limit=settings.max_connections_per_user,
-            connects=Meter(Limiter("connectDue", Rate.per_minute(settings.connect_rate))),
-            messages=self._messages_meter,
+            connect_limiter=UserRateLimiter(
+                RateLimit(CONNECT_RATE_ATTRIBUTE, Rate.per_minute(settings.connect_rate))
+            ),
+            message_limiter=self._message_limiter,
             memberships=self._memberships,
             metrics=self.metrics,
         )
 
     @cached_property
     def users(self) -> Users:
-        # A client resumes once for each time that it connects: the same rate does for both.
-        resumes = Meter(Limiter("resumeDue", Rate.per_minute(self._settings.connect_rate)))
-        return Users(self._store, messages=self._messages_meter, resumes=resumes)
+        # A client resumes once for each time that it connects, so one rate serves both.
+        rate = Rate.per_minute(self._settings.connect_rate)
+        return Users(
+            self._store,
+            message_limiter=self._message_limiter,
+            resume_limiter=UserRateLimiter(RateLimit(RESUME_RATE_ATTRIBUTE, rate)),
+        )
 
     @cached_property
     def disconnector(self) -> Disconnector:
@@ -307,11 +318,11 @@ class Herald:
         return Memberships(self._store, seconds=self._settings.history_seconds)
 
     @cached_property
-    def _messages_meter(self) -> Meter:
+    def _message_limiter(self) -> UserRateLimiter:
         settings = self._settings
         rate = Rate.per_second(settings.message_rate, settings.message_burst)
-        return Meter(
-            Limiter("messageDue", rate, settings.daily_message_quota),
+        return UserRateLimiter(
+            RateLimit(MESSAGE_RATE_ATTRIBUTE, rate, settings.daily_message_quota),
             fails_open=settings.limiter_failure == FAILS_OPEN,
         )
 

@@ -30,9 +30,13 @@ from chalicelib.protocol.reports import MAX_FAILED, Report, Result
 from chalicelib.protocol.strict_json import encode
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Action, Clause, number, put, update
-from chalicelib.store.items import Item
+from chalicelib.store.schema import (
+    Item,
+    content_id,
+    message_key,
+    queued_expires_at,
+)
 
-KEPT_SECONDS = 24 * 60 * 60
 CONTENT_BYTES = 300_000  # in one item of at most 400 KB
 LAST_TRY_MS = 60_000  # longer than a worker lives
 
@@ -89,7 +93,7 @@ class Progress:
         A request that was begun before, and whose first try has died since, keeps its shards.
         """
         request, now = messages[0].id, messages[0].timestamp
-        expires = number(now // 1000 + KEPT_SECONDS)
+        expires = number(queued_expires_at(now))
         content = encode([message.to_dict() for message in messages])
         sealed = any(message.encrypted for message in messages)
         # Not both: how well it compressed would say something of what is encrypted.
@@ -97,7 +101,7 @@ class Progress:
         parts = range(0, len(packed), CONTENT_BYTES)
         for index, start in enumerate(parts):
             item: Item = {
-                "id": {"S": f"content/{request}/{index}"},
+                "id": {"S": content_id(request, index)},
                 "part": {"B": packed[start : start + CONTENT_BYTES]},
                 "expiresAt": expires,
             }
@@ -117,7 +121,7 @@ class Progress:
         actions = [
             put(
                 self._table,
-                {**common, **(starts if message.id == request else {}), **_key(message.id)},
+                {**common, **(starts if message.id == request else {}), **message_key(message.id)},
                 new,
             )
             for message in messages
@@ -153,7 +157,7 @@ class Progress:
                     values={":until": until},
                 )
             )
-        action = update(self._table, _key(place.request), *parts)
+        action = update(self._table, message_key(place.request), *parts)
         try:
             item = self._store.update(action, ReturnValues="ALL_NEW")
         except Cancelled as cancelled:
@@ -244,17 +248,17 @@ class Progress:
             },
         )
         first = update(
-            self._table, _key(place.request), state, *_counts(own, with_names=with_names)
+            self._table, message_key(place.request), state, *_counts(own, with_names=with_names)
         )
         others = [
-            update(self._table, _key(report.id), *counts)
+            update(self._table, message_key(report.id), *counts)
             for report in by_id.values()
             if (counts := _counts(report, with_names=with_names))
         ]
         return [first, *others]
 
     def _messages(self, request: str, item: Item) -> list[Message]:
-        ids = [f"content/{request}/{index}" for index in range(int(item["parts"]["N"]))]
+        ids = [content_id(request, index) for index in range(int(item["parts"]["N"]))]
         found = {
             part["id"]["S"]: bytes(part["part"]["B"])
             for page in self._store.batch_get(self._table, "id", ids)
@@ -269,11 +273,7 @@ class Progress:
         return [Message.from_dict(fields) for fields in json.loads(content)]
 
     def _item(self, message_id: str) -> Item | None:
-        return self._store.get(self._table, _key(message_id))
-
-
-def _key(message_id: str) -> Item:
-    return {"id": {"S": f"message/{message_id}"}}
+        return self._store.get(self._table, message_key(message_id))
 
 
 def _names(place: ShardPosition) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 from chalicelib.delivery.parcel import Parcel
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
+from chalicelib.store.schema import fanout_rate_key
 
 SECOND = 1_000_000  # microseconds, as all times here
 STEP_SECONDS = 0.1  # worth of frames in one reservation: a write, and how even the pace is
@@ -36,7 +37,7 @@ class FanoutRateLimiter:
     ) -> None:
         """`per_second` of 0 is no limit. `now` is the clock, in epoch microseconds."""
         self._store = store
-        self._key = {"id": {"S": f"pace/{region}"}}
+        self._key = fanout_rate_key(region)
         self._per_second = per_second
         self._now = now
         self._sleep = sleep

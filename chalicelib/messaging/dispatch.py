@@ -58,12 +58,12 @@ class Dispatcher:
             sender.require(_scope_for(message))
         framer = Framer(messages, self._frame_bytes, sender.tenant, self._encryption)
         audiences = [message.audience for message in messages]
-        self._history.keep(messages, sender.tenant)  # and only then look who is there
+        self._history.append(messages, sender.tenant)  # and only then look who is there
         pages: Iterable[Page] = self._audiences.pages(audiences, sender.tenant)
         if self._publisher is not None and self._may_be_many(audiences):
             pages, all_read = self._read_ahead(iter(pages), deadline)
             if not all_read:
-                self._history.delay(messages, sender.tenant)
+                self._history.mark_delayed(messages, sender.tenant)
                 queued = self._publisher.publish(messages, sender)
                 self._metrics.count("MessagesAccepted", len(messages))
                 self._metrics.count("FanoutQueued", len(messages))

@@ -21,7 +21,7 @@ from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Result
 from chalicelib.protocol.ulid import earliest, moment_of
-from chalicelib.store.history import REACH_BACK_MS, Entry, History
+from chalicelib.store.history import REACH_BACK_MS, History, StoredMessage
 from chalicelib.store.items import Recipient
 from chalicelib.store.memberships import Memberships
 from chalicelib.store.users import Users
@@ -79,7 +79,7 @@ class Resumer:
             return Resumed(0, complete=False)
         since = max(min(moment, now), kept_since) - REACH_BACK_MS
         missed = _Missed(self._history, principal, recipient, after)
-        joined = self._memberships.since(principal, open_now, now)
+        joined = self._memberships.joined_since(principal, open_now, now)
         sent = 0
         for entries in _chunks(missed.entries(joined, since, kept_since)):
             messages = missed.messages(entries)
@@ -115,14 +115,16 @@ class _Missed:
         self._recipient = recipient
         self._after = after
 
-    def entries(self, joined: dict[str, int], since: int, kept_since: int) -> Iterator[Entry]:
+    def entries(
+        self, joined: dict[str, int], since: int, kept_since: int
+    ) -> Iterator[StoredMessage]:
         """What it missed of its streams, by id, each message once. `joined` says since when its
         user has been in their groups; from `since` on it may have missed something, of which it
         gets what is not older than `kept_since` (epoch milliseconds)."""
         history, tenant = self._history, self._principal.tenant
         late = {
             entry.id: entry
-            for entry in history.late(tenant, kept_since)
+            for entry in history.delayed(tenant, kept_since)
             if self._concerns(entry, joined)
         }
         oldest = earliest(kept_since)
@@ -132,17 +134,19 @@ class _Missed:
             else:
                 self.lost = True
 
-    def _by_id(self, joined: dict[str, int], since: int, late: dict[str, Entry]) -> Iterator[Entry]:
+    def _by_id(
+        self, joined: dict[str, int], since: int, late: dict[str, StoredMessage]
+    ) -> Iterator[StoredMessage]:
         """What it missed, or may have."""
         history, tenant = self._history, self._principal.tenant
         streams = (
             sorted(late.values(), key=_id),
             history.of_user(tenant, self._principal.user_id, since),
-            history.of_all(tenant, since),
+            history.of_everyone(tenant, since),
             *(history.of_group(tenant, group, max(since, at)) for group, at in joined.items()),
         )
         once = (next(same) for _, same in groupby(merge(*streams, key=_id), key=_id))
-        before: list[Entry] = []
+        before: list[StoredMessage] = []
         for entry in once:
             if entry.id > self._after:
                 yield from before
@@ -151,18 +155,18 @@ class _Missed:
             elif entry.id < self._after:
                 before.append(entry)
             else:
-                had = entry.turn
-                before = [one for one in before if one.id in late or not one.turn.precedes(had)]
+                had = entry.request
+                before = [one for one in before if one.id in late or not one.request.precedes(had)]
         yield from before
 
-    def messages(self, entries: Iterable[Entry]) -> list[Message]:
+    def messages(self, entries: Iterable[StoredMessage]) -> list[Message]:
         """Those that are not excepted."""
         opened = map(self._open, entries)
         return [message for message in opened if message and not self._is_excepted(message)]
 
-    def _open(self, entry: Entry) -> Message | None:
+    def _open(self, entry: StoredMessage) -> Message | None:
         try:
-            return self._history.open(entry)
+            return self._history.decode(entry)
         except KeyError:
             logger.error("a master key is gone: %s can't be resumed", entry.id)
             self.lost = True
@@ -175,7 +179,7 @@ class _Missed:
             or self._recipient.connection_id in audience.except_connections
         )
 
-    def _concerns(self, entry: Entry, joined: dict[str, int]) -> bool:
+    def _concerns(self, entry: StoredMessage, joined: dict[str, int]) -> bool:
         """Whether a message to anybody is for this user."""
         message = self._open(entry)
         if message is None:
@@ -190,9 +194,9 @@ class _Missed:
                 return True
 
 
-def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+def _chunks(entries: Iterable[StoredMessage]) -> Iterator[list[StoredMessage]]:
     """Entries in lists of a size that can be held in memory."""
-    chunk: list[Entry] = []
+    chunk: list[StoredMessage] = []
     size = 0
     for entry in entries:
         if chunk and (len(chunk) == CHUNK_MESSAGES or size + len(entry.content) > CHUNK_BYTES):
@@ -204,5 +208,5 @@ def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield chunk
 
 
-def _id(entry: Entry) -> str:
+def _id(entry: StoredMessage) -> str:
     return entry.id

@@ -21,7 +21,7 @@ from chalicelib.protocol.reports import Queued, Reply
 from chalicelib.protocol.strict_json import encode
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.store.idempotency import Answer, Claim, Idempotency
+from chalicelib.store.idempotency import Body, Claim, Idempotency
 from chalicelib.store.users import Users
 
 logger = logging.getLogger("herald.submissions")
@@ -92,9 +92,9 @@ class Submissions:
         except BaseException as error:
             refused = isinstance(error, HeraldError) and not isinstance(error, Unavailable)
             nothing_done = refused and claim.stamp == stamp  # by this try, which is the first
-            _note(self._idempotency.forget if nothing_done else self._idempotency.give_up, claim)
+            _note(self._idempotency.forget if nothing_done else self._idempotency.release, claim)
             raise
-        _note(partial(self._idempotency.finish, answer=answer, status=status), claim)
+        _note(partial(self._idempotency.finish, body=answer, status=status), claim)
         return Reply(encode(answer), status)
 
     def _carry_out(
@@ -104,11 +104,11 @@ class Submissions:
         now: int,
         deadline: float,
         started: float,
-    ) -> tuple[Answer, int]:
+    ) -> tuple[Body, int]:
         """The answer and its status."""
         self._users.charge(sender, now, len(messages))
         sent = self._dispatcher.send(messages, sender, deadline)
-        answer: Answer = {"messages": [one.to_dict() for one in sent]}
+        answer: Body = {"messages": [one.to_dict() for one in sent]}
         if any(isinstance(one, Queued) for one in sent):
             return answer, 202
         return {**answer, "durationMs": round((time.monotonic() - started) * 1000)}, 200

@@ -16,13 +16,8 @@ from typing import Any, NamedTuple
 from chalicelib.auth.principal import group_key, user_key
 from chalicelib.protocol.audience import Audience, AudienceKind, Selector
 from chalicelib.store.dynamodb import MAX_BATCH_GET, Store
-from chalicelib.store.items import (
-    Item,
-    Recipient,
-    groups_of,
-    recipients_of,
-    stored_recipient,
-)
+from chalicelib.store.items import Recipient, groups_of, recipients_of, stored_recipient
+from chalicelib.store.schema import Item, connection_key, membership_key
 
 PAGE_ITEMS = 1000  # limits the memory that a page takes, not the cost of a read
 USER, CONNECTION = "1", "2"  # in this order: a connection found by its user needs no look-up
@@ -142,7 +137,7 @@ class Audiences:
         if shard.shards > 1:
             query |= {"Segment": shard.number, "TotalSegments": shard.shards}
         if shard.after:
-            query["ExclusiveStartKey"] = {"connectionId": {"S": shard.after}}
+            query["ExclusiveStartKey"] = connection_key(shard.after)
         pages = self._store.scan(
             self._store.tables.connections,
             ProjectionExpression="connectionId, userId, tenant, reach, #groups",
@@ -193,15 +188,14 @@ class Audiences:
     def _members(
         self, group: str, tenant: str | None, after: str, page_items: int
     ) -> Iterator[tuple[list[Recipient], str | None]]:
-        key = group_key(tenant, group)
         query: dict[str, Any] = {}
         if after:
-            query["ExclusiveStartKey"] = {"group": {"S": key}, "connectionId": {"S": after}}
+            query["ExclusiveStartKey"] = membership_key(tenant, group, after)
         pages = self._store.query(
             self._store.tables.groups,
             KeyConditionExpression="#group = :group",
             ExpressionAttributeNames={"#group": "group"},
-            ExpressionAttributeValues={":group": {"S": key}},
+            ExpressionAttributeValues={":group": {"S": group_key(tenant, group)}},
             ConsistentRead=True,
             Limit=page_items,
             **query,

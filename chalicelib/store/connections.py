@@ -2,463 +2,387 @@
 
 | state | enters | leaves |
 |---|---|---|
-| active | `open`; `hear` (a message from the client); `revive` (a successful probe) | |
-| stale | silence, unwritten (`Connection.status_at`); `mark_stale` (a delivery timed out) | \
-`hear`, `revive` → active; `close` (a failed probe) |
-| terminated | `close` (disconnect, gone, refused, expired token, evicted, closed by API) | |
+| active | `open`; `record_activity` (a message from the client); `revive` (a probe succeeded) | |
+| stale | no activity for long, which needs no write (`Connection.status_at`); `mark_stale` (a \
+delivery timed out) | `record_activity`, `revive` → active; `remove` (a probe failed) |
+| terminated | `remove` (disconnected, gone, refused, token expired, evicted, closed by API) | |
 
-Each transition is one transaction over the tables of `records`, so that a crash leaves all of it
-or nothing. What a connection may become while it is active, `join`, `leave` and `refresh`, is too.
+Each transition is one transaction over three tables (see `items`), so that a crash leaves all of it
+or nothing. So are the changes of an active connection: `join`, `leave` and `refresh`.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from chalicelib.auth.principal import Principal, group_key
+from chalicelib.auth.principal import Principal
 from chalicelib.errors import BadRequest, ConnectionGone, TooManyConnections, Unavailable
 from chalicelib.runtime.metrics import Metrics
+from chalicelib.store.connection_expressions import (
+    add_group,
+    add_tie,
+    add_tombstone,
+    claim_probe,
+    delete_connection,
+    delete_membership,
+    has_groups,
+    has_principal,
+    has_room_for,
+    has_tie,
+    joined_as_it_opened,
+    put_connection,
+    put_membership,
+    remove_group,
+    remove_joined_at,
+    remove_tie,
+    set_active,
+    set_joined_at,
+    set_last_seen,
+    set_principal,
+    set_status,
+    update_connection,
+    update_user,
+)
 from chalicelib.store.dynamodb import Cancelled, Store
-from chalicelib.store.expressions import Action, Clause, delete, number, put, update
+from chalicelib.store.expressions import Action, Clause
 from chalicelib.store.items import (
-    JOINED_PREFIX,
-    REACH_PREFIX,
-    USER_SECONDS,
     Connection,
-    Item,
     Recipient,
     Status,
     connection_ids,
     joined_at,
-    principal_value,
     recipients_of,
 )
 from chalicelib.store.memberships import Memberships
-from chalicelib.store.rate_limits import Meter
+from chalicelib.store.rate_limits import UserRateLimiter
+from chalicelib.store.schema import CLOSED_SLOTS, Item, connection_key
 
-MAX_GROUPS = 50  # of a connection: DynamoDB takes 100 writes in a transaction
-TRIES = 5  # while a connection's groups or principal change beside us
-REFRESHED_REMEMBERED = 10_000
-PROBE_EVERY_MS = 60_000
-CLOSED_SLOTS = ("closed0", "closed1", "closed2")  # attributes of a user's item
-CLOSED_SLOT_MS = 60_000  # longer than a handshake may take
-
-EXISTS = Clause(when=("attribute_exists(connectionId)",))
+MAX_GROUPS = 50  # of a connection: a transaction of DynamoDB has at most 100 writes
+TRIES = 5  # while others change the connection's groups or principal
+CACHED_PRINCIPALS = 10_000
 
 
 class LimitReached(TooManyConnections):
-    """The user has as many connections as the limit allows: `recipients`, the oldest first."""
+    """The user has as many connections as allowed: `recipients`, the oldest first."""
 
     def __init__(self, limit: int, recipients: list[Recipient]) -> None:
-        super().__init__(f"the user has {limit} connections, which is the limit")
+        super().__init__(f"the limit of {limit} connections per user is reached")
         self.recipients = recipients
 
 
+class _PrincipalChanged(Exception):
+    """A connection's principal is another one than assumed, since its token was refreshed."""
+
+    def __init__(self, principal: Principal) -> None:
+        super().__init__("the connection has another principal")
+        self.principal = principal
+
+
 class Connections:
-    """Every transition. All methods raise Unavailable when storage is; `now` is always in epoch
-    milliseconds."""
+    """The transitions of connections.
+
+    Every method raises Unavailable if storage is unavailable. `now` is in epoch milliseconds.
+    """
 
     def __init__(
         self,
         store: Store,
         *,
         limit: int,
-        connects: Meter,
-        messages: Meter,
+        connect_limiter: UserRateLimiter,
+        message_limiter: UserRateLimiter,
         memberships: Memberships,
         metrics: Metrics,
+        cached_principals: int = CACHED_PRINCIPALS,
     ) -> None:
-        """`limit` is a user's number of connections; the meters charge what users ask for."""
+        """Take the parts.
+
+        Args:
+            limit: the most connections that a user may have.
+            cached_principals: the number of refreshed connections whose principals are cached.
+        """
         self._store = store
         self._tables = store.tables
         self._limit = limit
-        self._connects = connects
-        self._messages = messages
+        self._connect_limiter = connect_limiter
+        self._message_limiter = message_limiter
         self._memberships = memberships
         self._metrics = metrics
+        self._cached_principals = cached_principals
         self._refreshed: OrderedDict[str, Principal] = OrderedDict()
 
-    # --- → active
+    # --- To active
 
     def open(self, connection: Connection) -> None:
-        """The connection, its tie to its user and its groups' memberships.
+        """Store a connection, its tie to its user, and its memberships.
 
-        Opening one that is open changes nothing. Raises LimitReached when the user has as many as
-        the limit allows, however many connect at once; RateLimited; and ConnectionGone when its
-        `$disconnect` has been here already.
+        Opening a connection again changes nothing.
+
+        Raises:
+            LimitReached: the user has as many connections as allowed. This is exact, however many
+                connect at once.
+            RateLimited: the user connects too often.
+            ConnectionGone: its `$disconnect` came first.
         """
-        recipient = connection.recipient
+        write = partial(self._write_open, connection)
+        self._connect_limiter.charge(connection.recipient.user_key, connection.timestamp, write)
 
-        def write(charge: Sequence[Clause]) -> Item | None:
+    def _write_open(self, connection: Connection, charge: Sequence[Clause]) -> Item | None:
+        """Open a connection together with its charge. See `WriteCharge`."""
+        user_clauses = (
+            add_tie(connection),
+            set_last_seen(connection.timestamp),
+            has_room_for(connection.connection_id, self._limit),
+            *charge,
+        )
+        actions = [
+            put_connection(self._tables, connection),
+            update_user(self._tables, connection.recipient.user_key, *user_clauses),
+            *(put_membership(self._tables, connection, group) for group in connection.groups),
+        ]
+        try:
+            self._store.transact(actions)
+        except Cancelled as cancelled:
+            stored, user = cancelled.items[:2]
+            if stored:
+                return None  # it is open already
+            self._require_room(connection.recipient, user or {})
+            return user or {}
+        return None
+
+    def _require_room(self, recipient: Recipient, user: Mapping[str, Any]) -> None:
+        """Raise ConnectionGone or LimitReached if a user's item refuses a connection."""
+        tombstones = [user[slot]["SS"] for slot in CLOSED_SLOTS if slot in user]
+        if any(recipient.connection_id in ids for ids in tombstones):
+            raise ConnectionGone("the client has disconnected already")
+        if len(connection_ids(user)) >= self._limit:
+            recipients = recipients_of(user, recipient.user_id, recipient.tenant)
+            raise LimitReached(self._limit, recipients)
+
+    def record_activity(
+        self, connection_id: str, opened_as: Principal, now: int, messages: int
+    ) -> Principal:
+        """Record a frame from the client, and charge its user.
+
+        Args:
+            connection_id: the connection's id.
+            opened_as: the principal that it was opened with; only `refresh` changes it.
+            now: in epoch milliseconds.
+            messages: the number of messages in the frame.
+
+        Returns:
+            The connection's present principal.
+
+        Raises:
+            ConnectionGone: the connection is terminated.
+            RateLimited, QuotaExceeded: the user sends too much.
+        """
+        principal = self._refreshed.get(connection_id, opened_as)
+        for _ in range(TRIES):
+            write = partial(self._write_activity, connection_id, principal, now)
+            try:
+                self._message_limiter.charge(opened_as.key, now, write, messages=messages)
+            except _PrincipalChanged as changed:
+                principal = changed.principal
+                self._cache_principal(connection_id, principal)
+            else:
+                return principal
+        raise Unavailable("the connection's token is changing too fast", retry_after=1.0)
+
+    def _write_activity(
+        self, connection_id: str, principal: Principal, now: int, charge: Sequence[Clause]
+    ) -> Item | None:
+        """Record activity together with its charge. See `WriteCharge`.
+
+        Raises _PrincipalChanged if the connection doesn't have this principal.
+        """
+        connection_clauses = (has_principal(principal), set_active(now))
+        user_clauses = (set_last_seen(now), *charge)
+        actions = [
+            update_connection(self._tables, connection_id, *connection_clauses),
+            update_user(self._tables, principal.key, *user_clauses),
+        ]
+        try:
+            self._store.transact(actions)
+        except Cancelled as cancelled:
+            stored, user = cancelled.items
+            if stored is None:
+                return user
+            if not stored:
+                raise _ended() from None
+            raise _PrincipalChanged(Connection.from_item(stored).principal) from None
+        return None
+
+    def revive(self, connection_id: str, now: int) -> None:
+        """Mark a connection active, since a probe showed that its socket is open."""
+        self._update_if_present(connection_id, set_active(now))
+
+    # --- To stale
+
+    def mark_stale(self, connection_id: str) -> None:
+        """Mark a connection stale, since a delivery to it failed and it may be dead."""
+        self._update_if_present(connection_id, set_status(Status.STALE))
+
+    def _update_if_present(self, connection_id: str, clause: Clause) -> None:
+        with suppress(Cancelled):  # it is terminated: an update would create a ghost
+            self._store.update(update_connection(self._tables, connection_id, clause))
+
+    # --- To terminated
+
+    def remove(self, recipient: Recipient, now: int, groups: Iterable[str] = ()) -> bool:
+        """Remove a connection, its tie to its user, and its memberships.
+
+        A connection that may still be in its handshake can't be opened afterwards, in case its
+        `$disconnect` has overtaken its `$connect`.
+
+        Args:
+            recipient: the connection.
+            now: in epoch milliseconds.
+            groups: a guess at the groups that it is in. If it is right, one call is saved.
+
+        Returns:
+            Whether the connection was stored.
+        """
+        joined = dict.fromkeys(groups, recipient.connected_at)
+        conditions = [joined_as_it_opened(joined)]
+        user_clauses = (
+            remove_tie(recipient),
+            *add_tombstone(recipient, now),
+            set_last_seen(now),
+        )
+        for _ in range(TRIES):
             actions = [
-                put(
-                    self._tables.connections,
-                    connection.to_item(),
-                    Clause(when=("attribute_not_exists(connectionId)",)),
-                ),
-                self._user(recipient, _tie(connection), self._room_for(connection), *charge),
-                *(self._membership(connection, group) for group in connection.groups),
+                delete_connection(self._tables, recipient.connection_id, joined, *conditions),
+                update_user(self._tables, recipient.user_key, *user_clauses),
+                *(delete_membership(self._tables, recipient, group) for group in joined),
+                *self._memberships.on_end(recipient, joined, now),
             ]
             try:
                 self._store.transact(actions)
             except Cancelled as cancelled:
-                stored, user = cancelled.items[:2]
-                return None if stored else self._refusal(recipient, user or {})
-            return None
-
-        self._connects.charge(recipient.user_key, connection.timestamp, write)
-
-    def record_activity(
-        self, connection_id: str, believed: Principal, now: int, messages: int
-    ) -> Principal:
-        """A message from the client came, with so many messages for others: charge its user, and
-        note that both live. The connection's principal.
-
-        `believed` is the principal that it had when it was opened; only `refresh` changes that.
-        Raises ConnectionGone when it is terminated; RateLimited, QuotaExceeded.
-        """
-        principal = self._refreshed.get(connection_id, believed)
-        heard = Clause(
-            set=("#status = :active", "#timestamp = :now"),
-            when=("principal = :principal",),
-            names={"#status": "status", "#timestamp": "timestamp"},
-            values={":active": {"S": Status.ACTIVE}, ":now": number(now)},
-        )
-
-        def write(charge: Sequence[Clause]) -> Item | None:
-            nonlocal principal
-            for _ in range(TRIES):
-                assumed = Clause(values={":principal": principal_value(principal)})
-                user = {"user": {"S": principal.key}}
-                actions = [
-                    self._connection(connection_id, EXISTS, heard, assumed),
-                    update(self._tables.users, user, _seen(now), *charge),
-                ]
-                try:
-                    self._store.transact(actions)
-                except Cancelled as cancelled:
-                    stored, charged = cancelled.items
-                    if stored is None:
-                        return charged
-                    if not stored:
-                        raise ConnectionGone("the connection has ended: connect again") from None
-                    principal = Connection.from_item(stored).principal
-                    self._remember(connection_id, principal)
-                else:
-                    return None
-            raise Unavailable("the connection's token changes too fast", retry_after=1.0)
-
-        self._messages.charge(believed.key, now, write, messages)
-        return principal
-
-    def revive(self, connection_id: str, now: int) -> None:
-        """A probe showed that its socket is open."""
-        self._set_status(connection_id, Status.ACTIVE, now)
-
-    # --- → stale
-
-    def mark_stale(self, connection_id: str) -> None:
-        """It did not take a delivery, and may be dead."""
-        self._set_status(connection_id, Status.STALE)
-
-    # --- → terminated
-
-    def remove(self, recipient: Recipient, now: int, groups: Iterable[str] = ()) -> bool:
-        """The item, the tie to the user and every membership go. Whether it was there.
-
-        `groups` are those that it is thought to be in: a right guess saves a call. One that may
-        still be in its handshake can't be opened afterwards: its `$disconnect` has overtaken its
-        `$connect`.
-        """
-        guess = dict.fromkeys(groups, recipient.connected_at)
-        unread = [_never_joined(guess)]
-        ended = [_untied(recipient), *_tombstone(recipient, now), _seen(now)]
-        for _ in range(TRIES):
-            actions = [
-                self._delete(recipient.connection_id, frozenset(guess), *unread),
-                self._user(recipient, *ended),
-                *(self._no_membership(recipient, group) for group in guess),
-                *self._memberships.ended(recipient, guess, now),
-            ]
-            try:
-                self._store.transact(actions)
+                stored = cancelled.items[0]
+            else:
                 self._metrics.count("ConnectionsClosed")
                 self._metrics.value("ConnectionDuration", now - recipient.connected_at)
                 return True
-            except Cancelled as cancelled:
-                stored = cancelled.items[0]
             if not stored:
                 self.untie(recipient, now)
                 return False
-            guess, unread = joined_at(stored), []
-        raise Unavailable("the connection's groups change faster than they can be left")
+            joined, conditions = joined_at(stored), []
+        raise Unavailable("the connection's groups are changing too fast")
 
     def untie(self, recipient: Recipient, now: int) -> None:
-        """Make a user's item forget a connection that has no item of its own."""
-        tombstone = _tombstone(recipient, now)
-        values = {":id": {"S": recipient.connection_id}}
-        tied = Clause(when=("contains(#connections, :id)",), values=values)
-        others = [*tombstone, _seen(now)] if tombstone else [tied]
-        with suppress(Cancelled):  # then there is nothing to mend
-            self._store.update(self._user(recipient, _untied(recipient), *others))
+        """Remove a connection that is not stored from its user's item."""
+        tombstone = add_tombstone(recipient, now)
+        others = [*tombstone, set_last_seen(now)]
+        if not tombstone:
+            others = [has_tie(recipient)]
+        clauses = (remove_tie(recipient), *others)
+        with suppress(Cancelled):  # the user's item doesn't have it
+            self._store.update(update_user(self._tables, recipient.user_key, *clauses))
 
-    # --- What changes while it is active
+    # --- Changes of an active connection
 
     def join(self, connection: Connection, group: str, now: int) -> None:
-        """Make a connection a member of a group. Raises BadRequest for one group too many, and
-        ConnectionGone when it is terminated."""
-        since = Clause()
+        """Make a connection a member of a group.
+
+        Raises BadRequest if it is in too many groups, and ConnectionGone if it is terminated.
+        """
+        clauses = [add_group(group, MAX_GROUPS)]
         if group not in connection.groups:
-            since = Clause(
-                set=("#joined = :now",),
-                names={"#joined": JOINED_PREFIX + group},
-                values={":now": number(now)},
-            )
-        joined = Clause(
-            add=("#groups :groups",),
-            when=(
-                "attribute_not_exists(#groups) OR contains(#groups, :group)"
-                " OR size(#groups) < :most",
-            ),
-            names={"#groups": "groups"},
-            values={
-                ":groups": {"SS": [group]},
-                ":group": {"S": group},
-                ":most": number(MAX_GROUPS),
-            },
-        )
-        membership = self._membership(connection, group)
-        if self._change(connection, [joined, since], [membership]) is not None:
-            raise BadRequest(f"a connection can be in {MAX_GROUPS} groups")
+            clauses.append(set_joined_at(group, now))
+        membership = put_membership(self._tables, connection, group)
+        if self._change(connection, clauses, [membership]) is not None:
+            raise BadRequest(f"a connection can be in at most {MAX_GROUPS} groups")
 
     def leave(self, connection: Connection, group: str, now: int) -> None:
-        """End a membership, if there is one. Raises ConnectionGone when it is terminated."""
-        left = Clause(
-            delete=("#groups :groups",),
-            remove=("#joined",),
-            names={"#groups": "groups", "#joined": JOINED_PREFIX + group},
-            values={":groups": {"SS": [group]}},
-        )
+        """End a connection's membership in a group, if it has one.
+
+        Raises ConnectionGone if the connection is terminated.
+        """
         recipient = connection.recipient
         others = [
-            self._no_membership(recipient, group),
-            *self._memberships.left(recipient, [group], now),
+            delete_membership(self._tables, recipient, group),
+            *self._memberships.on_leave(recipient, [group], now),
         ]
-        self._change(connection, [left], others)
+        self._change(connection, [remove_group(group)], others)
 
     def refresh(self, connection: Connection, principal: Principal, now: int) -> None:
-        """Give a connection a new token's principal, which is the same user's. Groups that the
-        new token doesn't allow are left. Raises ConnectionGone when it is terminated."""
+        """Give a connection the principal of a new token of the same user.
+
+        It leaves the groups that the new token doesn't allow. Raises ConnectionGone if it is
+        terminated.
+        """
         for _ in range(TRIES):
             kept = frozenset(filter(principal.may_join, connection.groups))
             renewed = replace(connection, principal=principal, groups=kept)
             recipient, lost = connection.recipient, connection.groups - kept
+            user_clauses = (
+                add_tie(renewed),
+                set_last_seen(renewed.timestamp),
+            )
             stored = self._change(
                 connection,
-                [_renewal(connection.groups, renewed), _no_longer_joined(lost)],
                 [
-                    self._user(renewed.recipient, _tie(renewed)),
-                    *(self._membership(renewed, group) for group in kept),
-                    *(self._no_membership(recipient, group) for group in lost),
-                    *self._memberships.left(recipient, lost, now),
+                    has_groups(connection.groups),
+                    *set_principal(renewed),
+                    remove_joined_at(lost),
+                ],
+                [
+                    update_user(self._tables, recipient.user_key, *user_clauses),
+                    *(put_membership(self._tables, renewed, group) for group in kept),
+                    *(delete_membership(self._tables, recipient, group) for group in lost),
+                    *self._memberships.on_leave(recipient, lost, now),
                 ],
             )
             if stored is None:
-                self._remember(connection.connection_id, principal)
+                self._cache_principal(connection.connection_id, principal)
                 return
             connection = Connection.from_item(stored)
-        raise Unavailable("the connection's groups change faster than they can be read")
+        raise Unavailable("the connection's groups are changing too fast")
 
-    # --- What is known
+    def _change(
+        self, connection: Connection, clauses: Sequence[Clause], others: Sequence[Action]
+    ) -> Item | None:
+        """Update a connection together with other actions.
+
+        Returns None, or the connection's item if a condition of the clauses failed. Raises
+        ConnectionGone if it is terminated.
+        """
+        action = update_connection(self._tables, connection.connection_id, *clauses)
+        try:
+            self._store.transact([action, *others])
+        except Cancelled as cancelled:
+            stored = cancelled.items[0]
+            if not stored:
+                raise _ended() from None
+            return stored
+        return None
+
+    # --- Reads
 
     def find(self, connection_id: str) -> Connection | None:
-        """A connection by its id; None if it is terminated, or never was."""
-        item = self._store.get(self._tables.connections, {"connectionId": {"S": connection_id}})
+        """Return the connection with this id; None if it is terminated or never existed."""
+        item = self._store.get(self._tables.connections, connection_key(connection_id))
         return None if item is None else Connection.from_item(item)
 
     def may_probe(self, user_key: str, now: int) -> bool:
-        """Whether a full user's connections may be probed: once a minute, whoever asks."""
-        claim = Clause(
-            set=("probedAt = :now",),
-            when=("attribute_not_exists(probedAt) OR probedAt < :before",),
-            values={":now": number(now), ":before": number(now - PROBE_EVERY_MS)},
-        )
+        """Return whether the connections of a user at the limit may be probed: once a minute."""
         try:
-            self._store.update(update(self._tables.users, {"user": {"S": user_key}}, claim))
+            self._store.update(update_user(self._tables, user_key, claim_probe(now)))
         except Cancelled:
             return False
         return True
 
-    # --- What the transitions are made of
-
-    def _room_for(self, connection: Connection) -> Clause:
-        """The conditions on the user's item under which a connection can be opened."""
-        return Clause(
-            when=(
-                "attribute_not_exists(#connections) OR size(#connections) < :limit",
-                *(f"NOT contains({slot}, :id)" for slot in CLOSED_SLOTS),
-            ),
-            names={"#connections": "connections"},
-            values={
-                ":id": {"S": connection.connection_id},
-                ":limit": number(self._limit),
-            },
-        )
-
-    def _refusal(self, recipient: Recipient, user: Mapping[str, Any]) -> Item:
-        """Raise what a user's item says against a connection, or else it's the charge: the item."""
-        tombstones = [user[slot]["SS"] for slot in CLOSED_SLOTS if slot in user]
-        if any(recipient.connection_id in ids for ids in tombstones):
-            raise ConnectionGone("the client has left already")
-        if len(connection_ids(user)) >= self._limit:
-            recipients = recipients_of(user, recipient.user_id, recipient.tenant)
-            raise LimitReached(self._limit, recipients)
-        return dict(user)
-
-    def _change(
-        self, connection: Connection, parts: Sequence[Clause], others: list[Action]
-    ) -> Item | None:
-        """Write; the item where the conditions of `parts` do not hold for it."""
-        try:
-            self._store.transact(
-                [self._connection(connection.connection_id, EXISTS, *parts), *others]
-            )
-        except Cancelled as cancelled:
-            stored = cancelled.items[0]
-            if not stored:
-                raise ConnectionGone("the connection has ended: connect again") from None
-            return stored
-        return None
-
-    def _set_status(self, connection_id: str, status: Status, now: int | None = None) -> None:
-        part = Clause(
-            set=("#status = :status",),
-            names={"#status": "status"},
-            values={":status": {"S": status}},
-        )
-        heard = Clause()
-        if now is not None:
-            heard = Clause(
-                set=("#timestamp = :now",),
-                names={"#timestamp": "timestamp"},
-                values={":now": number(now)},
-            )
-        with suppress(Cancelled):  # terminated: an update of nothing would make a ghost
-            self._store.update(self._connection(connection_id, EXISTS, part, heard))
-
-    def _connection(self, connection_id: str, *parts: Clause) -> Action:
-        return update(self._tables.connections, {"connectionId": {"S": connection_id}}, *parts)
-
-    def _user(self, recipient: Recipient, *parts: Clause) -> Action:
-        return update(self._tables.users, {"user": {"S": recipient.user_key}}, *parts)
-
-    def _delete(self, connection_id: str, groups: frozenset[str], *parts: Clause) -> Action:
-        part = Clause(when=("attribute_not_exists(#groups)",), names={"#groups": "groups"})
-        if groups:
-            values = {":groups": {"SS": sorted(groups)}}
-            part = Clause(when=("#groups = :groups",), names={"#groups": "groups"}, values=values)
-        key = {"connectionId": {"S": connection_id}}
-        return delete(self._tables.connections, key, EXISTS, part, *parts)
-
-    def _membership(self, connection: Connection, group: str) -> Action:
-        return put(self._tables.groups, connection.membership(group))
-
-    def _no_membership(self, recipient: Recipient, group: str) -> Action:
-        key = {
-            "group": {"S": group_key(recipient.tenant, group)},
-            "connectionId": {"S": recipient.connection_id},
-        }
-        return delete(self._tables.groups, key)
-
-    def _remember(self, connection_id: str, principal: Principal) -> None:
+    def _cache_principal(self, connection_id: str, principal: Principal) -> None:
         self._refreshed[connection_id] = principal
         self._refreshed.move_to_end(connection_id)
-        if len(self._refreshed) > REFRESHED_REMEMBERED:
+        if len(self._refreshed) > self._cached_principals:
             self._refreshed.popitem(last=False)
 
 
-def _seen(now: int) -> Clause:
-    """A user was seen: how long their item is kept counts from then."""
-    return Clause(
-        set=("lastSeen = :seen", "expiresAt = :expires"),
-        values={":seen": number(now), ":expires": number(now // 1000 + USER_SECONDS)},
-    )
-
-
-def _tie(connection: Connection) -> Clause:
-    """A connection in its user's item."""
-    seen = _seen(connection.timestamp)
-    return Clause(
-        set=("#reach = :reach", *seen.set),
-        add=("#connections :ids",),
-        names={"#connections": "connections", "#reach": REACH_PREFIX + connection.connection_id},
-        values={
-            ":ids": {"SS": [connection.connection_id]},
-            ":reach": connection.recipient.reach(),
-            **seen.values,
-        },
-    )
-
-
-def _untied(recipient: Recipient) -> Clause:
-    """A connection no longer in its user's item."""
-    return Clause(
-        remove=("#reach",),
-        delete=("#connections :ids",),
-        names={"#connections": "connections", "#reach": REACH_PREFIX + recipient.connection_id},
-        values={":ids": {"SS": [recipient.connection_id]}},
-    )
-
-
-def _tombstone(recipient: Recipient, now: int) -> list[Clause]:
-    """What keeps a connection that has been closed so early from being opened, if it is early.
-
-    The ids are kept by the minute in which they were closed, in slots that are used in turn; each
-    write empties the one that comes next, so that nobody has to clean up.
-    """
-    if not recipient.may_be_in_handshake(now):
-        return []
-    minute = now // CLOSED_SLOT_MS
-    this, after = (CLOSED_SLOTS[(minute + step) % len(CLOSED_SLOTS)] for step in (0, 1))
-    values = {":ids": {"SS": [recipient.connection_id]}}
-    return [Clause(add=(f"{this} :ids",), remove=(after,), values=values)]
-
-
-def _never_joined(groups: Iterable[str]) -> Clause:
-    """A connection has been in these groups since it was opened."""
-    names = _joined_names(groups)
-    return Clause(when=[f"attribute_not_exists({name})" for name in names], names=names)
-
-
-def _no_longer_joined(groups: Iterable[str]) -> Clause:
-    """Since when a connection was in these groups is of no interest any more."""
-    names = _joined_names(groups)
-    return Clause(remove=list(names), names=names)
-
-
-def _joined_names(groups: Iterable[str]) -> dict[str, str]:
-    return {f"#joined{index}": JOINED_PREFIX + group for index, group in enumerate(groups)}
-
-
-def _renewal(groups: frozenset[str], renewed: Connection) -> Clause:
-    """A connection's new principal and groups, as long as its groups are still `groups`."""
-    item = renewed.to_item()
-    names = {"#groups": "groups"}
-    values = {
-        ":principal": item["principal"],
-        ":until": item["tokenUntil"],
-        ":reach": item["reach"],
-    }
-    assignments = ["principal = :principal", "tokenUntil = :until", "reach = :reach"]
-    when = "attribute_not_exists(#groups)"
-    if groups:
-        values[":old"] = {"SS": sorted(groups)}
-        when = "#groups = :old"
-    if not renewed.groups:
-        return Clause(
-            set=assignments, remove=("#groups",), when=(when,), names=names, values=values
-        )
-    values[":kept"] = item["groups"]
-    return Clause(set=[*assignments, "#groups = :kept"], when=(when,), names=names, values=values)
+def _ended() -> ConnectionGone:
+    return ConnectionGone("the connection has ended: connect again")

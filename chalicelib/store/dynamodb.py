@@ -1,4 +1,4 @@
-"""DynamoDB: every call that Herald makes to it, and what its errors mean.
+"""Every call that Herald makes to DynamoDB, and the meaning of its errors.
 
 The client's time-outs are short (see `runtime.aws`), so that a caller gets a 503 within seconds
 instead of after the SDK's default minute.
@@ -9,7 +9,8 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
@@ -18,33 +19,45 @@ from botocore.session import Session
 from chalicelib.errors import Contended, Unavailable
 from chalicelib.runtime.aws import sdk_client
 from chalicelib.store.expressions import Action
-from chalicelib.store.items import Item, Tables
+from chalicelib.store.schema import KEY_ATTRIBUTES, Item, Tables
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 MAX_BATCH_GET = 100  # keys in one BatchGetItem
 MAX_BATCH_WRITE = 25  # items in one BatchWriteItem
-BATCH_TRIES = 5
-BATCH_BACKOFF_SECONDS = 0.05
 RETRY_AFTER_SECONDS = 1.0
-CONFLICT_TRIES = 8
-CONFLICT_BACKOFF_SECONDS = 0.02
+
+logger = logging.getLogger("herald.storage")
+
+_Response = TypeVar("_Response")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """How often a call is tried where the SDK doesn't retry it.
+
+    Before the n-th retry it waits up to 2ⁿ times the backoff, counted from 0.
+    """
+
+    batch_tries: int = 5
+    batch_backoff_seconds: float = 0.05
+    conflict_tries: int = 8
+    conflict_backoff_seconds: float = 0.02
 
 
 class ItemPage(NamedTuple):
-    """A page of a query or a scan. `position` is the key after which the next one starts, or
-    None."""
+    """A page of a query or a scan.
+
+    `position` is the key after which the next page starts, or None on the last page.
+    """
 
     items: list[Item]
     position: Item | None
 
 
-logger = logging.getLogger("herald.storage")
-
-
 def dynamodb_client(session: Session) -> "DynamoDBClient":
-    """Create a client. Raises Unavailable where AWS is not configured."""
+    """Create a client. Raises Unavailable if AWS isn't configured."""
     with reaching_storage():
         client: DynamoDBClient = sdk_client(session, "dynamodb")
     return client
@@ -52,7 +65,7 @@ def dynamodb_client(session: Session) -> "DynamoDBClient":
 
 @contextmanager
 def reaching_storage() -> Iterator[None]:
-    """Turn the SDK's errors into Unavailable; handle the ones that you expect within."""
+    """Turn the SDK's errors into Unavailable. Handle the errors that you expect inside."""
     try:
         yield
     except (BotoCoreError, ResponseParserError) as error:
@@ -60,128 +73,136 @@ def reaching_storage() -> Iterator[None]:
         raise Unavailable("storage is unreachable", retry_after=RETRY_AFTER_SECONDS) from error
     except ClientError as error:
         if error_code(error) == "ValidationException":
-            raise  # a mistake in Herald, which waiting doesn't cure
+            raise  # a bug in Herald, which a retry can't cure
         if _is_conflict(error):
-            raise Contended("too much at once", retry_after=RETRY_AFTER_SECONDS) from error
+            raise Contended("too many requests at once", retry_after=RETRY_AFTER_SECONDS) from error
         logger.error("storage refused: %s", error)
         raise Unavailable("storage is unavailable", retry_after=RETRY_AFTER_SECONDS) from error
 
 
 def error_code(error: ClientError) -> str:
-    """Return AWS's name of the error."""
+    """Return AWS's name for the error."""
     return error.response["Error"]["Code"]
 
 
 class Cancelled(Exception):
-    """A write whose conditions don't hold. `items` has an entry for each action: the item whose
-    condition failed, {} where there is none, and None for a condition that holds."""
+    """A write was cancelled, since a condition of it failed.
+
+    `items` has an entry for each action: the item for which its condition failed (`{}` if the item
+    doesn't exist), or None if its condition held.
+    """
 
     def __init__(self, items: list[Item | None]) -> None:
-        super().__init__("a condition does not hold")
+        super().__init__("a condition failed")
         self.items = items
 
 
 class Store:
-    """Herald's tables in DynamoDB. All methods raise Unavailable when DynamoDB can't be reached."""
+    """Herald's tables in DynamoDB.
 
-    def __init__(self, client: "DynamoDBClient", tables: Tables) -> None:
+    Every method raises Unavailable if DynamoDB can't be reached or refuses the call, and Contended
+    if other writes to the same item kept getting in the way.
+    """
+
+    def __init__(
+        self, client: "DynamoDBClient", tables: Tables, retries: Retries = Retries()
+    ) -> None:
         self.tables = tables
         self._client = client
+        self._retries = retries
 
     def check(self) -> None:
-        """Read from every table; raise Unavailable unless all can be read."""
+        """Raise Unavailable unless every table can be read."""
         absent: Any = {"S": "-"}
-        tables = self.tables
         with reaching_storage():
             self._client.batch_get_item(
                 RequestItems={
-                    tables.connections: {"Keys": [{"connectionId": absent}]},
-                    tables.users: {"Keys": [{"user": absent}]},
-                    tables.groups: {"Keys": [{"group": absent, "connectionId": absent}]},
-                    tables.messages: {"Keys": [{"id": absent}]},
-                    tables.history: {"Keys": [{"stream": absent, "position": absent}]},
+                    getattr(self.tables, table): {"Keys": [dict.fromkeys(attributes, absent)]}
+                    for table, attributes in KEY_ATTRIBUTES.items()
                 }
             )
 
     # --- Reads
 
     def get(self, table: str, key: Item, **parameters: Any) -> Item | None:
-        """Return the item with this key as it is at this moment, or None."""
+        """Return the item with this key, read consistently, or None."""
         with reaching_storage():
-            answer = self._client.get_item(
+            response = self._client.get_item(
                 TableName=table, Key=key, ConsistentRead=True, **parameters
             )
-        return answer.get("Item")
+        return response.get("Item")
 
     def query(self, table: str, **parameters: Any) -> Iterator[ItemPage]:
-        """Yield a query's pages; the next one is read when it is asked for."""
+        """Yield a query's pages. Each is read when it is asked for."""
         yield from self._pages(self._client.query, TableName=table, **parameters)
 
     def scan(self, table: str, **parameters: Any) -> Iterator[ItemPage]:
-        """Yield a scan's pages; the next one is read when it is asked for."""
+        """Yield a scan's pages. Each is read when it is asked for."""
         yield from self._pages(self._client.scan, TableName=table, **parameters)
 
     def _pages(self, read: Callable[..., Any], **parameters: Any) -> Iterator[ItemPage]:
         while True:
             with reaching_storage():
-                answer = read(**parameters)
-            position = answer.get("LastEvaluatedKey")
-            yield ItemPage(answer["Items"], position)
+                response = read(**parameters)
+            position = response.get("LastEvaluatedKey")
+            yield ItemPage(response["Items"], position)
             if not position:
                 return
             parameters["ExclusiveStartKey"] = position
 
     def batch_get(self, table: str, key: str, values: Sequence[str]) -> Iterator[list[Item]]:
-        """Yield the items with these values of `key`, in pages, as they are at this moment."""
+        """Yield pages of the items whose `key` has one of these values, read consistently."""
         for start in range(0, len(values), MAX_BATCH_GET):
             keys: list[Any] = [
                 {key: {"S": value}} for value in values[start : start + MAX_BATCH_GET]
             ]
-            yield from self._batch_get_one(table, keys)
+            yield from self._batch_get_keys(table, keys)
 
-    def _batch_get_one(self, table: str, keys: list[Any]) -> Iterator[list[Item]]:
-        """Ask again for keys that BatchGetItem left unread: it throttles, or reached 16 MB."""
-        for attempt in range(BATCH_TRIES):
+    def _batch_get_keys(self, table: str, keys: list[Any]) -> Iterator[list[Item]]:
+        """Retry the keys that BatchGetItem leaves unread when throttled or above 16 MB."""
+        for attempt in range(self._retries.batch_tries):
             with reaching_storage():
-                answer = self._client.batch_get_item(
+                response = self._client.batch_get_item(
                     RequestItems={table: {"Keys": keys, "ConsistentRead": True}}
                 )
-            yield answer["Responses"].get(table, [])
-            if table not in answer["UnprocessedKeys"]:
+            yield response["Responses"].get(table, [])
+            if table not in response["UnprocessedKeys"]:
                 return
-            keys = list(answer["UnprocessedKeys"][table]["Keys"])
-            _back_off(attempt)
+            keys = list(response["UnprocessedKeys"][table]["Keys"])
+            _back_off(self._retries.batch_backoff_seconds, attempt)
         raise Unavailable("storage is too busy", retry_after=RETRY_AFTER_SECONDS)
 
     # --- Writes
 
     def put(self, table: str, item: Item) -> None:
-        """Put an item, replacing the one with its key."""
+        """Put an item, replacing the one that has its key."""
         with reaching_storage():
             self._client.put_item(TableName=table, Item=item)
 
     def batch_put(self, table: str, items: Sequence[Item]) -> None:
-        """Put up to 25 items, replacing those with their keys. When it raises Unavailable, some
-        may be written."""
+        """Put up to 25 items, replacing those that have their keys.
+
+        When it raises Unavailable, some of them may have been written.
+        """
         requests: Any = {table: [{"PutRequest": {"Item": item}} for item in items]}
-        for attempt in range(BATCH_TRIES):
+        for attempt in range(self._retries.batch_tries):
             with reaching_storage():
-                answer = self._client.batch_write_item(RequestItems=requests)
-            requests = answer["UnprocessedItems"]  # DynamoDB throttles
+                response = self._client.batch_write_item(RequestItems=requests)
+            requests = response["UnprocessedItems"]  # DynamoDB throttles
             if not requests:
                 return
-            _back_off(attempt)
+            _back_off(self._retries.batch_backoff_seconds, attempt)
         raise Unavailable("storage is too busy", retry_after=RETRY_AFTER_SECONDS)
 
     def transact(self, actions: Sequence[Action]) -> None:
-        """Write all actions or none, in one call. Raises Cancelled when a condition fails.
+        """Carry out all actions or nothing, in one call. Raises Cancelled if a condition fails.
 
-        The SDK sends its second try with the same token, so that DynamoDB carries it out once.
+        The SDK retries with the same token, so that DynamoDB carries the actions out once.
         """
         entries: Any = actions
         with reaching_storage():
             try:
-                _retrying_conflicts(
+                self._retry_conflicts(
                     lambda: self._client.transact_write_items(TransactItems=entries)
                 )
             except ClientError as error:
@@ -190,34 +211,45 @@ class Store:
                 raise Cancelled(_failed_items(error)) from error
 
     def update(self, action: Action, **parameters: Any) -> Item:
-        """Make one `Update` outside a transaction, at half of a transaction's price.
+        """Carry out one `Update` outside a transaction, at half the price.
 
-        Returns the attributes that `ReturnValues` asks for. Raises Cancelled when its condition
+        Returns the attributes that `ReturnValues` asks for. Raises Cancelled if its condition
         fails.
         """
-        answers: list[Any] = []
         with reaching_storage():
             try:
-                _retrying_conflicts(
-                    lambda: answers.append(
-                        self._client.update_item(**action["Update"], **parameters)
-                    )
+                response = self._retry_conflicts(
+                    lambda: self._client.update_item(**action["Update"], **parameters)
                 )
             except ClientError as error:
                 if error_code(error) != "ConditionalCheckFailedException":
                     raise
-                response: Any = error.response
-                raise Cancelled([response.get("Item", {})]) from error
-        attributes: Item = answers[-1].get("Attributes", {})
-        return attributes
+                refusal: Any = error.response
+                raise Cancelled([refusal.get("Item", {})]) from error
+        return response.get("Attributes", {})
+
+    def _retry_conflicts(self, call: Callable[[], _Response]) -> _Response:
+        """Repeat `call` while it loses against another transaction on the same item.
+
+        DynamoDB doesn't queue such transactions, and the SDK doesn't retry them:
+        https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis.html
+        """
+        for attempt in range(self._retries.conflict_tries - 1):
+            try:
+                return call()
+            except ClientError as error:
+                if not _is_conflict(error):
+                    raise
+            _back_off(self._retries.conflict_backoff_seconds, attempt)
+        return call()
 
 
-def _back_off(attempt: int) -> None:
-    time.sleep(random.uniform(0, BATCH_BACKOFF_SECONDS * 2**attempt))
+def _back_off(seconds: float, attempt: int) -> None:
+    time.sleep(random.uniform(0, seconds * 2**attempt))
 
 
 def _failed_items(error: ClientError) -> list[Item | None]:
-    """Return what `Cancelled.items` holds."""
+    """Return the value of `Cancelled.items`."""
     reasons: Any = error.response["CancellationReasons"]
     return [
         reason.get("Item", {}) if reason["Code"] == "ConditionalCheckFailed" else None
@@ -226,7 +258,7 @@ def _failed_items(error: ClientError) -> list[Item | None]:
 
 
 def _cancellation_codes(error: ClientError) -> list[str]:
-    """Why a transaction was cancelled: a code for each action, `None` for a fine one."""
+    """Return why a transaction was cancelled: a code for each action, `"None"` if it was fine."""
     reasons: Any = error.response.get("CancellationReasons", [])
     return [reason.get("Code", "None") for reason in reasons]
 
@@ -235,19 +267,3 @@ def _is_conflict(error: ClientError) -> bool:
     codes = {error_code(error), *_cancellation_codes(error)}
     conflict = codes & {"TransactionConflict", "TransactionConflictException"}
     return bool(conflict) and "ConditionalCheckFailed" not in codes
-
-
-def _retrying_conflicts(call: Callable[[], object]) -> None:
-    """Run `call` again while it loses against another transaction on the same item.
-
-    DynamoDB doesn't queue such transactions, and the SDK doesn't retry them:
-    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis.html
-    """
-    for attempt in range(CONFLICT_TRIES):
-        try:
-            call()
-            return
-        except ClientError as error:
-            if not _is_conflict(error) or attempt + 1 == CONFLICT_TRIES:
-                raise
-            time.sleep(random.uniform(0, CONFLICT_BACKOFF_SECONDS * 2**attempt))

@@ -1,4 +1,4 @@
-"""DynamoDB update expressions, put together from parts. No I/O here.
+"""Builds DynamoDB's write actions from clauses. No I/O.
 
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.UpdateExpressions.html
 """
@@ -13,8 +13,11 @@ Action = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clause:
-    """Clauses of an update, the conditions that must hold for it (`when`), and the names and
-    typed values that they use. Parts of one update use different ones, or mean the same."""
+    """A part of a write: what it changes, and the conditions (`when`) that must hold.
+
+    `names` and `values` define the placeholders that it uses. When clauses are combined, a
+    placeholder that several of them define must mean the same in each.
+    """
 
     set: Sequence[str] = ()
     remove: Sequence[str] = ()
@@ -25,48 +28,48 @@ class Clause:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-def update(table: str, key: Mapping[str, Any], *parts: Clause) -> Action:
-    """An `Update` of all `parts`, whose failed condition returns the item."""
+def update(table: str, key: Mapping[str, Any], *clauses: Clause) -> Action:
+    """Return an `Update` of all clauses. If a condition fails, DynamoDB returns the item."""
     expression = " ".join(
-        f"{clause.upper()} {', '.join(entries)}"
-        for clause in ("set", "remove", "add", "delete")
-        if (entries := [entry for part in parts for entry in getattr(part, clause)])
+        f"{keyword.upper()} {', '.join(changes)}"
+        for keyword in ("set", "remove", "add", "delete")
+        if (changes := [change for clause in clauses for change in getattr(clause, keyword)])
     )
     action: dict[str, Any] = {
         "TableName": table,
         "Key": dict(key),
         "UpdateExpression": expression,
-        **_conditions(*parts),
+        **_condition(*clauses),
     }
     return {"Update": action}
 
 
-def put(table: str, item: Mapping[str, Any], *parts: Clause) -> Action:
-    """A `Put` under the conditions of `parts`."""
-    return {"Put": {"TableName": table, "Item": dict(item), **_conditions(*parts)}}
+def put(table: str, item: Mapping[str, Any], *clauses: Clause) -> Action:
+    """Return a `Put` under the conditions of the clauses."""
+    return {"Put": {"TableName": table, "Item": dict(item), **_condition(*clauses)}}
 
 
-def delete(table: str, key: Mapping[str, Any], *parts: Clause) -> Action:
-    """A `Delete` under the conditions of `parts`."""
-    return {"Delete": {"TableName": table, "Key": dict(key), **_conditions(*parts)}}
+def delete(table: str, key: Mapping[str, Any], *clauses: Clause) -> Action:
+    """Return a `Delete` under the conditions of the clauses."""
+    return {"Delete": {"TableName": table, "Key": dict(key), **_condition(*clauses)}}
 
 
-def _conditions(*parts: Clause) -> dict[str, Any]:
-    """What the kinds of action have in common."""
-    conditions = [f"({condition})" for part in parts for condition in part.when]
-    names = {name: attribute for part in parts for name, attribute in part.names.items()}
-    values = {name: value for part in parts for name, value in part.values.items()}
-    common: dict[str, Any] = {}
+def _condition(*clauses: Clause) -> dict[str, Any]:
+    """Return the parameters that all kinds of action share."""
+    conditions = [f"({condition})" for clause in clauses for condition in clause.when]
+    names = {name: attribute for clause in clauses for name, attribute in clause.names.items()}
+    values = {name: value for clause in clauses for name, value in clause.values.items()}
+    parameters: dict[str, Any] = {}
     if conditions:
-        common["ConditionExpression"] = " AND ".join(conditions)
-        common["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
+        parameters["ConditionExpression"] = " AND ".join(conditions)
+        parameters["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
     if names:
-        common["ExpressionAttributeNames"] = names
+        parameters["ExpressionAttributeNames"] = names
     if values:
-        common["ExpressionAttributeValues"] = values
-    return common
+        parameters["ExpressionAttributeValues"] = values
+    return parameters
 
 
 def number(value: float) -> Any:
-    """A typed number."""
+    """Return a typed number."""
     return {"N": str(value)}

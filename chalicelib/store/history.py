@@ -1,14 +1,13 @@
-"""What was sent of late, for whoever was away: streams of messages, each in the order of its ids.
+"""The history: recent messages, for clients that were away.
 
-A message is kept once for each name of its audience, whatever the number of its recipients. In the
-history table, `position` orders what a `stream` holds:
+A message is stored once for each name of its audience, however many recipients it has. It goes into
+the stream of each user, of each group, or of the whole tenant (see `schema`), in the order of ids.
+It is stored before its recipients are looked up, so that a client which connects meanwhile either
+is found or finds the message here.
 
-- `user/<user>`, `group/<group>` and `all/<tenant>`: the messages to each; a position is an id;
-- `late/<tenant>`: those that reach their recipients long after their ids were made, since they wait
-  in the queue, or in a second try of a request; a position is the time at which that was known, and
-  the id.
-
-A message is kept before its recipients are looked up. So who connects is found, or finds it here.
+A *delayed* message reaches its recipients long after its id was made, because it waits in the queue
+or is part of a second try of a request. It is also stored in its tenant's stream of delayed
+messages, in the order in which the delays were noted.
 """
 
 import zlib
@@ -19,7 +18,6 @@ from itertools import count
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from chalicelib.auth.principal import group_key, user_key
 from chalicelib.protocol.audience import AudienceKind
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
@@ -27,45 +25,60 @@ from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.protocol.ulid import CHARACTERS, earliest
 from chalicelib.store.dynamodb import MAX_BATCH_WRITE, Store
 from chalicelib.store.expressions import number
-from chalicelib.store.items import Item
+from chalicelib.store.schema import (
+    Item,
+    delayed_stream,
+    everyone_stream,
+    group_stream,
+    history_expires_at,
+    user_stream,
+)
 
-CLOCK_MS = 1000  # by which the clocks of two handlers may differ
-LATE_MS = 1000  # from an id to where its message is kept: what takes longer is late
-HANDLER_MS = 30_000  # the longest that a handler delivers
-REACH_BACK_MS = LATE_MS + HANDLER_MS + CLOCK_MS
-"""A message may reach a connection after another whose id is so much later, but not more."""
+CLOCK_MS = 1000  # the most by which the clocks of two functions differ
+DELAYED_MS = 1000  # a message stored this long after its id was made is delayed
+HANDLER_MS = 30_000  # the longest that a function delivers
+REACH_BACK_MS = DELAYED_MS + HANDLER_MS + CLOCK_MS
+"""A message may reach a connection after another whose id is later by up to this."""
 
 PAGE_ITEMS = 200
-MOMENT_CHARACTERS = 10  # of an id: the rest is chance
+TIME_CHARACTERS = 10  # of an id; the others are random
 THREADS = 8
 
 
-class Turn(NamedTuple):
-    """When a message was sent, as far as its writer knows: `writer` sends one request after the
-    other, and `number` counts them."""
+class RequestNumber(NamedTuple):
+    """The place of a request among those of its `writer`, an execution environment.
+
+    A writer handles one request after the other, and counts them.
+    """
 
     writer: str
     number: int
 
-    def precedes(self, other: "Turn") -> bool:
-        """Whether a message with a lower id was sent before one of `other`, for certain. In one
-        request it was: to each connection they go in order, and none follows one that failed."""
+    def precedes(self, other: "RequestNumber") -> bool:
+        """Return whether a message of this request with a lower id was certainly sent before one
+        of the `other`.
+
+        In one request it was: each connection gets its messages in order, and after a failure it
+        gets no more.
+        """
         return self.writer == other.writer and self.number <= other.number
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A message in a stream, not yet unpacked."""
+class StoredMessage:
+    """A message of a stream, as it is stored: `content` is encrypted, or else compressed."""
 
     id: str
-    turn: Turn
+    request: RequestNumber
     content: bytes
-    sealed: bool
+    encrypted: bool
 
 
 class History:
-    """The messages of the last `seconds`. All methods raise Unavailable when storage is; `now` is
-    in epoch milliseconds."""
+    """The messages of the last `seconds`.
+
+    Every method raises Unavailable if storage is unavailable. Times are in epoch milliseconds.
+    """
 
     def __init__(
         self,
@@ -75,7 +88,7 @@ class History:
         encryption: Encryption,
         now: Callable[[], int],
     ) -> None:
-        """With 0 `seconds`, nothing is kept."""
+        """With 0 `seconds`, nothing is stored."""
         self.seconds = seconds
         self._store = store
         self._table = store.tables.history
@@ -85,89 +98,70 @@ class History:
         self._numbers = count()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="history")
 
-    def keep(self, messages: Sequence[Message], tenant: str | None) -> None:
-        """Keep the messages of one request that may be kept, before any of them is sent."""
-        turn = Turn(self._writer, next(self._numbers))
+    # --- Writes
+
+    def append(self, messages: Sequence[Message], tenant: str | None) -> None:
+        """Store the messages of one request, except those that ask not to be stored.
+
+        To be called before any of them is sent.
+        """
+        request = RequestNumber(self._writer, next(self._numbers))
         now = self._now()
         items: list[Item] = []
-        for message in filter(self._is_kept, messages):
-            items += self._in_streams(message, tenant, turn)
-            if now - message.timestamp > LATE_MS:
-                items.append(self._late(message, tenant, turn, now))
+        for message in filter(self._is_stored, messages):
+            items += self._items(message, tenant, request)
+            if now - message.timestamp > DELAYED_MS:
+                items.append(self._delayed_item(message, tenant, request, now))
         self._put(items)
 
-    def delay(self, messages: Sequence[Message], tenant: str | None) -> None:
-        """Note that messages which are kept will be sent later than others."""
-        turn = Turn(self._writer, next(self._numbers))
+    def mark_delayed(self, messages: Sequence[Message], tenant: str | None) -> None:
+        """Note that messages which `append` has stored will be sent after later ones."""
+        request = RequestNumber(self._writer, next(self._numbers))
         now = self._now()
         self._put(
-            [self._late(message, tenant, turn, now) for message in filter(self._is_kept, messages)]
+            [
+                self._delayed_item(message, tenant, request, now)
+                for message in filter(self._is_stored, messages)
+            ]
         )
 
-    def of_user(self, tenant: str | None, user_id: str, since: int) -> Iterator[Entry]:
-        """What was sent to a user from `since` on (epoch milliseconds)."""
-        return self._read(_user(tenant, user_id), earliest(since))
-
-    def of_group(self, tenant: str | None, group: str, since: int) -> Iterator[Entry]:
-        """What was sent to a group."""
-        return self._read(_group(tenant, group), earliest(since))
-
-    def of_all(self, tenant: str | None, since: int) -> Iterator[Entry]:
-        """What was sent to everybody of a tenant."""
-        return self._read(_all(tenant), earliest(since))
-
-    def late(self, tenant: str | None, since: int) -> Iterator[Entry]:
-        """What has been sent late from `since` on, to anybody."""
-        return self._read(_late(tenant), earliest(since)[:MOMENT_CHARACTERS])
-
-    def open(self, entry: Entry) -> Message:
-        """An entry's message. That of a stream with a name does not have the names of its audience.
-
-        Raises KeyError when it is encrypted and its master key is not there any more.
-        """
-        content = (
-            self._encryption.unseal(entry.content)
-            if entry.sealed
-            else zlib.decompress(entry.content)
-        )
-        fields: Any = parse_json(content.decode())
-        return Message.from_dict(fields)
-
-    def _is_kept(self, message: Message) -> bool:
+    def _is_stored(self, message: Message) -> bool:
         kind = message.audience.kind
         return self.seconds > 0 and message.stored and kind is not AudienceKind.CONNECTIONS
 
-    def _in_streams(self, message: Message, tenant: str | None, turn: Turn) -> list[Item]:
+    def _items(self, message: Message, tenant: str | None, request: RequestNumber) -> list[Item]:
         audience = message.audience
         match audience.kind:
             case AudienceKind.USERS:
-                wanted = (name for name in audience.names if name not in audience.except_users)
-                streams = [_user(tenant, name) for name in wanted]
+                names = (name for name in audience.names if name not in audience.except_users)
+                streams = [user_stream(tenant, name) for name in names]
             case AudienceKind.GROUPS:
-                streams = [_group(tenant, name) for name in audience.names]
+                streams = [group_stream(tenant, name) for name in audience.names]
             case _:
-                streams = [_all(tenant)]
+                streams = [everyone_stream(tenant)]
         nameless = replace(message, audience=replace(audience, names=()))
-        item = self._item(nameless, turn, message.id)
+        item = self._item(nameless, request, message.id)
         return [{"stream": {"S": stream}, **item} for stream in streams]
 
-    def _late(self, message: Message, tenant: str | None, turn: Turn, now: int) -> Item:
-        item = self._item(message, turn, earliest(now)[:MOMENT_CHARACTERS] + message.id)
-        return {"stream": {"S": _late(tenant)}, **item}
+    def _delayed_item(
+        self, message: Message, tenant: str | None, request: RequestNumber, now: int
+    ) -> Item:
+        item = self._item(message, request, earliest(now)[:TIME_CHARACTERS] + message.id)
+        return {"stream": {"S": delayed_stream(tenant)}, **item}
 
-    def _item(self, message: Message, turn: Turn, position: str) -> Item:
+    def _item(self, message: Message, request: RequestNumber, position: str) -> Item:
         content = encode(message.to_dict())
         seal = self._encryption.seal
         return {
             "position": {"S": position},
-            "turn": {"S": f"{turn.writer}/{turn.number}"},
-            # Not both: how well it compressed would say something of what is encrypted.
+            "turn": {"S": f"{request.writer}/{request.number}"},
+            # Encrypted or compressed, never both: the compressed size would leak the content.
             **(
                 {"sealed": {"B": seal(content)}}
                 if message.encrypted
                 else {"packed": {"B": zlib.compress(content)}}
             ),
-            "expiresAt": number((self._now() + REACH_BACK_MS) // 1000 + self.seconds + 1),
+            "expiresAt": number(history_expires_at(self._now() + REACH_BACK_MS, self.seconds)),
         }
 
     def _put(self, items: Sequence[Item]) -> None:
@@ -178,49 +172,64 @@ class History:
         if len(batches) == 1:
             self._store.batch_put(self._table, batches[0])
             return
-        # All are waited for, whichever fails: none shall be written after the answer.
         writes = [
             self._threads.submit(self._store.batch_put, self._table, batch) for batch in batches
         ]
+        # Wait for all, even if one fails: nothing may be written after the request is answered.
         errors = [error for write in writes if (error := write.exception()) is not None]
         for error in errors:
             raise error
 
-    def _read(self, stream: str, position: str) -> Iterator[Entry]:
+    # --- Reads
+
+    def of_user(self, tenant: str | None, user_id: str, since: int) -> Iterator[StoredMessage]:
+        """Yield the messages to a user whose ids were made from `since` on, by id."""
+        return self._read(user_stream(tenant, user_id), earliest(since))
+
+    def of_group(self, tenant: str | None, group: str, since: int) -> Iterator[StoredMessage]:
+        """Yield the messages to a group whose ids were made from `since` on, by id."""
+        return self._read(group_stream(tenant, group), earliest(since))
+
+    def of_everyone(self, tenant: str | None, since: int) -> Iterator[StoredMessage]:
+        """Yield the messages to everyone of a tenant whose ids were made from `since` on, by id."""
+        return self._read(everyone_stream(tenant), earliest(since))
+
+    def delayed(self, tenant: str | None, since: int) -> Iterator[StoredMessage]:
+        """Yield the messages to anyone in a tenant whose delay was noted from `since` on."""
+        return self._read(delayed_stream(tenant), earliest(since)[:TIME_CHARACTERS])
+
+    def decode(self, stored: StoredMessage) -> Message:
+        """Return a stored message. Unless it was delayed, its audience's names are left out.
+
+        Raises KeyError if it is encrypted and its master key has been removed.
+        """
+        content = (
+            self._encryption.unseal(stored.content)
+            if stored.encrypted
+            else zlib.decompress(stored.content)
+        )
+        fields: Any = parse_json(content.decode())
+        return Message.from_dict(fields)
+
+    def _read(self, stream: str, position: str) -> Iterator[StoredMessage]:
         pages = self._store.query(
             self._table,
             KeyConditionExpression="#stream = :stream AND #position >= :position",
             ExpressionAttributeNames={"#stream": "stream", "#position": "position"},
             ExpressionAttributeValues={":stream": {"S": stream}, ":position": {"S": position}},
-            ConsistentRead=True,  # what was kept just before may be what was missed
+            ConsistentRead=True,  # the last message stored may be one that was missed
             Limit=PAGE_ITEMS,
         )
         for page in pages:
-            yield from map(_entry, page.items)
+            yield from map(_stored_message, page.items)
 
 
-def _entry(item: Item) -> Entry:
-    writer, _, turn = item["turn"]["S"].partition("/")
-    sealed = "sealed" in item
-    return Entry(
+def _stored_message(item: Item) -> StoredMessage:
+    writer, _, number_of_request = item["turn"]["S"].partition("/")
+    encrypted = "sealed" in item
+    return StoredMessage(
         item["position"]["S"][-CHARACTERS:],
-        Turn(writer, int(turn)),
-        item["sealed" if sealed else "packed"]["B"],
-        sealed,
+        RequestNumber(writer, int(number_of_request)),
+        item["sealed" if encrypted else "packed"]["B"],
+        encrypted,
     )
-
-
-def _user(tenant: str | None, user_id: str) -> str:
-    return f"user/{user_key(tenant, user_id)}"
-
-
-def _group(tenant: str | None, group: str) -> str:
-    return f"group/{group_key(tenant, group)}"
-
-
-def _all(tenant: str | None) -> str:
-    return f"all/{user_key(tenant, '')}"
-
-
-def _late(tenant: str | None) -> str:
-    return f"late/{user_key(tenant, '')}"

@@ -1,9 +1,9 @@
-"""`Idempotency-Key`: a request that comes twice is carried out once.
+"""`Idempotency-Key`: a request that is sent twice is carried out once.
 
-As https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/ has it. Who comes
-first claims the key; their answer is kept, and given to all who come later. A handler that dies in
-between leaves a claim that runs out: the next try then carries the request out with the ids that it
-had, so that whoever got a message already drops it.
+See https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/. The first request
+with a key claims it; its response is stored, and returned for every later request with the key. A
+function that dies in between leaves a claim that runs out. The next try then carries the request
+out under the same message ids, so that clients drop the messages that they already have.
 """
 
 import hashlib
@@ -19,12 +19,13 @@ from chalicelib.protocol.strict_json import encode
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
+from chalicelib.store.schema import idempotency_expires_at, idempotency_id
 
-KEPT_SECONDS = 24 * 60 * 60
-CLAIM_MS = 35_000  # longer than a handler lives: API Gateway waits 29 s, Lambda ends it after 30
-MAX_ANSWER_BYTES = 300_000  # compressed; an item of DynamoDB has at most 400 KB
+CLAIM_MS = 35_000  # longer than a function runs: API Gateway waits 29 s, Lambda ends it after 30 s
+MAX_BODY_BYTES = 300_000  # compressed; an item of DynamoDB has at most 400 KB
 
-Answer = dict[str, Any]
+Body = dict[str, Any]
+"""The body of a response, as the object that is written as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,58 +38,61 @@ class Claim:
 
 
 class Idempotency:
-    """The keys of the last day. All methods raise Unavailable when storage is."""
+    """The keys of the last day. Every method raises Unavailable if storage is unavailable."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def claim(self, sender: Principal, key: str, request: object, stamp: Stamp) -> Claim | Reply:
-        """Claim a key for a request, or the answer that it had.
+        """Claim a key for a request, or return the response that the request had.
 
-        The claim's stamp is the first try's. Raises IdempotencyKeyReused when another request had
-        the key, and RequestInProgress while this one is carried out.
+        The claim's stamp is that of the request's first try.
+
+        Raises:
+            IdempotencyKeyReused: the key belongs to another request.
+            RequestInProgress: another function is carrying the request out.
         """
-        name = hashlib.sha256(key.encode()).hexdigest()
-        claim = Claim(f"key/{sender.key}/{name}", stamp, stamp.now + CLAIM_MS)
+        claim = Claim(idempotency_id(sender.key, key), stamp, stamp.now + CLAIM_MS)
         digest = hashlib.sha256(encode(request, sort_keys=True)).hexdigest()
         unused = Clause(
-            when=("attribute_not_exists(id) OR expiresAt <= :now",),  # TTL takes its time
+            when=("attribute_not_exists(id) OR expiresAt <= :now",),  # TTL may take days
             values={":now": number(stamp.now // 1000)},
         )
-        begun = _setting(
+        claimed = _setting(
             digest={"S": digest},
             acceptedAt=number(stamp.now),
             seed=number(stamp.seed),
             claimedUntil=number(claim.until),
-            expiresAt=number(stamp.now // 1000 + KEPT_SECONDS + 1),
+            expiresAt=number(idempotency_expires_at(stamp.now)),
         )
         try:
-            self._write(claim, begun, unused, Clause(remove=("answer",)))
+            self._write(claim, claimed, unused, Clause(remove=("answer",)))
         except Cancelled as cancelled:
-            return self._again(claim, digest, cancelled.items[0] or {})
+            return self._repeat(claim, digest, cancelled.items[0] or {})
         return claim
 
-    def finish(self, claim: Claim, answer: Answer, status: int) -> None:
-        """Keep the answer and its status, for whoever asks again."""
-        body = zlib.compress(encode(answer))
-        if len(body) > MAX_ANSWER_BYTES:  # thousands of failures by name: their number must do
-            messages = [{**message, "failed": []} for message in answer["messages"]]
-            body = zlib.compress(encode({**answer, "messages": messages}))
-        self._write_held(claim, claim.until, _setting(answer={"B": body}, status=number(status)))
+    def finish(self, claim: Claim, body: Body, status: int) -> None:
+        """Store the response, for later requests with the key."""
+        packed = zlib.compress(encode(body))
+        if len(packed) > MAX_BODY_BYTES:  # thousands of failures: keep their counts only
+            messages = [{**message, "failed": []} for message in body["messages"]]
+            packed = zlib.compress(encode({**body, "messages": messages}))
+        response = _setting(answer={"B": packed}, status=number(status))
+        self._write_if_held(claim, claim.until, response)
 
-    def give_up(self, claim: Claim) -> None:
-        """The request was not carried out to its end: the next try may begin at once."""
-        self._write_held(claim, claim.until, _setting(claimedUntil=number(0)))
+    def release(self, claim: Claim) -> None:
+        """Let the next try begin at once, since the request was not carried out to its end."""
+        self._write_if_held(claim, claim.until, _setting(claimedUntil=number(0)))
 
     def forget(self, claim: Claim) -> None:
-        """Nothing of the request was carried out: the key is free for any."""
-        now = claim.until - CLAIM_MS
-        self._write_held(claim, claim.until, _setting(expiresAt=number(now // 1000)))
+        """Free the key for any request, since nothing of this one was carried out."""
+        accepted_at = claim.until - CLAIM_MS
+        self._write_if_held(claim, claim.until, _setting(expiresAt=number(accepted_at // 1000)))
 
-    def _again(self, claim: Claim, digest: str, stored: Mapping[str, Any]) -> Claim | Reply:
-        """What there is for a request that is not the first with its key."""
+    def _repeat(self, claim: Claim, digest: str, stored: Mapping[str, Any]) -> Claim | Reply:
+        """Return the claim or the response of a request whose key was used before."""
         if stored["digest"]["S"] != digest:
-            raise IdempotencyKeyReused("the Idempotency-Key came with another body before")
+            raise IdempotencyKeyReused("this Idempotency-Key was used with another body")
         if "answer" in stored:
             return Reply(
                 zlib.decompress(stored["answer"]["B"]), int(stored["status"]["N"]), replayed=True
@@ -96,34 +100,34 @@ class Idempotency:
         until = int(stored["claimedUntil"]["N"])
         stamp = Stamp(int(stored["acceptedAt"]["N"]), int(stored["seed"]["N"]))
         if stamp == claim.stamp and until == claim.until:
-            return claim  # ours: the SDK wrote it twice, since the first answer was lost
-        taken = _setting(claimedUntil=number(claim.until))
-        if until > claim.stamp.now or not self._write_held(claim, until, taken):
+            return claim  # our own: the SDK wrote it twice, since the first response was lost
+        taken_over = _setting(claimedUntil=number(claim.until))
+        if until > claim.stamp.now or not self._write_if_held(claim, until, taken_over):
             raise RequestInProgress(
-                "a request with this Idempotency-Key is being carried out", retry_after=1.0
+                "a request with this Idempotency-Key is in progress", retry_after=1.0
             )
         return replace(claim, stamp=stamp)
 
-    def _write_held(self, claim: Claim, until: int, part: Clause) -> bool:
-        """Write, if the claim is still the one that runs out at `until`; whether it was."""
+    def _write_if_held(self, claim: Claim, until: int, clause: Clause) -> bool:
+        """Write if the key is still claimed until `until`, and return whether it was."""
         held = Clause(
             when=("claimedUntil = :until AND attribute_not_exists(answer)",),
             values={":until": number(until)},
         )
         try:
-            self._write(claim, part, held)
+            self._write(claim, clause, held)
         except Cancelled:
             return False
         return True
 
-    def _write(self, claim: Claim, *parts: Clause) -> None:
+    def _write(self, claim: Claim, *clauses: Clause) -> None:
         self._store.update(
-            update(self._store.tables.messages, {"id": {"S": claim.item_id}}, *parts)
+            update(self._store.tables.messages, {"id": {"S": claim.item_id}}, *clauses)
         )
 
 
 def _setting(**values: Any) -> Clause:
-    """Attributes set to typed values."""
+    """Return a clause that sets attributes to typed values."""
     return Clause(
         set=tuple(f"#{name} = :{name}" for name in values),
         names={f"#{name}": name for name in values},

@@ -1,13 +1,11 @@
-"""A connection, its recipient and its states as values, and as the items of the tables.
+"""A connection, its recipient and its states as values, and as items of three tables. No I/O.
 
-No I/O here. Three tables, written together:
+`connections`, `users` and `groups` are written together:
 
-- `connections`: an item for each connection, key `connectionId`, index `userId`.
-- `users`: an item for each user, with the *set* of their connections' ids: adding to and deleting
-  from a set is idempotent, so an event that comes twice or late changes nothing, where a counter
-  would drift. Beside the set, an attribute `@<connectionId>` says how to reach each connection, so
-  that a message to a user needs the user's item alone.
-- `groups`: an item for each group and connection in it, which says the same of the connection.
+- A user's item has the *set* of the ids of their connections. Adding to a set and deleting from it
+  are idempotent, so a repeated or late event changes nothing; a counter would drift.
+- `reach` says how to reach a connection. Its item, its user's item and each of its memberships have
+  it, so that a message to a user or to a group reads one table.
 """
 
 from collections.abc import Mapping
@@ -16,43 +14,35 @@ from enum import StrEnum
 from math import inf
 from typing import Any
 
-from chalicelib.auth.principal import Principal, group_key, user_key
+from chalicelib.auth.principal import Principal, user_key
+from chalicelib.store.schema import (
+    JOINED_PREFIX,
+    MAX_CONNECTION_SECONDS,
+    REACH_PREFIX,
+    Item,
+    connection_expires_at,
+    connection_key,
+    membership_key,
+)
 
-MAX_CONNECTION_SECONDS = 2 * 60 * 60  # API Gateway closes every connection then
-EXPIRY_GRACE_SECONDS = 10 * 60  # TTL is the last resort: it comes after everything else
-USER_SECONDS = 90 * 24 * 60 * 60  # how long it is known when somebody was last seen
-HANDSHAKE_SECONDS = 30  # API Gateway waits for `$connect` 29 s at most
-REACH_PREFIX = "@"
-JOINED_PREFIX = "+"
-
-Item = dict[str, Any]
-"""A DynamoDB item as its client has it: attribute names to typed values."""
+HANDSHAKE_SECONDS = 30  # API Gateway waits at most 29 s for `$connect`
 
 
 class Status(StrEnum):
-    """The states of a connection that has an item."""
+    """The states of a stored connection."""
 
     ACTIVE = "active"
     STALE = "stale"
 
 
 @dataclass(frozen=True, slots=True)
-class Tables:
-    """The names of the tables."""
-
-    connections: str
-    users: str
-    groups: str
-    messages: str
-    history: str
-
-
-@dataclass(frozen=True, slots=True)
 class Recipient:
     """A connection as delivery needs it.
 
-    `endpoint` is the URL before `/@connections/…`, `connected_at` in epoch milliseconds.
-    `token_until` is when its token is no longer accepted, in epoch seconds.
+    Attributes:
+        endpoint: the URL before `/@connections/…`.
+        connected_at: in epoch milliseconds.
+        token_until: when its token is no longer accepted, in epoch seconds.
     """
 
     connection_id: str
@@ -68,16 +58,18 @@ class Recipient:
         return user_key(self.tenant, self.user_id)
 
     def may_be_in_handshake(self, now: int) -> bool:
-        """Whether its `$connect` may be unfinished: until then `@connections` says 410."""
+        """Return whether `$connect` may still be running; `@connections` answers 410 until then."""
         return now - self.connected_at < HANDSHAKE_SECONDS * 1000
 
     def is_outlived(self, now: int) -> bool:
-        """Whether API Gateway has closed it for certain."""
+        """Return whether API Gateway has certainly closed it."""
         return now - self.connected_at > MAX_CONNECTION_SECONDS * 1000
 
     def reach(self) -> Item:
-        """How to reach it, as each table has it. One string: parsing attributes is most of what
-        reading an audience costs."""
+        """Return how to reach it, as a typed value of the three tables.
+
+        It is one string, since parsing attributes is most of the cost of reading an audience.
+        """
         return {"S": f"{self.connected_at} {self.token_until} {self.endpoint}"}
 
 
@@ -96,10 +88,11 @@ class Connection:
     @property
     def expires_at(self) -> int:
         """DynamoDB's TTL, in epoch seconds."""
-        return self.connected_at // 1000 + MAX_CONNECTION_SECONDS + EXPIRY_GRACE_SECONDS
+        return connection_expires_at(self.connected_at)
 
     @property
     def recipient(self) -> Recipient:
+        """The connection as delivery needs it."""
         return Recipient(
             self.connection_id,
             self.principal.user_id,
@@ -110,26 +103,29 @@ class Connection:
         )
 
     def status_at(self, now: int, stale_after_seconds: int) -> Status:
-        """The status at `now`: who was silent for long is stale, whether it was noted or not."""
+        """Return the status at `now`: stale after that long without activity, noted or not."""
         silent = now - self.timestamp > stale_after_seconds * 1000
         return Status.STALE if silent else self.status
 
     def to_dict(self, now: int, stale_after_seconds: int) -> dict[str, object]:
-        """The connection as REST shows it. It ends at `expiresAt` at the latest, by its age or by
-        its token's, unless that is refreshed."""
-        age = self.connected_at + MAX_CONNECTION_SECONDS * 1000
+        """Return the connection as REST shows it.
+
+        `expiresAt` is the latest time at which it ends: by its age, or by its token's expiry
+        unless the token is refreshed.
+        """
+        oldest = self.connected_at + MAX_CONNECTION_SECONDS * 1000
         return {
             "connectionId": self.connection_id,
             "status": self.status_at(now, stale_after_seconds),
             "connectedAt": self.connected_at,
             "timestamp": self.timestamp,
-            "expiresAt": min(age, self.principal.expires_at * 1000),
+            "expiresAt": min(oldest, self.principal.expires_at * 1000),
         }
 
     def to_item(self) -> Item:
-        """The item as it is stored."""
+        """Return its item in the connections table."""
         item: Item = {
-            "connectionId": {"S": self.connection_id},
+            **connection_key(self.connection_id),
             **self._owner(),
             "reach": self.recipient.reach(),
             "endpoint": {"S": self.endpoint},
@@ -146,7 +142,7 @@ class Connection:
 
     @classmethod
     def from_item(cls, item: Mapping[str, Any]) -> "Connection":
-        """The inverse of `to_item`. Raises KeyError for what isn't Herald's."""
+        """Return the connection of an item. Raises KeyError for one that Herald did not write."""
         context = item["principal"]["M"]
         return cls(
             connection_id=item["connectionId"]["S"],
@@ -159,10 +155,9 @@ class Connection:
         )
 
     def membership(self, group: str) -> Item:
-        """The item of the groups table that makes it a member."""
+        """Return the item of the groups table that makes it a member of `group`."""
         return {
-            "group": {"S": group_key(self.principal.tenant, group)},
-            "connectionId": {"S": self.connection_id},
+            **membership_key(self.principal.tenant, group, self.connection_id),
             **self._owner(),
             "reach": self.recipient.reach(),
             "expiresAt": {"N": str(self.expires_at)},
@@ -176,44 +171,46 @@ class Connection:
 
 
 def principal_value(principal: Principal) -> Item:
-    """A principal as an attribute's value."""
+    """Return a principal as a typed value."""
     return {"M": {name: {"S": value} for name, value in principal.to_context().items()}}
 
 
 def groups_of(item: Mapping[str, Any]) -> frozenset[str]:
-    """The groups that a connection's item is in."""
+    """Return the groups that a connection's item is in."""
     return frozenset(item["groups"]["SS"]) if "groups" in item else frozenset()
 
 
 def joined_at(item: Mapping[str, Any]) -> dict[str, int]:
-    """Since when a connection's item is in each of its groups, in epoch milliseconds. Only for a
-    group that was joined later is it written: in an attribute of its own, `+<group>`."""
+    """Return when a connection's item joined each of its groups, in epoch milliseconds.
+
+    Groups that it joined as it opened have no attribute of their own.
+    """
     opened = item["connectedAt"]
     return {group: int(item.get(JOINED_PREFIX + group, opened)["N"]) for group in groups_of(item)}
 
 
 def stored_recipient(item: Mapping[str, Any]) -> Recipient:
-    """Whom an item of the connections table or of the groups table reaches."""
+    """Return the recipient that an item of the connections or the groups table describes."""
     tenant = item["tenant"]["S"] if "tenant" in item else None
-    return _reached(item["reach"], item["connectionId"]["S"], item["userId"]["S"], tenant)
+    return _parse_reach(item["reach"], item["connectionId"]["S"], item["userId"]["S"], tenant)
 
 
 def connection_ids(user: Mapping[str, Any]) -> list[str]:
-    """The ids in the set of a user's item."""
+    """Return the ids of the connections in a user's item."""
     return list(user["connections"]["SS"]) if "connections" in user else []
 
 
 def recipients_of(user: Mapping[str, Any], user_id: str, tenant: str | None) -> list[Recipient]:
-    """The connections that a user's item has, the oldest first."""
+    """Return the connections in a user's item, the oldest first."""
     recipients = [
-        _reached(user[REACH_PREFIX + connection_id], connection_id, user_id, tenant)
+        _parse_reach(user[REACH_PREFIX + connection_id], connection_id, user_id, tenant)
         for connection_id in connection_ids(user)
         if REACH_PREFIX + connection_id in user
     ]
     return sorted(recipients, key=lambda recipient: recipient.connected_at)
 
 
-def _reached(
+def _parse_reach(
     reach: Mapping[str, Any], connection_id: str, user_id: str, tenant: str | None
 ) -> Recipient:
     connected_at, token_until, endpoint = reach["S"].split(" ", 2)

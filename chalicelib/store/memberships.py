@@ -1,11 +1,10 @@
-"""Since when users have been in groups, connection after connection.
+"""Past memberships: since when users have been in groups, across their connections.
 
-Whoever comes back was in a group for as long as the connections that they had: those that are open
-say so themselves, and those that ended of late have left a note, as has each group that was left.
-In the history table, the stream `was/<user>` has
-
-- `ended/<connection>`: the groups that a connection was in as it ended, and since when;
-- `left/<time>/<connection>`: the groups that a connection left. What ended before counts no more.
+A returning user was a member of a group for as long as any of their connections was. Open
+connections say so in their items. A connection that ends records its groups, and a connection that
+leaves a group records that. Both records are in the history table, in the user's stream of past
+memberships (see `schema`), and last as long as the history. Leaving a group ends the memberships
+that were recorded before.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -13,28 +12,45 @@ from collections.abc import Collection, Iterable, Mapping
 from chalicelib.auth.principal import Principal
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.expressions import Action, number, put
-from chalicelib.store.items import Item, Recipient, joined_at
+from chalicelib.store.items import Recipient, joined_at
+from chalicelib.store.schema import (
+    Item,
+    ended_position,
+    history_expires_at,
+    left_position,
+    past_memberships_stream,
+)
 
 
 class Memberships:
-    """What is known of users' groups in the last `seconds`. Times are in epoch milliseconds."""
+    """Users' memberships of the last `seconds`. Times are in epoch milliseconds."""
 
     def __init__(self, store: Store, *, seconds: int) -> None:
-        """With 0 `seconds`, nothing is noted."""
+        """With 0 `seconds`, nothing is recorded."""
         self._store = store
         self._seconds = seconds
 
-    def ended(self, recipient: Recipient, joined: Mapping[str, int], now: int) -> list[Action]:
-        """The note of a connection that ends; `joined` says since when it was in its groups."""
+    def on_end(self, recipient: Recipient, joined: Mapping[str, int], now: int) -> list[Action]:
+        """Return the actions to record a connection's end.
+
+        `joined` is when it joined each of its groups.
+        """
+        if not joined:
+            return []
         groups = {"M": {group: number(since) for group, since in joined.items()}}
-        return self._note(recipient, "ended", now, groups) if joined else []
+        return self._record(recipient, ended_position(recipient.connection_id), groups, now)
 
-    def left(self, recipient: Recipient, groups: Collection[str], now: int) -> list[Action]:
-        """The note of groups that a connection leaves."""
-        return self._note(recipient, f"left/{now}", now, {"SS": sorted(groups)}) if groups else []
+    def on_leave(self, recipient: Recipient, groups: Collection[str], now: int) -> list[Action]:
+        """Return the actions to record that a connection leaves groups."""
+        if not groups:
+            return []
+        position = left_position(now, recipient.connection_id)
+        return self._record(recipient, position, {"SS": sorted(groups)}, now)
 
-    def since(self, principal: Principal, connection_ids: list[str], now: int) -> dict[str, int]:
-        """Since when a user has been in each group that their token still allows, as of `now`.
+    def joined_since(
+        self, principal: Principal, connection_ids: list[str], now: int
+    ) -> dict[str, int]:
+        """Return when a user joined each group that they are in and their token still allows.
 
         `connection_ids` are their open connections. Raises Unavailable.
         """
@@ -54,43 +70,42 @@ class Memberships:
         return [joined_at(item) for page in pages for item in page]
 
     def _of_ended(self, user_key: str, now: int) -> Iterable[Mapping[str, int]]:
-        # DynamoDB's TTL may take days.
-        notes = [one for one in self._notes(user_key) if int(one["expiresAt"]["N"]) * 1000 > now]
-        left: dict[str, int] = {}
-        for note in notes:
-            for group in note["groups"].get("SS", ()):
-                left[group] = max(int(note["at"]["N"]), left.get(group, 0))
+        records = [
+            record
+            for record in self._records(user_key)
+            if int(record["expiresAt"]["N"]) * 1000 > now  # DynamoDB's TTL may take days
+        ]
+        last_left: dict[str, int] = {}
+        for record in records:
+            for group in record["groups"].get("SS", ()):
+                last_left[group] = max(int(record["at"]["N"]), last_left.get(group, 0))
         return [
             {
                 group: int(since["N"])
-                for group, since in note["groups"].get("M", {}).items()
-                if left.get(group, 0) < int(note["at"]["N"])
+                for group, since in record["groups"].get("M", {}).items()
+                if last_left.get(group, 0) < int(record["at"]["N"])
             }
-            for note in notes
+            for record in records
         ]
 
-    def _notes(self, user_key: str) -> list[Item]:
+    def _records(self, user_key: str) -> list[Item]:
         pages = self._store.query(
             self._store.tables.history,
             KeyConditionExpression="#stream = :stream",
             ExpressionAttributeNames={"#stream": "stream"},
-            ExpressionAttributeValues={":stream": {"S": _stream(user_key)}},
+            ExpressionAttributeValues={":stream": {"S": past_memberships_stream(user_key)}},
             ConsistentRead=True,
         )
         return [item for page in pages for item in page.items]
 
-    def _note(self, recipient: Recipient, kind: str, now: int, groups: Item) -> list[Action]:
+    def _record(self, recipient: Recipient, position: str, groups: Item, now: int) -> list[Action]:
         if not self._seconds:
             return []
         item = {
-            "stream": {"S": _stream(recipient.user_key)},
-            "position": {"S": f"{kind}/{recipient.connection_id}"},
+            "stream": {"S": past_memberships_stream(recipient.user_key)},
+            "position": {"S": position},
             "at": number(now),
             "groups": groups,
-            "expiresAt": number(now // 1000 + self._seconds + 1),
+            "expiresAt": number(history_expires_at(now, self._seconds)),
         }
         return [put(self._store.tables.history, item)]
-
-
-def _stream(user_key: str) -> str:
-    return f"was/{user_key}"

@@ -1,81 +1,93 @@
-"""How much a user may do: rates by GCRA, and a quota for each day.
+"""Limits on what a user may do: rates by GCRA, and a quota for each day.
 
-The generic cell rate algorithm (ITU-T I.371, section 6.2.2.1.1) remembers one number: the moment
-at which the user's next request would be due if they kept to their rate (the theoretical arrival
-time). Who comes earlier than that by more than the burst allows is refused. That number, and the
-day's count, are attributes of the user's item; charging is a part of whatever else is written to
-the item in the same call.
+The generic cell rate algorithm (ITU-T I.371, section 6.2.2.1.1) stores one number: when the user's
+next request would be due if they kept to their rate (the theoretical arrival time). A request that
+comes earlier than that by more than the burst allows is refused. That number and the day's count
+are attributes of the user's item, so that a charge is part of another write to the same item.
 """
 
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from chalicelib.errors import Contended, QuotaExceeded, RateLimited, Unavailable
 from chalicelib.store.expressions import Clause, number
+from chalicelib.store.schema import QUOTA_ATTRIBUTE
 
-QUOTA_ATTRIBUTE = "quota"
-COUNTS = 10**9  # a quota's state is one number: the day times this, plus the day's count
 DAY_MS = 24 * 60 * 60 * 1000
+QUOTA_BASE = 10**9  # the quota's attribute is one number: day * QUOTA_BASE + the day's count
 TRIES = 6
-USERS_REMEMBERED = 10_000
+CACHED_USERS = 10_000
 
 logger = logging.getLogger("herald.limits")
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """`burst` requests at once, and one more every `interval` microseconds."""
+    """A rate: `burst` requests at once, and one more every `interval` microseconds."""
 
     interval: int
     burst: int
 
     @classmethod
     def per_second(cls, rate: float, burst: int) -> "Rate":
+        """Return a rate of `rate` requests a second."""
         return cls(max(1, round(1_000_000 / rate)), burst)
 
     @classmethod
     def per_minute(cls, rate: float) -> "Rate":
-        """A minute's requests may come at once."""
+        """Return a rate of `rate` requests a minute, which may come at once."""
         return cls(max(1, round(60_000_000 / rate)), max(1, int(rate)))
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a user's item says of what they did. `due` is in epoch microseconds."""
+    """A user's past requests: `due` in epoch microseconds, `quota` as its attribute holds it."""
 
     due: int = 0
     quota: int = 0
 
 
-class Limiter:
-    """One kind of request: its rate, and the daily quota where it has one. No I/O here."""
+class Charge(NamedTuple):
+    """The clauses that charge a request to a user's item, and the usage after it."""
+
+    clauses: list[Clause]
+    usage: Usage
+
+
+class RateLimit:
+    """The limit on one kind of request: its rate, and possibly a daily quota. No I/O."""
 
     def __init__(self, attribute: str, rate: Rate, daily_quota: int = 0) -> None:
-        """`attribute` is where users' items keep `Usage.due`. A quota of 0 is none."""
+        """Define a limit.
+
+        Args:
+            attribute: the attribute of users' items that holds `Usage.due`.
+            rate: the most that it allows.
+            daily_quota: messages per UTC day; 0 for no quota.
+        """
         self._attribute = attribute
         self._rate = rate
-        self._quota = daily_quota
+        self._daily_quota = daily_quota
 
     def usage(self, user: Mapping[str, Any]) -> Usage:
-        """The usage in a user's item."""
+        """Return the usage that a user's item records."""
         due, quota = user.get(self._attribute), user.get(QUOTA_ATTRIBUTE)
         return Usage(int(due["N"]) if due else 0, int(quota["N"]) if quota else 0)
 
-    def charge(self, usage: Usage, now: int, messages: int) -> tuple[list[Clause], Usage]:
-        """The update that charges one request with so many messages, and the usage after it.
+    def charge(self, usage: Usage, now: int, messages: int) -> Charge:
+        """Charge one request that sends `messages` messages, given the user's usage.
 
-        Its conditions hold for `usage` and for whatever others make of it meanwhile, as far as
-        an expression can say that. `now` is in epoch milliseconds. Raises RateLimited and
-        QuotaExceeded.
+        `now` is in epoch milliseconds. As far as an expression can say it, the clauses' conditions
+        also hold if others have charged the user since. Raises RateLimited and QuotaExceeded.
         """
         rate, due = self._charge_rate(usage.due, now * 1000)
-        if not (self._quota and messages):
-            return [rate], Usage(due, usage.quota)
+        if not (self._daily_quota and messages):
+            return Charge([rate], Usage(due, usage.quota))
         quota, count = self._charge_quota(usage.quota, now, messages)
-        return [rate, quota], Usage(due, count)
+        return Charge([rate, quota], Usage(due, count))
 
     def _charge_rate(self, due: int, now: int) -> tuple[Clause, int]:
         interval = self._rate.interval
@@ -84,7 +96,7 @@ class Limiter:
             raise RateLimited("too many requests", retry_after=(due - latest) / 1_000_000)
         names = {"#due": self._attribute}
         if due > now:
-            part = Clause(
+            busy = Clause(
                 set=("#due = #due + :interval",),
                 when=("#due > :at AND #due <= :latest",),
                 names=names,
@@ -94,72 +106,95 @@ class Limiter:
                     ":latest": number(latest),
                 },
             )
-            return part, due + interval
-        part = Clause(
+            return busy, due + interval
+        idle = Clause(
             set=("#due = :due",),
             when=("attribute_not_exists(#due) OR #due <= :at",),
             names=names,
             values={":due": number(now + interval), ":at": number(now)},
         )
-        return part, now + interval
+        return idle, now + interval
 
     def _charge_quota(self, quota: int, now: int, messages: int) -> tuple[Clause, int]:
-        day, in_day = divmod(now, DAY_MS)
-        today = day * COUNTS
+        day, ms_of_day = divmod(now, DAY_MS)
+        today = day * QUOTA_BASE
         names = {"#quota": QUOTA_ATTRIBUTE}
         used = max(0, quota - today)
-        if used + messages > self._quota:
+        if used + messages > self._daily_quota:
             raise QuotaExceeded(
-                f"the day's quota is {self._quota} messages, of which {used} are used",
-                retry_after=(DAY_MS - in_day) / 1000,
+                f"the daily quota is {self._daily_quota} messages, {used} of which are used",
+                retry_after=(DAY_MS - ms_of_day) / 1000,
             )
         if quota < today:
-            part = Clause(
+            first_today = Clause(
                 set=("#quota = :quota",),
                 when=("attribute_not_exists(#quota) OR #quota < :today",),
                 names=names,
                 values={":quota": number(today + messages), ":today": number(today)},
             )
-            return part, today + messages
-        part = Clause(
+            return first_today, today + messages
+        another_today = Clause(
             set=("#quota = #quota + :messages",),
             when=("#quota BETWEEN :today AND :most",),
             names=names,
             values={
                 ":messages": number(messages),
                 ":today": number(today),
-                ":most": number(today + self._quota - messages),
+                ":most": number(today + self._daily_quota - messages),
             },
         )
-        return part, quota + messages
+        return another_today, quota + messages
 
 
-Write = Callable[[Sequence[Clause]], Mapping[str, Any] | None]
-"""Writes the parts, with whatever else; the user's item where a condition of theirs failed."""
+WriteCharge = Callable[[Sequence[Clause]], Mapping[str, Any] | None]
+"""Writes a charge's clauses to a user's item, together with anything else.
+
+Returns None if it wrote them, or the user's item if a condition of theirs failed.
+"""
 
 
-class Meter:
-    """Charges users, most often in one call: it remembers what it saw of each of late."""
+class UserRateLimiter:
+    """Charges users for one kind of request.
 
-    def __init__(self, limiter: Limiter, *, fails_open: bool = False) -> None:
-        """When storage can't be asked, requests are refused; or they pass if it `fails_open`."""
-        self._limiter = limiter
-        self._fails_open = fails_open
-        self._known: OrderedDict[str, Usage] = OrderedDict()
+    It caches each user's last known usage, so that a charge usually takes one call.
+    """
 
-    def charge(self, user_key: str, now: int, write: Write, messages: int = 0) -> None:
-        """Charge one request with so many messages, by `write`. `now` is in epoch milliseconds.
+    def __init__(
+        self, limit: RateLimit, *, fails_open: bool = False, cached_users: int = CACHED_USERS
+    ) -> None:
+        """Enforce `limit`.
 
-        Raises RateLimited and QuotaExceeded, with the seconds after which it will do; Contended;
-        and what `write` raises, but for Unavailable if it fails open.
+        Args:
+            limit: what users may do.
+            fails_open: whether requests pass while storage is unavailable; else they are refused.
+            cached_users: the number of users whose usage is cached.
         """
-        usage = self._known.get(user_key, Usage())
+        self._limit = limit
+        self._fails_open = fails_open
+        self._cached_users = cached_users
+        self._usages: OrderedDict[str, Usage] = OrderedDict()
+
+    def charge(self, user_key: str, now: int, write: WriteCharge, *, messages: int = 0) -> None:
+        """Charge one request that sends `messages` messages.
+
+        Args:
+            user_key: the user's key in the users table.
+            now: in epoch milliseconds.
+            write: writes the charge, and raises what it likes.
+            messages: counted towards the daily quota.
+
+        Raises:
+            RateLimited, QuotaExceeded: with the seconds after which a retry will succeed.
+            Contended: others charged the same user too often meanwhile.
+            Unavailable: from `write`, unless the limiter fails open.
+        """
+        usage = self._usages.get(user_key, Usage())
         for _ in range(TRIES):
-            parts, charged = self._limiter.charge(usage, now, messages)
+            charge = self._limit.charge(usage, now, messages)
             try:
-                user = write(parts)
+                user = write(charge.clauses)
             except Contended:
-                raise
+                raise  # a flood must not open the limiter that is there to stop it
             except Unavailable as error:
                 if not self._fails_open:
                     logger.error("refused, since the limiter fails closed: %s", error.detail)
@@ -167,18 +202,18 @@ class Meter:
                 logger.warning("not counted, since the limiter fails open: %s", error.detail)
                 return
             if user is None:
-                self._remember(user_key, charged)
+                self._cache(user_key, charge.usage)
                 return
-            usage = self._limiter.usage(user)
-            self._remember(user_key, usage)
-        raise Contended("the user asks for too much at once", retry_after=1.0)
+            usage = self._limit.usage(user)
+            self._cache(user_key, usage)
+        raise Contended("too many requests of this user at once", retry_after=1.0)
 
     def check(self, user_key: str, now: int) -> None:
-        """Raise RateLimited for a request whose charge will be refused, as far as is remembered."""
-        self._limiter.charge(self._known.get(user_key, Usage()), now, 0)
+        """Raise RateLimited if the cached usage shows that a charge would be refused."""
+        self._limit.charge(self._usages.get(user_key, Usage()), now, 0)
 
-    def _remember(self, user_key: str, usage: Usage) -> None:
-        self._known[user_key] = usage
-        self._known.move_to_end(user_key)
-        if len(self._known) > USERS_REMEMBERED:
-            self._known.popitem(last=False)
+    def _cache(self, user_key: str, usage: Usage) -> None:
+        self._usages[user_key] = usage
+        self._usages.move_to_end(user_key)
+        if len(self._usages) > self._cached_users:
+            self._usages.popitem(last=False)

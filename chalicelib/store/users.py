@@ -1,4 +1,4 @@
-"""Users: who is online, with which connections, and what each may still send."""
+"""Users: their presence, and what they are charged for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,19 +6,24 @@ from dataclasses import dataclass
 from chalicelib.auth.principal import Principal, user_key
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
-from chalicelib.store.items import USER_SECONDS, Connection, Item, connection_ids
-from chalicelib.store.rate_limits import Meter
+from chalicelib.store.items import Connection, connection_ids
+from chalicelib.store.rate_limits import UserRateLimiter
+from chalicelib.store.schema import Item, user_expires_at, user_item_key
 
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A user's presence. `last_seen` is in epoch milliseconds, None for one never connected."""
+    """A user's presence.
+
+    `last_seen` is in epoch milliseconds, or None for a user who never connected.
+    """
 
     user_id: str
     last_seen: int | None
     connections: Sequence[Connection]
 
     def to_dict(self) -> dict[str, object]:
+        """Return the presence as REST shows it."""
         return {
             "userId": self.user_id,
             "status": "online" if self.connections else "offline",
@@ -28,26 +33,27 @@ class Presence:
 
 
 class Users:
-    """What the users table says. Each method raises Unavailable when storage is.
+    """The users table. Every method raises Unavailable if storage is unavailable.
 
-    The status follows from the connections that there are, so nothing can contradict it.
+    A user's status is derived from their connections, so that nothing can contradict it.
     """
 
-    def __init__(self, store: Store, *, messages: Meter, resumes: Meter) -> None:
-        """`messages` charges users for what they send, `resumes` for coming back."""
+    def __init__(
+        self, store: Store, *, message_limiter: UserRateLimiter, resume_limiter: UserRateLimiter
+    ) -> None:
         self._store = store
-        self._messages = messages
-        self._resumes = resumes
+        self._message_limiter = message_limiter
+        self._resume_limiter = resume_limiter
 
     def presence(self, tenant: str | None, user_id: str) -> Presence:
-        """The presence of a user of `tenant`, their connections with the oldest first."""
+        """Return the presence of a user of `tenant`, with their oldest connection first."""
         found = self._store.get(
             self._store.tables.users,
-            {"user": {"S": user_key(tenant, user_id)}},
+            user_item_key(user_key(tenant, user_id)),
             ProjectionExpression="connections, lastSeen",
         )
         user: Item = found or {}
-        # DynamoDB's TTL may have taken a connection whose id is still in the set.
+        # DynamoDB's TTL may have deleted a connection whose id is still in the set.
         pages = self._store.batch_get(
             self._store.tables.connections, "connectionId", connection_ids(user)
         )
@@ -59,39 +65,47 @@ class Users:
         )
 
     def check(self, principal: Principal, now: int) -> None:
-        """Raise RateLimited where `charge` certainly will, before anything is done for a request.
-        `now` is in epoch milliseconds."""
-        self._messages.check(principal.key, now)
+        """Raise RateLimited if `charge` certainly would, before any work is done for a request.
+
+        `now` is in epoch milliseconds.
+        """
+        self._message_limiter.check(principal.key, now)
 
     def charge(self, principal: Principal, now: int, messages: int) -> None:
-        """Charge a request that sends so many messages. `now` is in epoch milliseconds.
+        """Charge a request that sends `messages` messages. `now` is in epoch milliseconds.
 
-        Raises RateLimited, QuotaExceeded.
+        Raises RateLimited and QuotaExceeded.
         """
-        self._charge(self._messages, principal, now, messages)
+        self._charge(self._message_limiter, principal, now, messages=messages)
 
     def charge_resume(self, principal: Principal, now: int) -> list[str]:
-        """Charge a resume; the ids of the user's connections. Raises RateLimited."""
-        user = self._charge(self._resumes, principal, now, ReturnValues="ALL_NEW")
+        """Charge a resume, and return the ids of the user's connections. Raises RateLimited."""
+        user = self._charge(self._resume_limiter, principal, now, return_values="ALL_NEW")
         return connection_ids(user)
 
     def _charge(
-        self, meter: Meter, principal: Principal, now: int, messages: int = 0, **parameters: str
+        self,
+        limiter: UserRateLimiter,
+        principal: Principal,
+        now: int,
+        *,
+        messages: int = 0,
+        return_values: str = "NONE",
     ) -> Item:
-        """Charge by a meter; the attributes of the user's item that the parameters ask for."""
-        kept = Clause(
-            set=("expiresAt = :expires",),
-            values={":expires": number(now // 1000 + USER_SECONDS)},
+        """Charge a request, and return the attributes of the user's item that were asked for."""
+        expiry = Clause(
+            set=("expiresAt = :expires",), values={":expires": number(user_expires_at(now))}
         )
         attributes: Item = {}
 
         def write(charge: Sequence[Clause]) -> Item | None:
-            action = update(self._store.tables.users, {"user": {"S": principal.key}}, kept, *charge)
+            key = user_item_key(principal.key)
+            action = update(self._store.tables.users, key, expiry, *charge)
             try:
-                attributes.update(self._store.update(action, **parameters))
+                attributes.update(self._store.update(action, ReturnValues=return_values))
             except Cancelled as cancelled:
                 return cancelled.items[0]
             return None
 
-        meter.charge(principal.key, now, write, messages)
+        limiter.charge(principal.key, now, write, messages=messages)
         return attributes

@@ -20,14 +20,8 @@ from chalicelib.protocol.reports import Result
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Cancelled, ItemPage, Store
 from chalicelib.store.expressions import Clause, number, update
-from chalicelib.store.items import (
-    USER_SECONDS,
-    Connection,
-    Item,
-    Recipient,
-    Status,
-    connection_ids,
-)
+from chalicelib.store.items import Connection, Recipient, Status, connection_ids
+from chalicelib.store.schema import Item, sweep_key, user_expires_at
 
 SHARDS = 4  # of each table
 PAGE_ITEMS = 1000
@@ -49,7 +43,7 @@ class Shard:
 
     @property
     def key(self) -> Item:
-        return {"user": {"S": f"sweep-{self.kind}-{self.number}"}}
+        return sweep_key(self.kind, self.number)
 
 
 CONNECTIONS = [Shard("connections", number, 0) for number in range(SHARDS)]
@@ -191,7 +185,7 @@ class Sweeper:
                 ":until": number(now + LEASE_MS),
                 ":now": number(now),
                 ":due": number(now - shard.every_ms),
-                ":expires": number(now // 1000 + USER_SECONDS),
+                ":expires": number(user_expires_at(now)),
             },
         )
         action = update(self._tables.users, shard.key, claim)

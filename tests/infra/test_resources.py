@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from chalicelib.fanout.progress import KEPT_SECONDS, LAST_TRY_MS
+from chalicelib.fanout.progress import LAST_TRY_MS
 from chalicelib.fanout.queue import MAX_RECEIVES
+from chalicelib.store.schema import QUEUED_SECONDS
 from gateway.aws.emulator import create_tables
 from gateway.configuration import PROJECT
 
@@ -24,7 +25,7 @@ def test_the_queue_is_as_the_workers_believe() -> None:
     assert queue["RedrivePolicy"]["maxReceiveCount"] == MAX_RECEIVES
     assert queue["VisibilityTimeout"] >= 2 * chalice["lambda_timeout"]
     assert queue["VisibilityTimeout"] * 1000 <= LAST_TRY_MS
-    assert queue["MessageRetentionPeriod"] == KEPT_SECONDS  # longer there is nothing to deliver
+    assert queue["MessageRetentionPeriod"] == QUEUED_SECONDS  # longer there is nothing to deliver
     dead_letters = TEMPLATE["Resources"]["FanoutDeadLetterQueue"]["Properties"]
     assert dead_letters["MessageRetentionPeriod"] == 14 * 24 * 60 * 60  # SQS's longest
     assert queue["SqsManagedSseEnabled"] is dead_letters["SqsManagedSseEnabled"] is True

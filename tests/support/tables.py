@@ -1,4 +1,4 @@
-"""What the tests of the storage share: Herald's tables, and a client that counts its calls."""
+"""Shared by the tests of the store: Herald's tables, and a client that counts its calls."""
 
 import re
 from collections import defaultdict
@@ -8,23 +8,29 @@ from typing import Any
 
 from chalicelib.auth.principal import Principal, group_key, user_key
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.store.connections import Connections
+from chalicelib.store.connections import CACHED_PRINCIPALS, Connections
 from chalicelib.store.dynamodb import MAX_BATCH_WRITE, Store
-from chalicelib.store.items import REACH_PREFIX, Connection, Recipient, Tables
+from chalicelib.store.items import Connection, Recipient
 from chalicelib.store.memberships import Memberships
-from chalicelib.store.rate_limits import Limiter, Meter, Rate
+from chalicelib.store.rate_limits import Rate, RateLimit, UserRateLimiter
+from chalicelib.store.schema import (
+    CONNECT_RATE_ATTRIBUTE,
+    KEY_ATTRIBUTES,
+    MESSAGE_RATE_ATTRIBUTE,
+    REACH_PREFIX,
+    RESUME_RATE_ATTRIBUTE,
+    Tables,
+)
+from chalicelib.store.users import Users
 from infra import stage as infra
 
 TABLES = Tables(
     "herald-connections", "herald-users", "herald-groups", "herald-messages", "herald-history"
 )
-KEYS = (("connectionId",), ("user",), ("group", "connectionId"), ("id",), ("stream", "position"))
-"""The attributes of each table's key."""
-
 CREATED_WITH = ("AttributeDefinitions", "BillingMode", "GlobalSecondaryIndexes", "KeySchema")
 HISTORY_SECONDS = 300
 NOW = 1_995_477_071_772
-"""Long after the tests, since the emulator removes items whose time is over, as DynamoDB does."""
+"""In the far future, since an emulator deletes expired items, as DynamoDB does."""
 
 LATER = NOW // 1000 + 3600
 UNLIMITED = Rate.per_second(1_000_000, 1_000_000)
@@ -33,7 +39,7 @@ UNLIMITED = Rate.per_second(1_000_000, 1_000_000)
 class Counted:
     """A DynamoDB client that counts the calls of each operation.
 
-    It refuses a placeholder that no expression uses, as DynamoDB does and moto doesn't.
+    It refuses placeholders that no expression uses, as DynamoDB does and moto doesn't.
     """
 
     def __init__(self, client: Any) -> None:
@@ -65,8 +71,8 @@ def assert_placeholders_are_used(parameters: dict[str, Any]) -> None:
     assert used == given
 
 
-def meter(attribute: str, rate: Rate = UNLIMITED, quota: int = 0) -> Meter:
-    return Meter(Limiter(attribute, rate, quota))
+def limiter(attribute: str, rate: Rate = UNLIMITED, quota: int = 0) -> UserRateLimiter:
+    return UserRateLimiter(RateLimit(attribute, rate, quota))
 
 
 def connections_of(
@@ -76,23 +82,34 @@ def connections_of(
     messages: Rate = UNLIMITED,
     quota: int = 0,
     metrics: Metrics | None = None,
+    cached_principals: int = CACHED_PRINCIPALS,
 ) -> Connections:
-    """The transitions over `client`; users may do as much as they like where nothing is said."""
+    """Return the transitions over `client`, with unlimited rates unless given."""
     store = Store(client, TABLES)
     return Connections(
         store,
         limit=limit,
-        connects=meter("connectDue", connects),
-        messages=meter("messageDue", messages, quota),
+        connect_limiter=limiter(CONNECT_RATE_ATTRIBUTE, connects),
+        message_limiter=limiter(MESSAGE_RATE_ATTRIBUTE, messages, quota),
         memberships=Memberships(store, seconds=HISTORY_SECONDS),
         metrics=metrics or Metrics("test"),
+        cached_principals=cached_principals,
+    )
+
+
+def users_of(client: Any, messages: Rate = UNLIMITED, quota: int = 0) -> Users:
+    """Users over `client`, with unlimited rates unless given."""
+    return Users(
+        Store(client, TABLES),
+        message_limiter=limiter(MESSAGE_RATE_ATTRIBUTE, messages, quota),
+        resume_limiter=limiter(RESUME_RATE_ATTRIBUTE),
     )
 
 
 def connection(
     connection_id: str, user: str, tenant: str | None = None, *groups: str, at: int = NOW
 ) -> Connection:
-    """A connection that opens at `at`, and joins `groups`."""
+    """Return a connection that opens at `at` and joins `groups`."""
     principal = Principal(user, expires_at=LATER, tenant=tenant, groups=groups)
     return Connection(
         connection_id,
@@ -109,16 +126,15 @@ def recipient(connection_id: str, user: str, tenant: str | None = None) -> Recip
 
 
 def scan(client: Any, table: str) -> Iterator[Any]:
-    """Every item of a table."""
+    """Yield every item of a table."""
     for page in client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
         yield from page["Items"]
 
 
 class Remembering:
-    """A DynamoDB client that scans a table again only when something was written since.
+    """A DynamoDB client that scans a table again only after a write, which has to go through it.
 
-    For tests that look at whole tables after each step: most steps write nothing. Every write has
-    to go through it.
+    It is for tests that look at whole tables after each step: most steps write nothing.
     """
 
     READS = frozenset({"batch_get_item", "get_item", "get_paginator", "query", "scan"})
@@ -141,14 +157,14 @@ class Remembering:
         return write
 
     def items(self, table: str) -> list[Any]:
-        """Every item of a table."""
+        """Return every item of a table."""
         if table not in self._items:
             self._items[table] = list(scan(self._client, table))
         return self._items[table]
 
 
 def create(client: Any, tables: Tables) -> None:
-    """Create the tables, with the keys and indexes that Herald's have, and nothing beside."""
+    """Create the tables with the keys and indexes of Herald's, and without the rest."""
     for logical_id, name in zip(infra.TABLES.values(), astuple(tables), strict=True):
         properties = infra.RESOURCES[logical_id]["Properties"]
         used = {key: properties[key] for key in CREATED_WITH if key in properties}
@@ -156,10 +172,10 @@ def create(client: Any, tables: Tables) -> None:
 
 
 def empty(client: Any, tables: Tables) -> None:
-    """Delete whatever is in the tables."""
+    """Delete every item of the tables."""
     deletions = [
         (table, {"DeleteRequest": {"Key": {name: item[name] for name in names}}})
-        for table, names in zip(astuple(tables), KEYS, strict=True)
+        for table, names in zip(astuple(tables), KEY_ATTRIBUTES.values(), strict=True)
         for item in scan(client, table)
     ]
     for start in range(0, len(deletions), MAX_BATCH_WRITE):
@@ -170,7 +186,7 @@ def empty(client: Any, tables: Tables) -> None:
 
 
 def assert_they_agree(items: Callable[[str], Iterable[Any]], tables: Tables, limit: int) -> None:
-    """What the tables say of connections, users and groups is one story. `items` reads a table."""
+    """Assert that connections, users and groups agree. `items` returns the items of a table."""
     by_id = {item["connectionId"]["S"]: item for item in items(tables.connections)}
     tied: dict[str, str] = {}
     for user in items(tables.users):

@@ -22,7 +22,8 @@ from chalicelib.delivery.parcel import Outcome, Parcel
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import EVICT_OLDEST, Settings
-from chalicelib.store.items import Recipient, Tables
+from chalicelib.store.items import Recipient
+from chalicelib.store.schema import Tables
 from chalicelib.websocket.event import WebSocketEvent
 from tests.support.tables import HISTORY_SECONDS
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.fanout import publisher
 from chalicelib.fanout import worker as worker_module
-from chalicelib.fanout.progress import KEPT_SECONDS, LAST_TRY_MS
+from chalicelib.fanout.progress import LAST_TRY_MS
 from chalicelib.fanout.publisher import MAX_SHARDS, SHARD_RECIPIENTS, shards_for
 from chalicelib.fanout.queue import MAX_RECEIVES
+from chalicelib.store.schema import QUEUED_SECONDS
 from tests.support.tables import Counted, empty
 from tests.support.world import LIFE, NEVER, Aws, Handler, Herald, World
 
@@ -529,7 +530,7 @@ def test_the_report_is_kept_for_a_day(scene: Scene) -> None:
 
     [message_id] = scene.post()
     scene.work_off()
-    scene.world.now += (KEPT_SECONDS - 1) * 1000
+    scene.world.now += (QUEUED_SECONDS - 1) * 1000
     assert scene.progress(message_id)["done"]
     scene.world.now += 2000
     with pytest.raises(NotFound):

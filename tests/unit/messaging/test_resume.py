@@ -281,13 +281,13 @@ def test_encrypted_messages_are_kept_encrypted(scene: Scene, life: Any) -> None:
     )
     parser = MessageParser("server", Stamp.fresh(scene.now), may_encrypt=True)
     message = parser.one(to(data="a secret", encrypt=True))
-    kept.keep([message], None)
+    kept.append([message], None)
     [item] = life.scan(TableName=LIFE.history)["Items"]
     assert "packed" not in item
     assert b"a secret" not in item["sealed"]["B"]
     [entry] = kept.of_user(None, "alice", scene.now - 1)
-    assert kept.open(entry).data == "a secret"
-    assert kept.open(entry).encrypted
+    assert kept.decode(entry).data == "a secret"
+    assert kept.decode(entry).encrypted
 
     ids, answer = scene.resume(earliest(scene.now - 1))  # this Herald has no such key
     assert (ids, answer["complete"]) == ([], False)

@@ -1,4 +1,4 @@
-"""The life of a connection, in both of the emulators of DynamoDB."""
+"""The transitions of connections, over both emulators of DynamoDB."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -8,30 +8,21 @@ from itertools import count
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from chalicelib.auth.principal import Principal, Scope, user_key
 from chalicelib.errors import (
     BadRequest,
     ConnectionGone,
-    Contended,
     QuotaExceeded,
     RateLimited,
     TooManyConnections,
     Unavailable,
 )
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.store import connections as connections_module
 from chalicelib.store.connections import MAX_GROUPS, Connections, LimitReached
-from chalicelib.store.dynamodb import CONFLICT_TRIES, Store
-from chalicelib.store.items import (
-    HANDSHAKE_SECONDS,
-    MAX_CONNECTION_SECONDS,
-    USER_SECONDS,
-    Connection,
-    Status,
-)
+from chalicelib.store.items import HANDSHAKE_SECONDS, Connection
 from chalicelib.store.rate_limits import Rate
+from chalicelib.store.schema import MAX_CONNECTION_SECONDS, USER_SECONDS
 from chalicelib.store.users import Users
 from tests.support.tables import (
     LATER,
@@ -40,12 +31,12 @@ from tests.support.tables import (
     Counted,
     connection,
     connections_of,
-    meter,
     recipient,
+    users_of,
 )
 
-GROWN_UP = NOW + HANDSHAKE_SECONDS * 1000 + 1
-"""When a connection that was opened at NOW can't be in its handshake any more."""
+AFTER_HANDSHAKE = NOW + HANDSHAKE_SECONDS * 1000 + 1
+"""When a connection opened at NOW has certainly finished its handshake."""
 
 
 @pytest.fixture
@@ -61,10 +52,6 @@ def connections(client: Any) -> Connections:
 @pytest.fixture
 def users(dynamodb: Any) -> Users:
     return users_of(dynamodb)
-
-
-def users_of(client: Any) -> Users:
-    return Users(Store(client, TABLES), messages=meter("messageDue"), resumes=meter("resumeDue"))
 
 
 def online(users: Users, user: str) -> int:
@@ -92,10 +79,10 @@ def members(dynamodb: Any, group: str, tenant: str | None = None) -> list[str]:
     return sorted(item["connectionId"]["S"] for item in answer["Items"])
 
 
-# --- What it costs
+# --- Costs
 
 
-def test_connecting_and_disconnecting_are_one_call_each(
+def test_connecting_and_disconnecting_take_one_call_each(
     client: Counted, connections: Connections, users: Users, user: str
 ) -> None:
     connections.open(connection(user, user))
@@ -105,17 +92,17 @@ def test_connecting_and_disconnecting_are_one_call_each(
     assert client.calls == ["transact_write_items"] * 2
 
 
-def test_with_groups_too_and_with_groups_that_were_not_known_it_is_one_more(
+def test_removing_a_connection_takes_another_call_if_its_groups_were_guessed_wrong(
     client: Counted, connections: Connections, user: str
 ) -> None:
     for guess, calls in (({"a", "b"}, 2), ((), 3), ({"c"}, 3)):
         client.calls.clear()
         connections.open(connection(f"{user}-{calls}-{len(guess)}", user, None, "a", "b"))
-        connections.remove(recipient(f"{user}-{calls}-{len(guess)}", user), GROWN_UP, guess)
+        connections.remove(recipient(f"{user}-{calls}-{len(guess)}", user), AFTER_HANDSHAKE, guess)
         assert client.calls == ["transact_write_items"] * calls
 
 
-def test_a_message_is_one_call_idle_or_busy_and_so_is_a_refusal(
+def test_a_message_takes_one_call_and_so_does_its_refusal(
     client: Any, connections: Connections, user: str
 ) -> None:
     opened = connection(user, user)
@@ -130,31 +117,31 @@ def test_a_message_is_one_call_idle_or_busy_and_so_is_a_refusal(
     client.calls.clear()
     with pytest.raises(RateLimited):
         busy.record_activity(user, opened.principal, NOW + 50_000, 1)
-    assert client.calls == []  # it is known already
+    assert client.calls == []  # the usage is cached
     elsewhere = connections_of(client, messages=Rate.per_second(1, 5))
     with pytest.raises(RateLimited):
         elsewhere.record_activity(user, opened.principal, NOW + 50_000, 1)
     assert client.calls == ["transact_write_items"]
 
 
-# --- Open and close
+# --- Opening and removing
 
 
-def test_what_comes_twice_changes_nothing(
+def test_opening_or_removing_a_connection_twice_changes_nothing(
     connections: Connections, users: Users, user: str
 ) -> None:
     for _ in range(2):
         connections.open(connection(f"{user}-1", user))
     connections.open(connection(f"{user}-2", user))
     connections.open(connection(f"{user}-3", user))
-    connections.open(connection(f"{user}-3", user))  # at the limit, but it is counted already
+    connections.open(connection(f"{user}-3", user))  # at the limit, but it is open already
     assert online(users, user) == 3
     assert connections.remove(recipient(f"{user}-1", user), NOW)
     assert not connections.remove(recipient(f"{user}-1", user), NOW)
     assert online(users, user) == 2
 
 
-def test_connecting_again_keeps_what_was_joined_since(
+def test_opening_a_connection_again_keeps_the_groups_it_joined_since(
     dynamodb: Any, connections: Connections, user: str
 ) -> None:
     opened = connection(user, user)
@@ -164,7 +151,7 @@ def test_connecting_again_keeps_what_was_joined_since(
     assert stored(dynamodb, user)["groups"] == {"SS": [user]}
 
 
-def test_a_disconnect_that_comes_before_or_within_connect_keeps_it_closed(
+def test_a_connection_removed_before_or_during_its_connect_stays_closed(
     dynamodb: Any, connections: Connections, users: Users, user: str
 ) -> None:
     late, twice = recipient(f"{user}-late", user), recipient(f"{user}-twice", user)
@@ -178,9 +165,7 @@ def test_a_disconnect_that_comes_before_or_within_connect_keeps_it_closed(
     assert stored(dynamodb, late.connection_id) is None
 
 
-def test_the_ids_of_what_was_closed_early_do_not_pile_up(
-    dynamodb: Any, connections: Connections, user: str
-) -> None:
+def test_tombstones_do_not_pile_up(dynamodb: Any, connections: Connections, user: str) -> None:
     for minute in range(12):
         at = NOW + minute * 60_000
         for number in range(2):
@@ -196,25 +181,25 @@ def test_the_ids_of_what_was_closed_early_do_not_pile_up(
     assert kept == {f"{user}-{minute}-{number}" for minute in (10, 11) for number in range(2)}
 
 
-def test_closing_what_is_unknown_and_old_writes_nothing(
+def test_removing_an_old_unknown_connection_writes_nothing(
     dynamodb: Any, connections: Connections, user: str
 ) -> None:
-    assert not connections.remove(recipient(user, user), GROWN_UP)
+    assert not connections.remove(recipient(user, user), AFTER_HANDSHAKE)
     assert user_item(dynamodb, user) is None
 
 
-def test_untying_mends_a_set_whose_connection_is_no_more(
+def test_removing_a_connection_without_an_item_unties_it_from_its_user(
     dynamodb: Any, connections: Connections, users: Users, user: str
 ) -> None:
     connections.open(connection(user, user))
     dynamodb.delete_item(TableName=TABLES.connections, Key={"connectionId": {"S": user}})
-    assert online(users, user) == 0  # nor is it counted before
-    assert not connections.remove(recipient(user, user), GROWN_UP)
+    assert online(users, user) == 0  # it is not counted even before
+    assert not connections.remove(recipient(user, user), AFTER_HANDSHAKE)
     assert "connections" not in user_item(dynamodb, user)
     assert f"@{user}" not in user_item(dynamodb, user)
 
 
-def test_every_item_that_can_be_orphaned_expires(
+def test_connections_memberships_and_users_expire(
     dynamodb: Any, connections: Connections, user: str
 ) -> None:
     connections.open(connection(user, user, None, user))
@@ -233,7 +218,7 @@ def test_every_item_that_can_be_orphaned_expires(
 # --- The limit
 
 
-def test_over_the_limit_nothing_changes_and_the_oldest_is_known(
+def test_a_connection_over_the_limit_changes_nothing_and_reports_the_oldest(
     dynamodb: Any, connections: Connections, users: Users, user: str
 ) -> None:
     for number in (2, 0, 1):
@@ -249,7 +234,7 @@ def test_over_the_limit_nothing_changes_and_the_oldest_is_known(
     connections.open(connection(f"{user}-3", user))
 
 
-def test_the_limit_is_exact_under_a_race(ministack: Any, user: str) -> None:
+def test_the_limit_is_exact_in_a_race(ministack: Any, user: str) -> None:
     connections = connections_of(ministack, limit=10)
 
     def attempt(number: int) -> bool:
@@ -275,7 +260,7 @@ def test_a_user_who_connects_too_often_is_refused(client: Any, users: Users, use
     assert online(users, user) == 4
 
 
-def test_a_full_user_is_probed_once_a_minute(connections: Connections, user: str) -> None:
+def test_a_user_at_the_limit_is_probed_once_a_minute(connections: Connections, user: str) -> None:
     key = user_key(None, user)
     assert connections.may_probe(key, NOW)
     assert not connections.may_probe(key, NOW + 59_999)
@@ -285,7 +270,9 @@ def test_a_full_user_is_probed_once_a_minute(connections: Connections, user: str
 # --- Active and stale
 
 
-def test_stale_and_active_again(dynamodb: Any, connections: Connections, user: str) -> None:
+def test_activity_or_a_probe_makes_a_stale_connection_active(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
     def state() -> tuple[str, str]:
         item = stored(dynamodb, user)
         return item["status"]["S"], item["timestamp"]["N"]
@@ -302,14 +289,7 @@ def test_stale_and_active_again(dynamodb: Any, connections: Connections, user: s
     assert state() == ("active", str(NOW + 2))
 
 
-def test_silence_is_stale_without_a_write() -> None:
-    opened = connection("c", "alice")
-    assert opened.status_at(NOW + 600_000, 600) is Status.ACTIVE
-    assert opened.status_at(NOW + 600_001, 600) is Status.STALE
-    assert replace(opened, status=Status.STALE).status_at(NOW, 600) is Status.STALE
-
-
-def test_what_is_gone_is_not_made_a_ghost(
+def test_no_transition_recreates_a_terminated_connection(
     dynamodb: Any, connections: Connections, user: str
 ) -> None:
     connections.mark_stale(user)
@@ -328,7 +308,7 @@ def test_what_is_gone_is_not_made_a_ghost(
     assert members(dynamodb, user) == []
 
 
-def test_an_item_is_what_was_opened(connections: Connections, user: str) -> None:
+def test_a_connection_is_found_as_it_was_opened(connections: Connections, user: str) -> None:
     opened = connection(user, user, "acme", "a", "b*")
     connections.open(opened)
     assert connections.find(user) == opened
@@ -338,7 +318,7 @@ def test_an_item_is_what_was_opened(connections: Connections, user: str) -> None
 # --- Groups
 
 
-def test_groups_are_joined_and_left_and_end_with_the_connection(
+def test_memberships_end_when_left_or_with_their_connection(
     dynamodb: Any, connections: Connections, user: str
 ) -> None:
     opened = connection(user, user, "t", f"{user}-a")
@@ -360,7 +340,7 @@ def test_one_group_too_many_is_refused(connections: Connections, user: str) -> N
     opened = connection(user, user, None, *groups)
     connections.open(opened)
     connections.join(opened, groups[7], NOW + 1)
-    with pytest.raises(BadRequest, match="50 groups"):
+    with pytest.raises(BadRequest, match="at most 50 groups"):
         connections.join(opened, "another", NOW + 1)
     assert connections.remove(opened.recipient, NOW, groups)
 
@@ -372,7 +352,7 @@ def refreshed(opened: Connection, **changes: Any) -> Principal:
     return replace(opened.principal, expires_at=LATER + 3600, **changes)
 
 
-def test_refresh_gives_a_new_principal_and_leaves_what_it_does_not_allow(
+def test_refresh_replaces_the_principal_and_leaves_groups_it_does_not_allow(
     dynamodb: Any, connections: Connections, user: str
 ) -> None:
     opened = connection(user, user, None, f"{user}-a", f"{user}-b")
@@ -392,9 +372,7 @@ def test_refresh_gives_a_new_principal_and_leaves_what_it_does_not_allow(
     assert members(dynamodb, f"{user}-a") == []
 
 
-def test_after_a_refresh_its_principal_is_the_one_in_one_call(
-    client: Any, connections: Connections, user: str
-) -> None:
+def test_a_refreshed_principal_is_cached(client: Any, connections: Connections, user: str) -> None:
     opened = connection(user, user)
     connections.open(opened)
     renewed = refreshed(opened, scopes=frozenset({Scope.MESSAGES_SEND}))
@@ -409,53 +387,8 @@ def test_after_a_refresh_its_principal_is_the_one_in_one_call(
     assert client.calls == ["transact_write_items"]
 
 
-# --- What the emulator never does
-
-
-class Conflicting(Counted):
-    """Loses against another transaction so many times."""
-
-    def __init__(self, client: Any, losses: int) -> None:
-        super().__init__(client)
-        self.losses = losses
-
-    def transact_write_items(self, **parameters: Any) -> Any:
-        self.calls.append("transact_write_items")
-        if len(self.calls) <= self.losses:
-            reasons = [{"Code": "None"}, {"Code": "TransactionConflict"}]
-            response: Any = {
-                "Error": {"Code": "TransactionCanceledException", "Message": ""},
-                "CancellationReasons": reasons,
-            }
-            raise ClientError(response, "TransactWriteItems")
-        return self._client.transact_write_items(**parameters)
-
-
-def test_a_conflict_is_tried_again(dynamodb: Any, users: Users, user: str) -> None:
-    """DynamoDB cancels one of two transactions that meet; the emulator never does."""
-
-    client: Any = Conflicting(dynamodb, 2)
-    connections_of(client).open(connection(user, user))
-    assert len(client.calls) == 3
-    assert online(users, user) == 1
-
-
-def test_too_many_conflicts_are_the_users_own_doing(
-    dynamodb: Any, user: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("chalicelib.store.dynamodb.CONFLICT_BACKOFF_SECONDS", 0)
-    client: Any = Conflicting(dynamodb, 1000)
-    with pytest.raises(Contended) as contended:
-        connections_of(client).open(connection(user, user))
-    assert contended.value.retry_after
-    assert len(client.calls) == CONFLICT_TRIES
-
-
-# --- What only shows where two sides know different things
-
-
-def test_each_is_charged_for_what_they_ask_wherever_it_is_counted(dynamodb: Any, user: str) -> None:
-    """Two environments, neither of which has seen the other's."""
+def test_a_user_is_charged_by_all_environments_together(dynamodb: Any, user: str) -> None:
+    """Neither of two environments knows what the other has charged."""
     rate = Rate.per_minute(1)
     one, other = (connections_of(dynamodb, connects=rate, messages=rate) for _ in range(2))
     opened = connection(f"{user}-1", user)
@@ -472,8 +405,7 @@ def test_each_is_charged_for_what_they_ask_wherever_it_is_counted(dynamodb: Any,
             environment.record_activity(*elsewhere, NOW, 0)
 
 
-def test_a_frames_messages_count_for_the_quota(dynamodb: Any, user: str) -> None:
-    """Those that a frame sends, as a POST's do."""
+def test_the_messages_of_a_frame_count_towards_the_quota(dynamodb: Any, user: str) -> None:
     limited = connections_of(dynamodb, quota=2)
     opened = connection(user, user)
     limited.open(opened)
@@ -483,7 +415,9 @@ def test_a_frames_messages_count_for_the_quota(dynamodb: Any, user: str) -> None
         limited.record_activity(user, opened.principal, NOW, 1)
 
 
-def test_what_has_ended_is_told_to_connect_again(connections: Connections, user: str) -> None:
+def test_a_terminated_connection_is_told_to_connect_again(
+    connections: Connections, user: str
+) -> None:
     opened = connection(user, user)
     for say in (
         lambda: connections.record_activity(user, opened.principal, NOW, 0),
@@ -497,19 +431,21 @@ def test_what_has_ended_is_told_to_connect_again(connections: Connections, user:
     connections.remove(opened.recipient, NOW)
     with pytest.raises(ConnectionGone) as gone:
         connections.open(opened)
-    assert gone.value.detail == "the client has left already"
+    assert gone.value.detail == "the client has disconnected already"
 
 
-def test_the_limit_and_who_holds_it_are_told(connections: Connections, user: str) -> None:
+def test_the_error_names_the_limit_and_the_users_connections(
+    connections: Connections, user: str
+) -> None:
     for number in range(3):
         connections.open(connection(f"{user}-{number}", user, "acme", at=NOW + number))
     with pytest.raises(LimitReached) as reached:
         connections.open(connection(f"{user}-4", user, "acme"))
-    assert reached.value.detail == "the user has 3 connections, which is the limit"
+    assert reached.value.detail == "the limit of 3 connections per user is reached"
     assert [(one.user_id, one.tenant) for one in reached.value.recipients] == [(user, "acme")] * 3
 
 
-def test_an_end_is_counted_with_how_long_it_lasted(
+def test_a_removal_is_counted_with_the_duration_of_the_connection(
     dynamodb: Any, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics = Metrics("test")
@@ -526,8 +462,10 @@ def test_an_end_is_counted_with_how_long_it_lasted(
     ]
 
 
-def test_since_when_it_is_in_a_group(dynamodb: Any, connections: Connections, user: str) -> None:
-    """From its first joining on, until it leaves; what it is in since it opened needs no note."""
+def test_a_group_is_joined_when_it_is_first_joined(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
+    """Groups that a connection joins as it opens have no time of their own."""
     opened = connection(user, user, None, "own")
     connections.open(opened)
     connections.join(opened, "team", NOW + 1)
@@ -546,47 +484,8 @@ def test_since_when_it_is_in_a_group(dynamodb: Any, connections: Connections, us
     assert members(dynamodb, "team") == []
 
 
-def notes(dynamodb: Any, user: str) -> list[Any]:
-    """The groups of each note of what a user's connections were in, in the order of their kinds."""
-    answer = dynamodb.query(
-        TableName=TABLES.history,
-        KeyConditionExpression="#stream = :stream",
-        ExpressionAttributeNames={"#stream": "stream"},
-        ExpressionAttributeValues={":stream": {"S": f"was/{user_key(None, user)}"}},
-    )
-    return [item["groups"] for item in answer["Items"]]
-
-
-def test_what_it_was_in_is_noted_when_it_leaves_it(
-    dynamodb: Any, connections: Connections, user: str
-) -> None:
-    opened = connection(user, user, None, "one", "two", "three")
-    connections.open(opened)
-    connections.leave(opened, "one", NOW + 1)
-    one, two = {"SS": ["one"]}, {"SS": ["two"]}
-    assert notes(dynamodb, user) == [one]
-    left = connections.find(user)
-    assert left is not None
-    connections.refresh(left, replace(left.principal, groups=("three",)), NOW + 2)
-    assert notes(dynamodb, user) == [one, two]
-    connections.remove(opened.recipient, GROWN_UP, ["three"])
-    three = {"M": {"three": {"N": str(NOW)}}}
-    assert notes(dynamodb, user) == [three, one, two]
-
-
-def test_a_wrong_guess_of_the_groups_is_no_end(
-    dynamodb: Any, connections: Connections, user: str
-) -> None:
-    """The groups are guessed rightly, but not since when it is in them."""
-    opened = connection(user, user)
-    connections.open(opened)
-    connections.join(opened, "team", NOW + 5)
-    assert connections.remove(opened.recipient, GROWN_UP, ["team"])
-    assert notes(dynamodb, user) == [{"M": {"team": {"N": str(NOW + 5)}}}]
-
-
 class Restless:
-    """A DynamoDB client beside which a connection joins a new group before each transaction."""
+    """A DynamoDB client: before each of its transactions, the connection joins another group."""
 
     def __init__(self, client: Any, opened: Connection) -> None:
         self._client = client
@@ -602,24 +501,21 @@ class Restless:
         return self._client.transact_write_items(**parameters)
 
 
-def test_groups_that_never_rest_are_given_up(dynamodb: Any, user: str) -> None:
+def test_groups_that_keep_changing_raise_unavailable(dynamodb: Any, user: str) -> None:
     opened = connection(user, user)
     connections_of(dynamodb).open(opened)
     restless = connections_of(Restless(dynamodb, opened))
     with pytest.raises(Unavailable) as unavailable:
-        restless.remove(opened.recipient, GROWN_UP)
-    assert unavailable.value.detail == "the connection's groups change faster than they can be left"
+        restless.remove(opened.recipient, AFTER_HANDSHAKE)
+    assert unavailable.value.detail == "the connection's groups are changing too fast"
     with pytest.raises(Unavailable) as unavailable:
         restless.refresh(opened, opened.principal, NOW)
-    assert unavailable.value.detail == "the connection's groups change faster than they can be read"
+    assert unavailable.value.detail == "the connection's groups are changing too fast"
 
 
-def test_only_so_many_refreshed_are_remembered_and_the_last_ones(
-    dynamodb: Any, user: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections_module, "REFRESHED_REMEMBERED", 2)
+def test_the_principals_refreshed_last_are_cached(dynamodb: Any, user: str) -> None:
     client: Any = Counted(dynamodb)
-    connections = connections_of(client)
+    connections = connections_of(client, cached_principals=2)
     opened = [connection(f"{user}-{number}", user) for number in range(3)]
     for one in opened:
         connections.open(one)
@@ -629,10 +525,10 @@ def test_only_so_many_refreshed_are_remembered_and_the_last_ones(
     for one in reversed(opened):
         connections.record_activity(one.connection_id, one.principal, NOW, 0)
         calls.append(len(client.calls))
-    assert calls == [1, 2, 4]  # who was forgotten is found out by a second call
+    assert calls == [1, 2, 4]  # the one that is not cached takes a second call
 
 
-def test_it_is_found_as_it_is_at_this_moment(connections: Connections, user: str) -> None:
+def test_a_connection_is_read_consistently(connections: Connections, user: str) -> None:
     class Asked:
         def get_item(self, **parameters: Any) -> Any:
             assert parameters["ConsistentRead"] is True
@@ -641,13 +537,13 @@ def test_it_is_found_as_it_is_at_this_moment(connections: Connections, user: str
     assert connections_of(Asked()).find(user) is None
 
 
-def test_how_long_a_user_is_remembered(dynamodb: Any, connections: Connections, user: str) -> None:
+def test_a_user_expires_after_90_days(dynamodb: Any, connections: Connections, user: str) -> None:
     connections.open(connection(user, user))
     expires = int(user_item(dynamodb, user)["expiresAt"]["N"])
     assert expires == NOW // 1000 + USER_SECONDS
 
 
-def test_a_refresh_says_of_its_user_what_was_said_before(
+def test_a_refresh_adds_nothing_else_to_the_users_item(
     dynamodb: Any, connections: Connections, user: str
 ) -> None:
     opened = connection(user, user)
@@ -660,7 +556,7 @@ def test_a_refresh_says_of_its_user_what_was_said_before(
 
 
 class Renewing(Restless):
-    """A DynamoDB client beside which a connection's token is renewed before each transaction."""
+    """A DynamoDB client: before each of its transactions, the connection's token is refreshed."""
 
     def transact_write_items(self, **parameters: Any) -> Any:
         principal = replace(self._opened.principal, expires_at=LATER + 1 + next(self._numbers))
@@ -668,10 +564,10 @@ class Renewing(Restless):
         return self._client.transact_write_items(**parameters)
 
 
-def test_a_token_that_never_rests_is_given_up(dynamodb: Any, user: str) -> None:
+def test_a_token_that_keeps_changing_raises_unavailable(dynamodb: Any, user: str) -> None:
     opened = connection(user, user)
     connections_of(dynamodb).open(opened)
     with pytest.raises(Unavailable) as unavailable:
         connections_of(Renewing(dynamodb, opened)).record_activity(user, opened.principal, NOW, 0)
-    assert unavailable.value.detail == "the connection's token changes too fast"
+    assert unavailable.value.detail == "the connection's token is changing too fast"
     assert unavailable.value.retry_after == 1.0

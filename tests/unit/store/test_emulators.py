@@ -1,7 +1,7 @@
-"""Where the two emulators of DynamoDB differ, and which of them is right.
+"""Differences between the two emulators of DynamoDB, and which of them is right.
 
-docs/decisions/0016-moto.md has the pages of AWS. A test that fails after an update of either says
-that one of them has changed: then that page changes, too.
+docs/decisions/0016-moto.md cites AWS's documentation. If a test fails after an update of either
+emulator, that emulator has changed, and that page has to change with it.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,11 @@ from botocore.exceptions import ClientError
 from tests.support.tables import TABLES
 
 NUMBER = {"N": "1"}
+Ask = Callable[[Any, str], str]
 
 
 def put(client: Any, user: str, **attributes: Any) -> dict[str, Any]:
-    """Put an item of the users. Return its table and key."""
+    """Put an item into the users table, and return its table and key."""
     key = {"user": {"S": user}}
     client.put_item(TableName=TABLES.users, Item={**key, **attributes})
     return {"TableName": TABLES.users, "Key": key}
@@ -83,7 +84,7 @@ def an_attribute_that_is_set_and_removed(client: Any, user: str) -> str:
     return "accepted"
 
 
-RIGHT = {
+RIGHT: dict[str, dict[Ask, tuple[str, str]]] = {
     "ministack": {
         one_token_twice: ("1", "2"),
         a_value_that_a_transaction_does_not_use: ("ValidationException", "accepted"),
@@ -96,7 +97,7 @@ RIGHT = {
         an_attribute_that_is_set_and_removed: ("ValidationException", "accepted"),
     },
 }
-"""By the emulator that is right: what it answers, and what the other does."""
+"""For each emulator, the cases in which it is right: its answer, and the answer of the other."""
 
 
 @pytest.mark.parametrize(
@@ -104,8 +105,8 @@ RIGHT = {
     [(right, ask) for right, cases in RIGHT.items() for ask in cases],
     ids=lambda one: one if isinstance(one, str) else one.__name__,
 )
-def test_the_emulators_differ_as_is_known(
-    right: str, ask: Callable[[Any, str], str], moto: Any, ministack: Any, user: str
+def test_the_emulators_differ_in_the_known_ways(
+    right: str, ask: Ask, moto: Any, ministack: Any, user: str
 ) -> None:
     answers = {}
     for name, client in (("moto", moto), ("ministack", ministack)):

@@ -1,6 +1,6 @@
-"""A request with an `Idempotency-Key` under crashes, races and time.
+"""Requests with an `Idempotency-Key`, under crashes, races and the passing of time.
 
-Handlers stand still before each of their DynamoDB calls, and die or go on in any order.
+Functions stop before each of their DynamoDB calls, and then die or go on in any order.
 """
 
 import json
@@ -17,20 +17,21 @@ from chalicelib.messaging.submissions import Submissions
 from chalicelib.protocol.reports import Reply
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.store.dynamodb import Store
-from chalicelib.store.idempotency import CLAIM_MS, KEPT_SECONDS, Claim, Idempotency
+from chalicelib.store.idempotency import CLAIM_MS, Claim, Idempotency
 from chalicelib.store.rate_limits import Rate
+from chalicelib.store.schema import IDEMPOTENCY_SECONDS
 from chalicelib.store.users import Users
-from tests.support.tables import Counted, empty, meter
+from tests.support.tables import Counted, empty, limiter
 from tests.support.world import LIFE, NEVER, SCOPES, Handler, Herald, Socket, World
 
 HEADERS = {"content-type": "application/json", "idempotency-key": "key"}
 BODY = json.dumps({"messages": [{"to": {"users": ["bob"]}, "data": number} for number in (1, 2)]})
 SENDER = Principal("alice", 10**12, scopes=SCOPES)
-CALLS = 5  # claim, charge, keep, audience, finish
+CALLS = 5  # claim, charge, append, audience, finish
 
 
 class Scene:
-    """Bob is connected; `submit` is Alice's request, from whichever handler's client."""
+    """Bob is connected; `submit` makes Alice's request with the client of one function."""
 
     def __init__(self, client: Any) -> None:
         empty(client, LIFE)
@@ -67,33 +68,33 @@ def is_replay(result: Any) -> bool:
     return isinstance(result, Reply) and result.replayed
 
 
-def test_what_it_costs(life: Any) -> None:
+def test_a_request_with_a_key_takes_five_calls_and_a_replay_two(life: Any) -> None:
     client: Any = Counted(life)
     warm = Herald(client, Scene(life).world, evicts=False)
     deadline = time.monotonic() + NEVER
     warm.submissions.submit(SENDER, HEADERS, BODY, deadline)
-    claim, charge, kept, read, answer = (
+    claim, charge, append, read, finish = (
         "update_item",
         "update_item",
         "batch_write_item",
         "batch_get_item",
         "update_item",
     )
-    assert client.calls == [claim, charge, kept, read, answer]
+    assert client.calls == [claim, charge, append, read, finish]
     client.calls.clear()
     assert is_replay(warm.submissions.submit(SENDER, HEADERS, BODY, deadline))
     assert client.calls == ["update_item", "update_item"]
 
 
-def test_a_flood_with_keys_costs_as_little_as_any(life: Any) -> None:
+def test_a_flood_of_requests_with_keys_takes_no_calls(life: Any) -> None:
     client: Any = Counted(life)
     world = Scene(life).world
     herald = Herald(client, world, evicts=False)
     store = Store(client, LIFE)
-    once = meter("messageDue", Rate.per_second(1, 1))
+    once = limiter("messageDue", Rate.per_second(1, 1))
     submissions = Submissions(
         parser=herald.parser,
-        users=Users(store, messages=once, resumes=meter("resumeDue")),
+        users=Users(store, message_limiter=once, resume_limiter=limiter("resumeDue")),
         dispatcher=herald.dispatcher,
         idempotency=Idempotency(store),
         now=lambda: world.now,
@@ -111,7 +112,7 @@ def test_a_flood_with_keys_costs_as_little_as_any(life: Any) -> None:
 
 @pytest.mark.ministack
 @pytest.mark.parametrize("calls", range(CALLS + 1))
-def test_a_crash_before_any_call_loses_nothing_and_repeats_by_the_same_ids(
+def test_a_request_that_crashed_before_any_call_is_repeated_with_the_same_ids(
     scene: Scene, calls: int
 ) -> None:
     dying = scene.handler()
@@ -137,13 +138,13 @@ def test_a_crash_before_any_call_loses_nothing_and_repeats_by_the_same_ids(
 @pytest.mark.timeout(300)
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turns=st.lists(st.booleans(), max_size=12), after_a_crash=st.booleans())
-def test_of_two_at_once_one_is_carried_out(
+def test_one_of_two_concurrent_requests_is_carried_out(
     life: Any, turns: list[bool], after_a_crash: bool
 ) -> None:
     scene = Scene(life)
     if after_a_crash:
         dying = scene.handler()
-        for _ in range(CALLS - 1):  # it has sent, and not finished
+        for _ in range(CALLS - 1):  # it has sent, but not finished
             dying.step()
         dying.crash()
         scene.world.now += CLAIM_MS
@@ -162,18 +163,18 @@ def test_of_two_at_once_one_is_carried_out(
     assert isinstance(other.error, RequestInProgress) or is_replay(other.result)
 
 
-def test_a_key_is_kept_for_a_day(scene: Scene) -> None:
+def test_a_key_is_remembered_for_a_day(scene: Scene) -> None:
     scene.submit(scene.client)
-    scene.world.now += KEPT_SECONDS * 1000 - 1
+    scene.world.now += IDEMPOTENCY_SECONDS * 1000 - 1
     assert is_replay(scene.submit(scene.client))
     with pytest.raises(IdempotencyKeyReused):
         scene.submit(scene.client, json.dumps({"to": {"users": ["bob"]}, "data": 3}))
-    scene.world.now += 1000  # and DynamoDB's TTL has not been here yet
+    scene.world.now += 1000  # DynamoDB's TTL has not deleted it yet
     assert is_answer(scene.submit(scene.client, json.dumps({"to": {"users": ["bob"]}, "data": 3})))
 
 
 @pytest.mark.ministack
-def test_what_a_crashed_try_began_keeps_its_ids_though_the_next_is_refused(scene: Scene) -> None:
+def test_a_refused_retry_does_not_lose_the_ids_of_a_crashed_try(scene: Scene) -> None:
     dying = scene.handler()
     for _ in range(CALLS - 1):
         dying.step()
@@ -188,7 +189,7 @@ def test_what_a_crashed_try_began_keeps_its_ids_though_the_next_is_refused(scene
     assert len(set(scene.received)) == 2
 
 
-def test_an_answer_too_large_to_keep_is_kept_without_the_names(life: Any) -> None:
+def test_a_response_too_large_for_an_item_is_stored_without_its_failures(life: Any) -> None:
     keys = Idempotency(Store(life, LIFE))
     claim = keys.claim(SENDER, "large", {}, Stamp.fresh(10**12))
     assert isinstance(claim, Claim)

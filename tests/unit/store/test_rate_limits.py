@@ -1,4 +1,4 @@
-"""Rates and quotas, against their definitions, and over both of the emulators of DynamoDB."""
+"""Rates and quotas: against their definitions, and over both emulators of DynamoDB."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,22 +10,20 @@ from hypothesis import strategies as st
 
 from chalicelib.auth.principal import Principal
 from chalicelib.errors import Contended, QuotaExceeded, RateLimited, Unavailable
-from chalicelib.store import rate_limits as limits
-from chalicelib.store.dynamodb import Store
 from chalicelib.store.expressions import Clause
-from chalicelib.store.rate_limits import DAY_MS, USERS_REMEMBERED, Limiter, Meter, Rate, Usage
+from chalicelib.store.rate_limits import (
+    CACHED_USERS,
+    DAY_MS,
+    Rate,
+    RateLimit,
+    Usage,
+    UserRateLimiter,
+)
 from chalicelib.store.users import Users
-from tests.support.tables import LATER, NOW, TABLES, Counted, meter
+from tests.support.tables import LATER, NOW, Counted, limiter, users_of
 
 MIDNIGHT = NOW - NOW % DAY_MS
-
-
-def users_with(client: Any, rate: Rate, quota: int = 0) -> Users:
-    return Users(
-        Store(client, TABLES),
-        messages=meter("messageDue", rate, quota),
-        resumes=meter("resumeDue"),
-    )
+ONE_A_SECOND = RateLimit("due", Rate.per_second(1, 1))
 
 
 def allowed(users: Users, user: str, now: int, messages: int = 1) -> bool:
@@ -37,88 +35,7 @@ def allowed(users: Users, user: str, now: int, messages: int = 1) -> bool:
 
 
 def written(_: Sequence[Clause]) -> None:
-    """A write that always succeeds."""
-
-
-@given(
-    burst=st.integers(1, 5),
-    per_second=st.sampled_from([0.5, 1, 3, 20]),
-    gaps=st.lists(st.integers(0, 1500), max_size=60),
-)
-def test_no_more_than_the_burst_and_the_rate_pass_and_no_less(
-    burst: int, per_second: float, gaps: list[int]
-) -> None:
-    """A leaky bucket that holds `burst`, as GCRA is often explained: both let the same pass."""
-    counted = meter("due", Rate.per_second(per_second, burst))
-    now, level, last = NOW, 0.0, NOW
-    for gap in gaps:
-        now += gap
-        level = max(0.0, level - (now - last) * per_second / 1000)
-        last = now
-        try:
-            counted.charge("user", now, written)
-            passed = True
-        except RateLimited as limited:
-            assert limited.retry_after is not None
-            assert 0 < limited.retry_after <= 1 / per_second + 1e-6
-            passed = False
-        if abs(level + 1 - burst) > 1e-4:  # at the edge the interval's rounding decides
-            assert passed == (level + 1 <= burst)
-        level += passed
-
-
-def test_who_waits_as_long_as_told_is_served() -> None:
-    counted = meter("due", Rate.per_second(3, 1))
-    counted.charge("user", NOW, written)
-    with pytest.raises(RateLimited) as limited:
-        counted.charge("user", NOW + 1, written)
-    assert limited.value.retry_after is not None
-    counted.charge("user", NOW + 1 + int(limited.value.retry_after * 1000) + 1, written)
-
-
-def test_the_rate_holds_over_environments_and_threads(ministack: Any, user: str) -> None:
-    rate = Rate.per_second(0.001, 20)
-    environments = [users_with(ministack, rate) for _ in range(8)]
-    with ThreadPoolExecutor(8) as threads:
-        results = list(threads.map(lambda n: allowed(environments[n % 8], user, NOW), range(80)))
-    assert sum(results) == 20
-
-
-def test_charging_is_one_call_idle_and_busy(dynamodb: Any, user: str) -> None:
-    client: Any = Counted(dynamodb)
-    users = users_with(client, Rate.per_second(1, 5), quota=100)
-    assert all(allowed(users, user, NOW + moment) for moment in (0, 1, 2, 50_000, 50_001))
-    assert client.calls == ["update_item"] * 5
-
-
-def test_the_quota_counts_messages_and_ends_with_the_day(dynamodb: Any, user: str) -> None:
-    users = users_with(dynamodb, Rate.per_second(1000, 1000), quota=10)
-    elsewhere = users_with(dynamodb, Rate.per_second(1000, 1000), quota=10)
-    morning, evening = MIDNIGHT + 1000, MIDNIGHT + DAY_MS - 5000
-    assert allowed(users, user, morning, 6)
-    assert not allowed(elsewhere, user, morning + 100, 5)
-    assert allowed(users, user, morning + 200, 4)
-    assert allowed(users, user, morning + 300, 0)  # sends nothing
-    with pytest.raises(QuotaExceeded, match="10 messages, of which 10") as exceeded:
-        users.charge(Principal(user, expires_at=LATER), evening, 1)
-    assert exceeded.value.retry_after == pytest.approx(5)
-    assert allowed(elsewhere, user, MIDNIGHT + DAY_MS, 10)
-    assert not allowed(users, user, MIDNIGHT + DAY_MS + 1, 1)
-
-
-def test_what_the_quota_refuses_takes_nothing_of_the_rate(dynamodb: Any, user: str) -> None:
-    users = users_with(dynamodb, Rate.per_second(0.001, 2), quota=1)
-    assert not allowed(users, user, NOW, 2)
-    assert allowed(users, user, NOW, 1)
-    assert allowed(users, user, NOW, 0)
-    assert not allowed(users, user, NOW, 0)
-
-
-def test_only_so_many_users_are_remembered() -> None:
-    counted = Meter(Limiter("due", Rate.per_second(1, 1)))
-    for number in range(USERS_REMEMBERED + 5):
-        counted.charge(f"user-{number}", NOW, written)
-    assert len(counted._known) == USERS_REMEMBERED
+    """Succeed."""
 
 
 def failing(error: Exception) -> Any:
@@ -128,34 +45,34 @@ def failing(error: Exception) -> Any:
     return write
 
 
-def test_it_fails_closed_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    closed = Meter(Limiter("due", Rate.per_second(1, 1)))
-    with caplog.at_level("INFO", "herald"), pytest.raises(Unavailable):
-        closed.charge("u", NOW, failing(Unavailable("storage is unreachable")))
-    assert caplog.messages == ["refused, since the limiter fails closed: storage is unreachable"]
+# --- The definitions
 
 
-def test_or_open_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    opened = Meter(Limiter("due", Rate.per_second(1, 1)), fails_open=True)
-    with caplog.at_level("INFO", "herald"):
-        for _ in range(3):
-            opened.charge("u", NOW, failing(Unavailable("storage is unreachable")))
-    assert set(caplog.messages) == {
-        "not counted, since the limiter fails open: storage is unreachable"
-    }
-    opened.charge("u", NOW, written)
-    with pytest.raises(RateLimited):
-        opened.charge("u", NOW, written)
-
-
-@pytest.mark.parametrize("fails_open", [True, False])
-def test_but_asking_for_too_much_at_once_opens_nothing(fails_open: bool) -> None:
-    """Or whoever floods would open the limiter that is to stop them."""
-    limiter = Meter(Limiter("due", Rate.per_second(1, 1)), fails_open=fails_open)
-    with pytest.raises(Contended):
-        limiter.charge("u", NOW, failing(Contended("too much at once")))
-    with pytest.raises(Contended):
-        limiter.charge("u", NOW, lambda _: {})
+@given(
+    burst=st.integers(1, 5),
+    per_second=st.sampled_from([0.5, 1, 3, 20]),
+    gaps=st.lists(st.integers(0, 1500), max_size=60),
+)
+def test_gcra_allows_the_same_requests_as_a_leaky_bucket(
+    burst: int, per_second: float, gaps: list[int]
+) -> None:
+    """GCRA is often explained as a leaky bucket that holds `burst`."""
+    gcra = limiter("due", Rate.per_second(per_second, burst))
+    now, level, last = NOW, 0.0, NOW
+    for gap in gaps:
+        now += gap
+        level = max(0.0, level - (now - last) * per_second / 1000)
+        last = now
+        try:
+            gcra.charge("user", now, written)
+            passed = True
+        except RateLimited as limited:
+            assert limited.retry_after is not None
+            assert 0 < limited.retry_after <= 1 / per_second + 1e-6
+            passed = False
+        if abs(level + 1 - burst) > 1e-4:  # at the edge the interval's rounding decides
+            assert passed == (level + 1 <= burst)
+        level += passed
 
 
 @pytest.mark.parametrize(
@@ -167,15 +84,164 @@ def test_but_asking_for_too_much_at_once_opens_nothing(fails_open: bool) -> None
         (100_000_000, Rate(1, 100_000_000)),
     ],
 )
-def test_a_minutes_requests_may_come_at_once(rate: float, expected: Rate) -> None:
+def test_the_requests_of_a_minute_may_come_at_once(rate: float, expected: Rate) -> None:
     assert Rate.per_minute(rate) == expected
+
+
+def test_an_interval_is_at_least_a_microsecond() -> None:
     assert Rate.per_second(1e9, 3) == Rate(1, 3)
 
 
-def test_the_quota_holds_over_environments_that_know_too_little(dynamodb: Any, user: str) -> None:
-    """One believes what it saw; what others used meanwhile is in the item."""
+def test_a_user_without_attributes_has_no_usage() -> None:
+    assert ONE_A_SECOND.usage({}) == Usage(0, 0)
+
+
+def test_a_limit_without_a_quota_leaves_the_quotas_attribute_alone() -> None:
+    assert ONE_A_SECOND.charge(Usage(0, 7), NOW, 5).usage == Usage((NOW + 1000) * 1000, 7)
+
+
+# --- A limiter
+
+
+def test_a_retry_after_the_given_time_is_allowed() -> None:
+    slow = limiter("due", Rate.per_second(3, 1))
+    slow.charge("user", NOW, written)
+    with pytest.raises(RateLimited) as limited:
+        slow.charge("user", NOW + 1, written)
+    assert limited.value.retry_after is not None
+    slow.charge("user", NOW + 1 + int(limited.value.retry_after * 1000) + 1, written)
+
+
+def test_a_limiter_caches_a_limited_number_of_users() -> None:
+    cached = UserRateLimiter(ONE_A_SECOND)
+    for number in range(CACHED_USERS + 5):
+        cached.charge(f"user-{number}", NOW, written)
+    assert len(cached._usages) == CACHED_USERS
+
+
+def test_a_full_cache_forgets_the_user_charged_longest_ago() -> None:
+    cached = UserRateLimiter(ONE_A_SECOND, cached_users=2)
+    for user in ("first", "second", "third"):
+        cached.charge(user, NOW, written)
+    cached.check("first", NOW)
+    for user in ("second", "third"):
+        with pytest.raises(RateLimited):
+            cached.check(user, NOW)
+
+
+def test_a_limiter_that_fails_closed_refuses_and_logs_it(caplog: pytest.LogCaptureFixture) -> None:
+    closed = UserRateLimiter(ONE_A_SECOND)
+    with caplog.at_level("INFO", "herald"), pytest.raises(Unavailable):
+        closed.charge("u", NOW, failing(Unavailable("storage is unreachable")))
+    assert caplog.messages == ["refused, since the limiter fails closed: storage is unreachable"]
+
+
+def test_a_limiter_that_fails_open_lets_messages_pass_and_logs_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    open_limiter = UserRateLimiter(ONE_A_SECOND, fails_open=True)
+    with caplog.at_level("INFO", "herald"):
+        for _ in range(3):
+            open_limiter.charge("u", NOW, failing(Unavailable("storage is unreachable")))
+    assert set(caplog.messages) == {
+        "not counted, since the limiter fails open: storage is unreachable"
+    }
+    open_limiter.charge("u", NOW, written)
+    with pytest.raises(RateLimited):
+        open_limiter.charge("u", NOW, written)
+
+
+@pytest.mark.parametrize("fails_open", [True, False])
+def test_a_flood_does_not_open_a_limiter(fails_open: bool) -> None:
+    """A limiter that fails open invites attackers to break it."""
+    flooded = UserRateLimiter(ONE_A_SECOND, fails_open=fails_open)
+    with pytest.raises(Contended):
+        flooded.charge("u", NOW, failing(Contended("too many requests at once")))
+    with pytest.raises(Contended):
+        flooded.charge("u", NOW, lambda _: {})
+
+
+def test_a_user_whom_others_charge_all_the_time_is_refused_for_now() -> None:
+    """Each time, another environment charged the user first."""
+    dues = iter(range(NOW * 1000 + 1, NOW * 1000 + 1000))
+    contended = limiter("due", Rate.per_second(1, 5))
+    with pytest.raises(Contended) as error:
+        contended.charge("user", NOW, lambda _: {"due": {"N": str(next(dues))}})
+    assert error.value.detail == "too many requests of this user at once"
+    assert error.value.retry_after == 1.0
+    assert set(contended._usages) == {"user"}
+
+
+def test_check_refuses_what_the_cached_usage_would_refuse() -> None:
+    checked = limiter("due", Rate.per_second(1, 2))
+    checked.check("user", NOW)
+    for _ in range(2):
+        checked.charge("user", NOW, written)
+    with pytest.raises(RateLimited) as limited:
+        checked.check("user", NOW)
+    assert (limited.value.detail, limited.value.retry_after) == ("too many requests", 1.0)
+    checked.check("user", NOW + 1000)
+    checked.check("other", NOW)
+
+
+def test_messages_are_not_counted_without_a_quota() -> None:
+    limiter("due", Rate.per_second(1, 9)).charge("user", NOW, written, messages=1000)
+
+
+def test_a_request_without_messages_does_not_count_towards_the_quota() -> None:
+    counted = limiter("due", Rate.per_second(1, 9), 1)
+    counted.charge("user", NOW, written)
+    counted.charge("user", NOW, written, messages=1)
+    with pytest.raises(QuotaExceeded):
+        counted.charge("user", NOW, written, messages=1)
+    counted.check("user", NOW)  # the request may send nothing
+
+
+# --- Over the tables
+
+
+def test_the_rate_holds_across_environments_and_threads(ministack: Any, user: str) -> None:
+    rate = Rate.per_second(0.001, 20)
+    environments = [users_of(ministack, rate) for _ in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(lambda n: allowed(environments[n % 8], user, NOW), range(80)))
+    assert sum(results) == 20
+
+
+def test_charging_an_idle_or_a_busy_user_takes_one_call(dynamodb: Any, user: str) -> None:
+    client: Any = Counted(dynamodb)
+    users = users_of(client, Rate.per_second(1, 5), quota=100)
+    assert all(allowed(users, user, NOW + moment) for moment in (0, 1, 2, 50_000, 50_001))
+    assert client.calls == ["update_item"] * 5
+
+
+def test_the_quota_counts_messages_and_ends_with_the_day(dynamodb: Any, user: str) -> None:
+    users = users_of(dynamodb, Rate.per_second(1000, 1000), quota=10)
+    elsewhere = users_of(dynamodb, Rate.per_second(1000, 1000), quota=10)
+    morning, evening = MIDNIGHT + 1000, MIDNIGHT + DAY_MS - 5000
+    assert allowed(users, user, morning, 6)
+    assert not allowed(elsewhere, user, morning + 100, 5)
+    assert allowed(users, user, morning + 200, 4)
+    assert allowed(users, user, morning + 300, 0)  # sends nothing
+    with pytest.raises(QuotaExceeded, match="10 messages, 10 of which are used") as exceeded:
+        users.charge(Principal(user, expires_at=LATER), evening, 1)
+    assert exceeded.value.retry_after == pytest.approx(5)
+    assert allowed(elsewhere, user, MIDNIGHT + DAY_MS, 10)
+    assert not allowed(users, user, MIDNIGHT + DAY_MS + 1, 1)
+
+
+def test_a_request_over_the_quota_is_not_charged_to_the_rate(dynamodb: Any, user: str) -> None:
+    users = users_of(dynamodb, Rate.per_second(0.001, 2), quota=1)
+    assert not allowed(users, user, NOW, 2)
+    assert allowed(users, user, NOW, 1)
+    assert allowed(users, user, NOW, 0)
+    assert not allowed(users, user, NOW, 0)
+
+
+def test_the_quota_holds_across_environments_with_outdated_caches(dynamodb: Any, user: str) -> None:
+    """An environment trusts its cache; what others charged since is in the item."""
     rate = Rate.per_second(1000, 1000)
-    one, other = users_with(dynamodb, rate, quota=10), users_with(dynamodb, rate, quota=10)
+    one, other = users_of(dynamodb, rate, quota=10), users_of(dynamodb, rate, quota=10)
     assert allowed(one, user, NOW, 2)
     assert allowed(other, user, NOW + 1, 5)
     assert not allowed(one, user, NOW + 2, 4)
@@ -183,60 +249,9 @@ def test_the_quota_holds_over_environments_that_know_too_little(dynamodb: Any, u
     assert not allowed(other, user, NOW + 4, 1)
 
 
-def test_the_first_moment_of_a_day_is_of_that_day(dynamodb: Any, user: str) -> None:
-    users = users_with(dynamodb, Rate.per_second(1000, 1000), quota=2)
+def test_the_first_moment_of_a_day_belongs_to_that_day(dynamodb: Any, user: str) -> None:
+    users = users_of(dynamodb, Rate.per_second(1000, 1000), quota=2)
     assert allowed(users, user, MIDNIGHT - 1, 2)
     assert not allowed(users, user, MIDNIGHT - 1, 1)
     assert allowed(users, user, MIDNIGHT, 2)
     assert not allowed(users, user, MIDNIGHT, 1)
-
-
-def test_what_will_be_refused_is_foreseen_as_far_as_is_remembered() -> None:
-    counted = Meter(Limiter("due", Rate.per_second(1, 2)))
-    counted.check("user", NOW)
-    for _ in range(2):
-        counted.charge("user", NOW, written)
-    with pytest.raises(RateLimited) as limited:
-        counted.check("user", NOW)
-    assert (limited.value.detail, limited.value.retry_after) == ("too many requests", 1.0)
-    counted.check("user", NOW + 1000)
-    counted.check("other", NOW)
-
-
-def test_usage_is_nothing_where_nothing_is_said_and_kept_where_nothing_is_counted() -> None:
-    limiter = Limiter("due", Rate.per_second(1, 1))
-    assert limiter.usage({}) == Usage(0, 0)
-    assert limiter.charge(Usage(0, 7), NOW, 5)[1] == Usage((NOW + 1000) * 1000, 7)
-
-
-def test_what_sends_nothing_counts_nothing_and_without_a_quota_nothing_does() -> None:
-    rate = Rate.per_second(1, 9)
-    Meter(Limiter("due", rate)).charge("user", NOW, written, 1000)
-    counted = Meter(Limiter("due", rate, 1))
-    counted.charge("user", NOW, written)
-    counted.charge("user", NOW, written, 1)
-    with pytest.raises(QuotaExceeded):
-        counted.charge("user", NOW, written, 1)
-    counted.check("user", NOW)  # it may be a request that sends nothing
-
-
-def test_it_is_the_oldest_who_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "USERS_REMEMBERED", 2)
-    counted = Meter(Limiter("due", Rate.per_second(1, 1)))
-    for user in ("first", "second", "third"):
-        counted.charge(user, NOW, written)
-    counted.check("first", NOW)
-    for user in ("second", "third"):
-        with pytest.raises(RateLimited):
-            counted.check(user, NOW)
-
-
-def test_a_user_whose_item_never_rests_is_refused_for_now() -> None:
-    """Each time, another environment was faster; and what it did is remembered for this user."""
-    dues = iter(range(NOW * 1000 + 1, NOW * 1000 + 1000))
-    counted = Meter(Limiter("due", Rate.per_second(1, 5)))
-    with pytest.raises(Contended) as contended:
-        counted.charge("user", NOW, lambda _: {"due": {"N": str(next(dues))}})
-    assert contended.value.detail == "the user asks for too much at once"
-    assert contended.value.retry_after == 1.0
-    assert set(counted._known) == {"user"}

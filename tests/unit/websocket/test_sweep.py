@@ -17,7 +17,7 @@ from chalicelib.store.items import Recipient
 from chalicelib.store.memberships import Memberships
 from chalicelib.websocket import sweep as sweep_module
 from chalicelib.websocket.sweep import CONNECTIONS, SHARDS, USERS_EVERY_MS, Sweeper
-from tests.support.tables import NOW, Counted, connection, meter
+from tests.support.tables import NOW, Counted, connection, limiter
 from tests.support.world import LIFE
 
 LONG = 1000.0
@@ -41,8 +41,8 @@ class Sweep:
         self.connections = Connections(
             store,
             limit=10,
-            connects=meter("connectDue"),
-            messages=meter("messageDue"),
+            connect_limiter=limiter("connectDue"),
+            message_limiter=limiter("messageDue"),
             memberships=Memberships(store, seconds=0),
             metrics=Metrics("test"),
         )

@@ -1,0 +1,248 @@
+"""The clauses and actions of which a connection's transitions consist. No I/O.
+
+A *tie* is a connection's id and its `reach` in its user's item. A *tombstone* is the id of a
+connection that ended during its handshake.
+"""
+
+from collections.abc import Iterable
+
+from chalicelib.auth.principal import Principal
+from chalicelib.store.expressions import Action, Clause, delete, number, put, update
+from chalicelib.store.items import Connection, Recipient, Status, principal_value
+from chalicelib.store.schema import (
+    CLOSED_SLOTS,
+    JOINED_PREFIX,
+    REACH_PREFIX,
+    Tables,
+    connection_key,
+    membership_key,
+    user_expires_at,
+    user_item_key,
+)
+
+CLOSED_SLOT_MS = 60_000  # longer than a handshake can take
+PROBE_EVERY_MS = 60_000
+
+EXISTS = Clause(when=("attribute_exists(connectionId)",))
+DOES_NOT_EXIST = Clause(when=("attribute_not_exists(connectionId)",))
+
+
+# --- Actions
+
+
+def update_connection(tables: Tables, connection_id: str, *clauses: Clause) -> Action:
+    """Return an update of a connection that exists."""
+    return update(tables.connections, connection_key(connection_id), EXISTS, *clauses)
+
+
+def put_connection(tables: Tables, connection: Connection) -> Action:
+    """Return the creation of a connection that does not exist."""
+    return put(tables.connections, connection.to_item(), DOES_NOT_EXIST)
+
+
+def delete_connection(
+    tables: Tables, connection_id: str, groups: Iterable[str], *clauses: Clause
+) -> Action:
+    """Return the deletion of a connection that exists and is in exactly these groups."""
+    conditions = (EXISTS, has_groups(groups), *clauses)
+    return delete(tables.connections, connection_key(connection_id), *conditions)
+
+
+def update_user(tables: Tables, user_key: str, *clauses: Clause) -> Action:
+    """Return an update of a user's item, which creates it if need be."""
+    return update(tables.users, user_item_key(user_key), *clauses)
+
+
+def put_membership(tables: Tables, connection: Connection, group: str) -> Action:
+    """Return the creation of a connection's membership in a group."""
+    return put(tables.groups, connection.membership(group))
+
+
+def delete_membership(tables: Tables, recipient: Recipient, group: str) -> Action:
+    """Return the deletion of a connection's membership in a group."""
+    return delete(tables.groups, membership_key(recipient.tenant, group, recipient.connection_id))
+
+
+# --- A connection's item
+
+
+def has_principal(principal: Principal) -> Clause:
+    """Return the condition that a connection has this principal."""
+    return Clause(
+        when=("principal = :principal",), values={":principal": principal_value(principal)}
+    )
+
+
+def has_groups(groups: Iterable[str]) -> Clause:
+    """Return the condition that a connection is in exactly these groups."""
+    names = {"#groups": "groups"}
+    if expected := sorted(groups):
+        return Clause(
+            when=("#groups = :expected",), names=names, values={":expected": {"SS": expected}}
+        )
+    return Clause(when=("attribute_not_exists(#groups)",), names=names)
+
+
+def set_status(status: Status) -> Clause:
+    """Return the change of a connection's status."""
+    return Clause(
+        set=("#status = :status",),
+        names={"#status": "status"},
+        values={":status": {"S": status}},
+    )
+
+
+def set_active(now: int) -> Clause:
+    """Return the change of a connection to active, with its last activity at `now`."""
+    return Clause(
+        set=("#status = :status", "#timestamp = :now"),
+        names={"#status": "status", "#timestamp": "timestamp"},
+        values={":status": {"S": Status.ACTIVE}, ":now": number(now)},
+    )
+
+
+def add_group(group: str, most: int) -> Clause:
+    """Return the addition of a group to a connection, on condition that it is in it already or in
+    fewer than `most` groups."""
+    return Clause(
+        add=("#groups :groups",),
+        when=(
+            "attribute_not_exists(#groups) OR contains(#groups, :group) OR size(#groups) < :most",
+        ),
+        names={"#groups": "groups"},
+        values={":groups": {"SS": [group]}, ":group": {"S": group}, ":most": number(most)},
+    )
+
+
+def set_joined_at(group: str, now: int) -> Clause:
+    """Return the record that a connection joined a group at `now`."""
+    return Clause(
+        set=("#joined = :now",),
+        names={"#joined": JOINED_PREFIX + group},
+        values={":now": number(now)},
+    )
+
+
+def remove_group(group: str) -> Clause:
+    """Return the removal of a group from a connection, and of the time at which it was joined."""
+    return Clause(
+        delete=("#groups :groups",),
+        remove=("#joined",),
+        names={"#groups": "groups", "#joined": JOINED_PREFIX + group},
+        values={":groups": {"SS": [group]}},
+    )
+
+
+def joined_as_it_opened(groups: Iterable[str]) -> Clause:
+    """Return the condition that a connection joined each of these groups when it opened."""
+    names = _joined_names(groups)
+    return Clause(when=[f"attribute_not_exists({name})" for name in names], names=names)
+
+
+def remove_joined_at(groups: Iterable[str]) -> Clause:
+    """Return the removal of the times at which a connection joined these groups."""
+    names = _joined_names(groups)
+    return Clause(remove=list(names), names=names)
+
+
+def _joined_names(groups: Iterable[str]) -> dict[str, str]:
+    return {f"#joined{index}": JOINED_PREFIX + group for index, group in enumerate(groups)}
+
+
+def set_principal(renewed: Connection) -> list[Clause]:
+    """Return the changes that give a connection the principal and the groups of `renewed`."""
+    item = renewed.to_item()
+    principal = Clause(
+        set=("principal = :principal", "tokenUntil = :until", "reach = :reach"),
+        values={
+            ":principal": item["principal"],
+            ":until": item["tokenUntil"],
+            ":reach": item["reach"],
+        },
+    )
+    names = {"#groups": "groups"}
+    if renewed.groups:
+        groups = Clause(set=("#groups = :kept",), names=names, values={":kept": item["groups"]})
+    else:
+        groups = Clause(remove=("#groups",), names=names)
+    return [principal, groups]
+
+
+# --- A user's item
+
+
+def set_last_seen(now: int) -> Clause:
+    """Return the change of when a user was last seen, which also renews the item's TTL."""
+    return Clause(
+        set=("lastSeen = :seen", "expiresAt = :expires"),
+        values={":seen": number(now), ":expires": number(user_expires_at(now))},
+    )
+
+
+def add_tie(connection: Connection) -> Clause:
+    """Return the addition of a connection to its user's item."""
+    return Clause(
+        set=("#reach = :reach",),
+        add=("#connections :ids",),
+        names={"#connections": "connections", "#reach": REACH_PREFIX + connection.connection_id},
+        values={
+            ":ids": {"SS": [connection.connection_id]},
+            ":reach": connection.recipient.reach(),
+        },
+    )
+
+
+def remove_tie(recipient: Recipient) -> Clause:
+    """Return the removal of a connection from its user's item."""
+    return Clause(
+        remove=("#reach",),
+        delete=("#connections :ids",),
+        names={"#connections": "connections", "#reach": REACH_PREFIX + recipient.connection_id},
+        values={":ids": {"SS": [recipient.connection_id]}},
+    )
+
+
+def has_tie(recipient: Recipient) -> Clause:
+    """Return the condition that a user's item has a connection."""
+    return Clause(
+        when=("contains(#connections, :id)",),
+        names={"#connections": "connections"},
+        values={":id": {"S": recipient.connection_id}},
+    )
+
+
+def has_room_for(connection_id: str, limit: int) -> Clause:
+    """Return the conditions that a user has fewer than `limit` connections, and that this one has
+    no tombstone."""
+    return Clause(
+        when=(
+            "attribute_not_exists(#connections) OR size(#connections) < :limit",
+            *(f"NOT contains({slot}, :id)" for slot in CLOSED_SLOTS),
+        ),
+        names={"#connections": "connections"},
+        values={":id": {"S": connection_id}, ":limit": number(limit)},
+    )
+
+
+def add_tombstone(recipient: Recipient, now: int) -> list[Clause]:
+    """Return the addition of a connection's tombstone, if it may still be in its handshake.
+
+    Tombstones are kept by the minute in which they were added, in slots that are used in turn. Each
+    addition empties the next slot, so that no one has to clean up.
+    """
+    if not recipient.may_be_in_handshake(now):
+        return []
+    minute = now // CLOSED_SLOT_MS
+    slot, next_slot = (CLOSED_SLOTS[(minute + step) % len(CLOSED_SLOTS)] for step in (0, 1))
+    values = {":ids": {"SS": [recipient.connection_id]}}
+    return [Clause(add=(f"{slot} :ids",), remove=(next_slot,), values=values)]
+
+
+def claim_probe(now: int) -> Clause:
+    """Return the record that a user's connections are probed at `now`, on condition that they were
+    not in the last minute."""
+    return Clause(
+        set=("probedAt = :now",),
+        when=("attribute_not_exists(probedAt) OR probedAt < :before",),
+        values={":now": number(now), ":before": number(now - PROBE_EVERY_MS)},
+    )

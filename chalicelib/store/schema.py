@@ -1,0 +1,214 @@
+"""The schema of Herald's five tables: every kind of item, its key, its attributes and its TTL.
+
+Every key and every `expiresAt` is built here. `<tenant>` is percent-encoded, so that the first `/`
+ends it, and empty for users without one. `docs/data-model.md` has an example of each item.
+
+**connections**: key `connectionId`, index `userId`
+
+- A connection. Attributes: `userId`, `tenant`, `principal`, `tokenUntil`, `endpoint`, `reach`,
+  `connectedAt`, `timestamp`, `status`, `groups`, `+<group>`. Expires 2 h 10 min after it opened.
+
+**users**: key `user`
+
+- A user, `<tenant>/<user id>`. Attributes: `connections`, `@<connection id>`, `lastSeen`,
+  `connectDue`, `messageDue`, `resumeDue`, `quota`, `probedAt`, `closed0` to `closed2`. Expires
+  90 days after the last activity.
+- A shard of the sweep, `sweep-<table>-<number>`. Attributes: `position`, `counted`, `active`,
+  `leaseUntil`, `finishedAt`. Expires 90 days after its last sweep.
+
+**groups**: key `group` and `connectionId`
+
+- A membership: `group` is `<tenant>/<group>`. Attributes: `userId`, `tenant`, `reach`. Expires with
+  its connection.
+
+**messages**: key `id`
+
+- An `Idempotency-Key`, `key/<tenant>/<user id>/<SHA-256 of the key>`. Attributes: `digest`,
+  `acceptedAt`, `seed`, `claimedUntil`, `answer`, `status`. Expires after 24 h.
+- A queued message, `message/<message id>`. Attributes: `sender`, `request`, `parts`, `sealed`,
+  `shards`, `correlation`, a count for each result, `failed`; that of a request's first message also
+  has `at<shard>`, `claim<shard>`, `by<shard>`, `until<shard>`. Expires after 24 h.
+- The content of a queued request, `content/<request id>/<index>`. Attribute: `part`. Expires after
+  24 h.
+- The budget of the fan-out, `pace/<region>`. Attributes: `due/<hash of the tenant>`. Never expires.
+
+**history**: key `stream` and `position`
+
+- A message to a user, `user/<tenant>/<user id>`; to a group, `group/<tenant>/<group>`; or to
+  everyone, `all/<tenant>/`. The position is the message's id. Attributes: `turn`, and `packed` or
+  `sealed`. Expires 33 s after `HERALD_HISTORY_SECONDS`.
+- A delayed message, `late/<tenant>/`. The position is the first ten characters of an id, which say
+  when the delay was noted, and the message's id. Attributes and TTL as above.
+- A past membership, `was/<tenant>/<user id>`. The position is `ended/<connection id>` or
+  `left/<time>/<connection id>`. Attributes: `at`, `groups`. Expires 1 s after
+  `HERALD_HISTORY_SECONDS`.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from chalicelib.auth.principal import group_key, user_key
+
+Item = dict[str, Any]
+"""An item, or a key, as DynamoDB's client has it: attribute names to typed values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The names of the tables."""
+
+    connections: str
+    users: str
+    groups: str
+    messages: str
+    history: str
+
+
+KEY_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
+    "connections": ("connectionId",),
+    "users": ("user",),
+    "groups": ("group", "connectionId"),
+    "messages": ("id",),
+    "history": ("stream", "position"),
+}
+"""The attributes of each table's key, by the fields of `Tables`. All of them are strings."""
+
+# --- Times to live
+
+DAY_SECONDS = 24 * 60 * 60
+MAX_CONNECTION_SECONDS = 2 * 60 * 60  # API Gateway then closes the connection
+EXPIRY_GRACE_SECONDS = 10 * 60  # TTL is the last resort: disconnects and sweeps come first
+USER_SECONDS = 90 * DAY_SECONDS
+IDEMPOTENCY_SECONDS = DAY_SECONDS
+QUEUED_SECONDS = DAY_SECONDS  # of a queued message, from its acceptance
+
+
+def connection_expires_at(connected_at: int) -> int:
+    """Return the TTL (epoch seconds) of a connection opened at `connected_at` (milliseconds)."""
+    return connected_at // 1000 + MAX_CONNECTION_SECONDS + EXPIRY_GRACE_SECONDS
+
+
+def user_expires_at(now: int) -> int:
+    """Return the TTL (epoch seconds) of a user, or a sweep's shard, active at `now` (ms)."""
+    return now // 1000 + USER_SECONDS
+
+
+def idempotency_expires_at(accepted_at: int) -> int:
+    """Return the TTL (epoch seconds) of an `Idempotency-Key` used at `accepted_at` (ms)."""
+    return accepted_at // 1000 + IDEMPOTENCY_SECONDS + 1
+
+
+def queued_expires_at(accepted_at: int) -> int:
+    """Return the TTL (epoch seconds) of a queued message accepted at `accepted_at` (ms)."""
+    return accepted_at // 1000 + QUEUED_SECONDS
+
+
+def history_expires_at(last_needed: int, history_seconds: int) -> int:
+    """Return the TTL (epoch seconds) of an item that the history needs, `history_seconds` after
+    `last_needed` (milliseconds)."""
+    return last_needed // 1000 + history_seconds + 1
+
+
+# --- connections
+
+JOINED_PREFIX = "+"
+"""`+<group>` in a connection's item is when it joined the group, if that was after it opened."""
+
+
+def connection_key(connection_id: str) -> Item:
+    """Return the key of a connection."""
+    return {"connectionId": {"S": connection_id}}
+
+
+# --- users
+
+REACH_PREFIX = "@"
+"""`@<connection id>` in a user's item says how to reach the connection."""
+
+CONNECT_RATE_ATTRIBUTE = "connectDue"
+MESSAGE_RATE_ATTRIBUTE = "messageDue"
+RESUME_RATE_ATTRIBUTE = "resumeDue"
+QUOTA_ATTRIBUTE = "quota"
+CLOSED_SLOTS = ("closed0", "closed1", "closed2")
+"""The ids of connections that ended during their handshake, by the minute in which they did."""
+
+
+def user_item_key(user_key: str) -> Item:
+    """Return the key of a user's item. `user_key` is `Principal.key`."""
+    return {"user": {"S": user_key}}
+
+
+def sweep_key(table: str, shard: int) -> Item:
+    """Return the key of a sweep's shard. It has no `/`, unlike every user's."""
+    return {"user": {"S": f"sweep-{table}-{shard}"}}
+
+
+# --- groups
+
+
+def membership_key(tenant: str | None, group: str, connection_id: str) -> Item:
+    """Return the key of a connection's membership in a group."""
+    return {"group": {"S": group_key(tenant, group)}, "connectionId": {"S": connection_id}}
+
+
+# --- messages
+
+
+def idempotency_id(sender_key: str, key: str) -> str:
+    """Return the id of a sender's `Idempotency-Key`. `sender_key` is `Principal.key`."""
+    return f"key/{sender_key}/{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def message_key(message_id: str) -> Item:
+    """Return the key of a queued message's progress."""
+    return {"id": {"S": f"message/{message_id}"}}
+
+
+def content_id(request_id: str, index: int) -> str:
+    """Return the id of one part of a queued request's content."""
+    return f"content/{request_id}/{index}"
+
+
+def fanout_rate_key(region: str) -> Item:
+    """Return the key of the fan-out's budget in a region."""
+    return {"id": {"S": f"pace/{region}"}}
+
+
+# --- history
+
+
+def user_stream(tenant: str | None, user_id: str) -> str:
+    """Return the stream of messages to a user."""
+    return f"user/{user_key(tenant, user_id)}"
+
+
+def group_stream(tenant: str | None, group: str) -> str:
+    """Return the stream of messages to a group."""
+    return f"group/{group_key(tenant, group)}"
+
+
+def everyone_stream(tenant: str | None) -> str:
+    """Return the stream of messages to everyone of a tenant."""
+    return f"all/{user_key(tenant, '')}"
+
+
+def delayed_stream(tenant: str | None) -> str:
+    """Return the stream of a tenant's delayed messages."""
+    return f"late/{user_key(tenant, '')}"
+
+
+def past_memberships_stream(user_key: str) -> str:
+    """Return the stream of a user's past memberships. `user_key` is `Principal.key`."""
+    return f"was/{user_key}"
+
+
+def ended_position(connection_id: str) -> str:
+    """Return the position of the groups in which a connection was when it ended."""
+    return f"ended/{connection_id}"
+
+
+def left_position(now: int, connection_id: str) -> str:
+    """Return the position of the groups that a connection left at `now` (milliseconds)."""
+    return f"left/{now}/{connection_id}"

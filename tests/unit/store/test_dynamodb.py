@@ -1,0 +1,139 @@
+"""The store's errors and retries, with what DynamoDB does and no emulator."""
+
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, ConnectTimeoutError
+
+from chalicelib.errors import Contended, Unavailable
+from chalicelib.store.dynamodb import Cancelled, Retries, Store
+from chalicelib.store.expressions import Clause, put, update
+from chalicelib.store.schema import user_item_key
+from tests.support.tables import TABLES, Counted
+
+AT_ONCE = Retries(batch_backoff_seconds=0, conflict_backoff_seconds=0)
+ABSENT = Clause(when=("attribute_not_exists(#user)",), names={"#user": "user"})
+
+
+def set_number(user: str) -> Any:
+    clause = Clause(set=("n = :n",), values={":n": {"N": "1"}})
+    return update(TABLES.users, user_item_key(user), clause)
+
+
+class Conflicting(Counted):
+    """Lets a number of transactions lose against another on the same item."""
+
+    def __init__(self, client: Any, losses: int) -> None:
+        super().__init__(client)
+        self.losses = losses
+
+    def transact_write_items(self, **parameters: Any) -> Any:
+        self.calls.append("transact_write_items")
+        if len(self.calls) <= self.losses:
+            reasons = [{"Code": "None"}, {"Code": "TransactionConflict"}]
+            response: Any = {
+                "Error": {"Code": "TransactionCanceledException", "Message": ""},
+                "CancellationReasons": reasons,
+            }
+            raise ClientError(response, "TransactWriteItems")
+        return self._client.transact_write_items(**parameters)
+
+
+def test_a_conflict_is_retried(dynamodb: Any, user: str) -> None:
+    client: Any = Conflicting(dynamodb, 2)
+    store = Store(client, TABLES, AT_ONCE)
+    store.transact([set_number(user)])
+    assert len(client.calls) == 3
+    assert store.get(TABLES.users, user_item_key(user))
+
+
+def test_too_many_conflicts_raise_contended(dynamodb: Any, user: str) -> None:
+    client: Any = Conflicting(dynamodb, 1000)
+    with pytest.raises(Contended) as contended:
+        Store(client, TABLES, AT_ONCE).transact([set_number(user)])
+    assert contended.value.retry_after
+    assert len(client.calls) == AT_ONCE.conflict_tries
+
+
+def test_a_cancelled_transaction_has_the_items_whose_conditions_failed(
+    dynamodb: Any, user: str
+) -> None:
+    store = Store(dynamodb, TABLES)
+    item = user_item_key(user)
+    store.put(TABLES.users, item)
+    other = user_item_key(f"{user}-other")
+    with pytest.raises(Cancelled) as cancelled:
+        store.transact([put(TABLES.users, other, ABSENT), put(TABLES.users, item, ABSENT)])
+    assert cancelled.value.items == [None, item]
+    assert store.get(TABLES.users, other) is None
+
+
+def test_a_cancelled_update_has_the_item(dynamodb: Any, user: str) -> None:
+    store = Store(dynamodb, TABLES)
+    store.put(TABLES.users, user_item_key(user))
+    clause = Clause(set=("n = :n",), values={":n": {"N": "1"}})
+    with pytest.raises(Cancelled) as cancelled:
+        store.update(update(TABLES.users, user_item_key(user), clause, ABSENT))
+    assert cancelled.value.items == [user_item_key(user)]
+
+
+def test_check_reads_every_table(dynamodb: Any) -> None:
+    client: Any = Counted(dynamodb)
+    Store(client, TABLES).check()
+    assert client.calls == ["batch_get_item"]
+
+
+class Failing:
+    """A DynamoDB client whose calls all raise `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __getattr__(self, operation: str) -> Any:
+        def call(**parameters: Any) -> Any:
+            raise self._error
+
+        return call
+
+
+def refusal(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": ""}}, "GetItem")
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectTimeoutError(endpoint_url="here"), refusal("ProvisionedThroughputExceeded")]
+)
+def test_an_error_of_dynamodb_is_unavailable(error: Exception) -> None:
+    client: Any = Failing(error)
+    with pytest.raises(Unavailable) as unavailable:
+        Store(client, TABLES).check()
+    assert unavailable.value.retry_after == 1.0
+
+
+def test_a_bug_in_an_expression_is_not_unavailable() -> None:
+    client: Any = Failing(refusal("ValidationException"))
+    with pytest.raises(ClientError):
+        Store(client, TABLES).get(TABLES.users, user_item_key("u"))
+
+
+class Throttled(Counted):
+    """Leaves all but one item of each batch unwritten."""
+
+    def batch_write_item(self, **parameters: Any) -> Any:
+        [(table, requests)] = parameters["RequestItems"].items()
+        first, rest = requests[:1], requests[1:]
+        self.calls.append("batch_write_item")
+        self._client.batch_write_item(RequestItems={table: first})
+        return {"UnprocessedItems": {table: rest} if rest else {}}
+
+
+def test_items_that_a_batch_left_unwritten_are_written_again(dynamodb: Any, user: str) -> None:
+    client: Any = Throttled(dynamodb)
+    store = Store(client, TABLES, AT_ONCE)
+    items = [user_item_key(f"{user}-{number}") for number in range(3)]
+    store.batch_put(TABLES.users, items)
+    assert len(client.calls) == 3
+    assert all(store.get(TABLES.users, item) == item for item in items)
+    many = [user_item_key(f"{user}-{number}") for number in range(9)]
+    with pytest.raises(Unavailable):
+        store.batch_put(TABLES.users, many)

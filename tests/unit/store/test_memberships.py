@@ -1,0 +1,109 @@
+"""Past memberships: what is recorded, and what a returning user gets."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from chalicelib.auth.principal import user_key
+from chalicelib.store.connections import Connections
+from chalicelib.store.dynamodb import Store
+from chalicelib.store.items import HANDSHAKE_SECONDS
+from chalicelib.store.memberships import Memberships
+from chalicelib.store.schema import history_expires_at, past_memberships_stream
+from tests.support.tables import HISTORY_SECONDS, NOW, TABLES, connection, connections_of
+
+AFTER_HANDSHAKE = NOW + HANDSHAKE_SECONDS * 1000 + 1
+
+
+@pytest.fixture
+def connections(dynamodb: Any) -> Connections:
+    return connections_of(dynamodb)
+
+
+@pytest.fixture
+def memberships(dynamodb: Any) -> Memberships:
+    return Memberships(Store(dynamodb, TABLES), seconds=HISTORY_SECONDS)
+
+
+def records(dynamodb: Any, user: str) -> list[Any]:
+    """Return the groups of each record of a user's past memberships."""
+    answer = dynamodb.query(
+        TableName=TABLES.history,
+        KeyConditionExpression="#stream = :stream",
+        ExpressionAttributeNames={"#stream": "stream"},
+        ExpressionAttributeValues={":stream": {"S": past_memberships_stream(user_key(None, user))}},
+    )
+    return [item["groups"] for item in answer["Items"]]
+
+
+def test_leaving_refreshing_and_removing_record_past_memberships(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
+    opened = connection(user, user, None, "one", "two", "three")
+    connections.open(opened)
+    connections.leave(opened, "one", NOW + 1)
+    one, two = {"SS": ["one"]}, {"SS": ["two"]}
+    assert records(dynamodb, user) == [one]
+    left = connections.find(user)
+    assert left is not None
+    connections.refresh(left, replace(left.principal, groups=("three",)), NOW + 2)
+    assert records(dynamodb, user) == [one, two]
+    connections.remove(opened.recipient, AFTER_HANDSHAKE, ["three"])
+    three = {"M": {"three": {"N": str(NOW)}}}
+    assert records(dynamodb, user) == [three, one, two]
+
+
+def test_a_removal_records_when_a_guessed_group_was_really_joined(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
+    """The guess names the right group, but not when it was joined."""
+    opened = connection(user, user)
+    connections.open(opened)
+    connections.join(opened, "team", NOW + 5)
+    assert connections.remove(opened.recipient, AFTER_HANDSHAKE, ["team"])
+    assert records(dynamodb, user) == [{"M": {"team": {"N": str(NOW + 5)}}}]
+
+
+def test_a_returning_user_has_been_in_a_group_since_their_earliest_membership(
+    connections: Connections, memberships: Memberships, user: str
+) -> None:
+    first = connection(f"{user}-1", user, None, "team", "other")
+    second = connection(f"{user}-2", user, None, "team", at=NOW + 1000)
+    connections.open(first)
+    connections.open(second)
+    connections.remove(first.recipient, NOW + 2000, first.groups)
+    principal = replace(second.principal, groups=("team",))  # which allows `other` no more
+    joined = memberships.joined_since(principal, [second.connection_id], NOW + 3000)
+    assert joined == {"team": NOW}
+
+
+def test_leaving_a_group_ends_the_memberships_recorded_before(
+    connections: Connections, memberships: Memberships, user: str
+) -> None:
+    first = connection(f"{user}-1", user, None, "team")
+    second = connection(f"{user}-2", user, None, "team", at=NOW + 1000)
+    connections.open(first)
+    connections.open(second)
+    connections.remove(first.recipient, NOW + 2000, first.groups)
+    connections.leave(second, "team", NOW + 2001)
+    principal = second.principal
+    assert memberships.joined_since(principal, [second.connection_id], NOW + 3000) == {}
+
+
+def test_a_record_that_ttl_has_not_deleted_yet_does_not_count(
+    connections: Connections, memberships: Memberships, user: str
+) -> None:
+    opened = connection(user, user, None, "team")
+    connections.open(opened)
+    connections.remove(opened.recipient, NOW, opened.groups)
+    expiry = history_expires_at(NOW, HISTORY_SECONDS) * 1000
+    assert memberships.joined_since(opened.principal, [], expiry - 1) == {"team": NOW}
+    assert memberships.joined_since(opened.principal, [], expiry) == {}
+
+
+def test_nothing_is_recorded_without_a_history(dynamodb: Any, user: str) -> None:
+    off = Memberships(Store(dynamodb, TABLES), seconds=0)
+    opened = connection(user, user, None, "team").recipient
+    assert off.on_end(opened, {"team": NOW}, NOW) == []
+    assert off.on_leave(opened, ["team"], NOW) == []

@@ -1,0 +1,200 @@
+"""docs/data-model.md shows the items that Herald really stores: each kind, with every attribute."""
+
+import json
+import re
+import time
+from collections import defaultdict
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from chalicelib.auth.principal import Principal
+from chalicelib.delivery.parcel import Parcel
+from chalicelib.fanout.progress import Progress, ShardPosition
+from chalicelib.fanout.rate import FanoutRateLimiter
+from chalicelib.protocol.audience import Audience, AudienceKind
+from chalicelib.protocol.encryption import Encryption
+from chalicelib.protocol.messages import Message
+from chalicelib.protocol.reports import Report, Result
+from chalicelib.protocol.ulid import Stamp
+from chalicelib.runtime.metrics import Metrics
+from chalicelib.settings import MasterKey
+from chalicelib.store.connections import Connections
+from chalicelib.store.dynamodb import Store
+from chalicelib.store.history import History
+from chalicelib.store.idempotency import Claim, Idempotency
+from chalicelib.store.memberships import Memberships
+from chalicelib.store.schema import KEY_ATTRIBUTES, Tables
+from chalicelib.store.users import Users
+from chalicelib.websocket import sweep as sweep_module
+from chalicelib.websocket.sweep import Sweeper
+from gateway.configuration import PROJECT
+from infra import stage
+from tests.support.tables import HISTORY_SECONDS, NOW, connection, limiter, recipient, scan
+from tests.support.world import LIFE, NEVER
+
+TYPES = {str: "S", bool: "BOOL", int: "N", dict: "M", list: "list"}
+LISTS = {"SS": "list", "L": "list", "B": "S"}  # JSON has one kind of list, and no bytes
+
+Shapes = dict[str, dict[str, set[str]]]
+"""The kinds of items; of each, the attributes' names and types."""
+
+
+def kind_of(table: str, keys: list[str]) -> str:
+    """Return the kind of an item, by the parts of its key that all items of the kind share."""
+    match table:
+        case "users":
+            return "users/sweep" if keys[0].startswith("sweep-") else "users"
+        case "messages":
+            return f"messages/{keys[0].partition('/')[0]}"
+        case "history" if keys[0].startswith("was/"):
+            return f"history/was/{keys[1].partition('/')[0]}"
+        case "history":
+            return f"history/{keys[0].partition('/')[0]}"
+    return table
+
+
+def attribute_of(name: str) -> str:
+    """Return an attribute's name without the part that differs from item to item."""
+    if name[0] in "@+":
+        return name[0]
+    return re.sub(r"^(at|claim|by|until|closed)\d+$", r"\1", name).partition("/")[0]
+
+
+class Scene:
+    """Herald's parts over empty tables. `observe` notes the shapes of all stored items."""
+
+    def __init__(self, client: Any) -> None:
+        self.shapes: Shapes = defaultdict(lambda: defaultdict(set))
+        self.client = client
+        self.store = Store(client, LIFE)
+        self.messages = limiter("messageDue", quota=1000)
+        self.connections = Connections(
+            self.store,
+            limit=100,
+            connect_limiter=limiter("connectDue"),
+            message_limiter=self.messages,
+            memberships=Memberships(self.store, seconds=HISTORY_SECONDS),
+            metrics=Metrics("test"),
+        )
+        self.encryption = Encryption((MasterKey("k", b"1" * 32),))
+
+    def observe(self) -> None:
+        for field in fields(Tables):
+            for item in scan(self.client, getattr(LIFE, field.name)):
+                keys = [item[name]["S"] for name in KEY_ATTRIBUTES[field.name]]
+                shape = self.shapes[kind_of(field.name, keys)]
+                for name, value in item.items():
+                    [type_name] = value
+                    shape[attribute_of(name)].add(LISTS.get(type_name, type_name))
+
+    def message(self, kind: AudienceKind, number: int) -> Message:
+        names = () if kind is AudienceKind.ALL else ("one",)
+        ids = Stamp(NOW - 5000, number).ids()  # so old that it is stored as a delayed one, too
+        audience = Audience(kind, names)
+        return Message(next(ids), "alice", NOW - 5000, audience, "chat", {})
+
+    def connect_and_leave(self) -> None:
+        opened = connection("c1", "alice", "acme", "team")
+        self.connections.open(opened)
+        self.connections.join(opened, "room", NOW + 1)
+        self.connections.record_activity("c1", opened.principal, NOW, 1)
+        self.connections.may_probe(opened.principal.key, NOW)
+        users = Users(
+            self.store, message_limiter=self.messages, resume_limiter=limiter("resumeDue")
+        )
+        users.charge_resume(opened.principal, NOW)
+        self.connections.remove(recipient("c2", "alice", "acme"), NOW)
+        self.observe()
+        joined = self.connections.find("c1")
+        assert joined is not None
+        self.connections.leave(joined, "room", NOW + 2)
+        self.connections.remove(replace(opened.recipient), NOW + 3)
+        self.observe()
+
+    def send(self) -> None:
+        history = History(
+            self.store,
+            seconds=HISTORY_SECONDS,
+            encryption=self.encryption,
+            now=lambda: NOW,
+        )
+        kinds = (AudienceKind.USERS, AudienceKind.GROUPS, AudienceKind.ALL)
+        history.append([self.message(kind, number) for number, kind in enumerate(kinds)], "acme")
+        keys = Idempotency(self.store)
+        claim = keys.claim(Principal("alice", 10**12), "key", {}, Stamp.fresh(NOW))
+        assert isinstance(claim, Claim)
+        keys.finish(claim, {"messages": []}, 200)
+        self.observe()
+
+    def queue(self) -> None:
+        progress = Progress(self.store, self.encryption)
+        message = self.message(AudienceKind.ALL, 1)
+        progress.begin([message], Principal("alice", 10**12, tenant="acme"), 2, "correlation")
+        first, second = (ShardPosition(message.id, shard, "") for shard in (0, 1))
+        progress.claim(first, "job-1")
+        progress.claim(second, "job-2", last_try=NOW)
+        report = Report(message.id)
+        for result in Result:
+            report.add("c1", "alice", result, "timeout")
+        progress.advance(first, "job-1", "c1", [report])
+        rate = FanoutRateLimiter(self.store, region="eu-west-1", per_second=8000)
+        list(rate.throttle([Parcel(recipient("c1", "alice"), ())], "acme", 0))
+        self.observe()
+
+    def sweep(self) -> None:
+        for number in range(20):  # several pages in some shard
+            self.connections.open(connection(f"swept-{number}", f"user-{number}"))
+        scene: Any = self  # stands in for Disconnector and OutcomeRecorder
+        Sweeper(
+            self.store,
+            connections=self.connections,
+            disconnector=scene,
+            outcome_recorder=scene,
+            stale_after_seconds=600,
+            now=lambda: NOW,
+            report=lambda _: None,
+        ).sweep(time.monotonic() + NEVER)
+        self.observe()
+
+    def disconnect_expired(self, *_: Any) -> None:
+        """Observe the positions that the sweep removes when it is done."""
+        self.observe()
+
+
+def documented() -> Shapes:
+    """Return the shapes of the examples in docs/data-model.md."""
+    shapes: Shapes = {}
+    text = (PROJECT / "docs" / "data-model.md").read_text()
+    for section in text.split("\n## ")[1:]:
+        table = section.split("\n")[0].strip("`")
+        for example in re.findall(r"```json\n(.*?)```", section, re.DOTALL):
+            item = json.loads(example)
+            kind = kind_of(table, [item[name] for name in KEY_ATTRIBUTES[table]])
+            shape = shapes.setdefault(kind, {})
+            for name, value in item.items():
+                shape.setdefault(attribute_of(name), set()).add(TYPES[type(value)])
+    return shapes
+
+
+def test_the_data_model_documents_every_stored_item(
+    life: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_module, "PAGE_ITEMS", 1)
+    scene = Scene(life)
+    scene.connect_and_leave()
+    scene.send()
+    scene.queue()
+    scene.sweep()
+    assert documented() == scene.shapes
+
+
+def test_the_tables_are_created_with_the_keys_of_the_schema() -> None:
+    for logical_id, attributes in zip(stage.TABLES.values(), KEY_ATTRIBUTES.values(), strict=True):
+        properties = stage.RESOURCES[logical_id]["Properties"]
+        assert [one["AttributeName"] for one in properties["KeySchema"]] == list(attributes)
+        assert properties["TimeToLiveSpecification"] == {
+            "AttributeName": "expiresAt",
+            "Enabled": True,
+        }

@@ -1,0 +1,120 @@
+"""The history's streams: which messages are stored in which, and how they are read."""
+
+from typing import Any
+
+import pytest
+
+from chalicelib.protocol.audience import Audience, AudienceKind
+from chalicelib.protocol.encryption import Encryption
+from chalicelib.protocol.messages import Message
+from chalicelib.protocol.ulid import Stamp
+from chalicelib.settings import MasterKey
+from chalicelib.store.dynamodb import MAX_BATCH_WRITE, Store
+from chalicelib.store.history import DELAYED_MS, REACH_BACK_MS, History, RequestNumber
+from tests.support.tables import HISTORY_SECONDS, NOW, Counted, scan
+from tests.support.world import LIFE
+
+USERS, GROUPS = AudienceKind.USERS, AudienceKind.GROUPS
+KEYS = (MasterKey("k", b"1" * 32),)
+
+
+def history_of(client: Any, seconds: int = HISTORY_SECONDS, keys: Any = KEYS) -> History:
+    return History(
+        Store(client, LIFE), seconds=seconds, encryption=Encryption(keys), now=lambda: NOW
+    )
+
+
+@pytest.fixture
+def history(life: Any) -> History:
+    return history_of(life)
+
+
+def message(audience: Audience, at: int = NOW, **more: Any) -> Message:
+    return Message(next(Stamp.fresh(at).ids()), "alice", at, audience, "chat", {"n": 1}, **more)
+
+
+def ids(stored: Any) -> list[str]:
+    return [one.id for one in stored]
+
+
+def test_each_kind_of_audience_has_streams_of_its_own(history: History) -> None:
+    users = message(Audience(USERS, ("bob", "carol"), except_users=frozenset({"carol"})))
+    groups = message(Audience(GROUPS, ("red", "blue")))
+    everyone = message(Audience(AudienceKind.ALL))
+    history.append([users, groups, everyone], "acme")
+    assert ids(history.of_user("acme", "bob", NOW)) == [users.id]
+    assert ids(history.of_user("acme", "carol", NOW)) == []
+    assert ids(history.of_group("acme", "red", NOW)) == [groups.id]
+    assert ids(history.of_group("acme", "blue", NOW)) == [groups.id]
+    assert ids(history.of_everyone("acme", NOW)) == [everyone.id]
+    assert ids(history.of_everyone(None, NOW)) == ids(history.of_user(None, "bob", NOW)) == []
+
+
+def test_a_stream_is_read_from_a_time_on(history: History) -> None:
+    old, young = message(Audience(USERS, ("bob",)), NOW - 500), message(Audience(USERS, ("bob",)))
+    history.append([young, old], None)
+    assert ids(history.of_user(None, "bob", NOW - 500)) == [old.id, young.id]
+    assert ids(history.of_user(None, "bob", NOW - 499)) == [young.id]
+
+
+def test_messages_that_ask_for_it_or_go_to_connections_are_not_stored(
+    life: Any, history: History
+) -> None:
+    typing_sign = message(Audience(USERS, ("bob",)), stored=False)
+    direct = message(Audience(AudienceKind.CONNECTIONS, ("c",)))
+    history.append([typing_sign, direct], None)
+    history_of(life, seconds=0).append([message(Audience(USERS, ("bob",)))], None)
+    assert list(scan(life, LIFE.history)) == []
+
+
+def test_a_message_stored_long_after_its_id_was_made_is_delayed(history: History) -> None:
+    punctual = message(Audience(USERS, ("bob",)), NOW - DELAYED_MS)
+    late = message(Audience(USERS, ("bob",)), NOW - DELAYED_MS - 1)
+    history.append([punctual, late], None)
+    assert ids(history.delayed(None, NOW)) == [late.id]
+    assert ids(history.delayed(None, NOW + 1)) == []
+
+
+def test_a_queued_message_is_delayed_and_keeps_the_names_of_its_audience(history: History) -> None:
+    queued = message(Audience(USERS, ("bob",)))
+    history.append([queued], None)
+    history.mark_delayed([queued], None)
+    [stored] = history.of_user(None, "bob", NOW)
+    [delayed] = history.delayed(None, NOW)
+    assert history.decode(stored).audience.names == ()
+    assert history.decode(delayed) == queued
+    assert stored.request.precedes(delayed.request)
+
+
+def test_a_request_precedes_the_later_ones_of_its_writer_only() -> None:
+    request = RequestNumber("a", 1)
+    assert request.precedes(request)
+    assert request.precedes(RequestNumber("a", 2))
+    assert not request.precedes(RequestNumber("a", 0))
+    assert not request.precedes(RequestNumber("b", 2))
+
+
+def test_an_encrypted_message_is_stored_encrypted(life: Any, history: History) -> None:
+    secret = message(Audience(USERS, ("bob",)), encrypted=True)
+    history.append([secret], None)
+    [item] = scan(life, LIFE.history)
+    assert "packed" not in item
+    [stored] = history.of_user(None, "bob", NOW)
+    assert history.decode(stored).data == secret.data
+    with pytest.raises(KeyError):
+        history_of(life, keys=(MasterKey("another", b"2" * 32),)).decode(stored)
+
+
+def test_a_message_expires_when_no_resume_can_ask_for_it(life: Any, history: History) -> None:
+    history.append([message(Audience(USERS, ("bob",)))], None)
+    [item] = scan(life, LIFE.history)
+    last_asked = NOW + REACH_BACK_MS + HISTORY_SECONDS * 1000
+    assert 0 < int(item["expiresAt"]["N"]) * 1000 - last_asked <= 1000
+
+
+def test_names_are_written_in_batches(life: Any) -> None:
+    client: Any = Counted(life)
+    history = history_of(client)
+    names = tuple(f"user-{number}" for number in range(MAX_BATCH_WRITE + 1))
+    history.append([message(Audience(USERS, names))], None)
+    assert client.calls == ["batch_write_item"] * 2

@@ -1,0 +1,51 @@
+"""Users' presence, and what they are charged for."""
+
+from typing import Any
+
+import pytest
+
+from chalicelib.auth.principal import Principal, user_key
+from chalicelib.errors import RateLimited
+from chalicelib.store.rate_limits import Rate
+from chalicelib.store.schema import USER_SECONDS, connection_key, user_item_key
+from tests.support.tables import LATER, NOW, TABLES, connection, connections_of, users_of
+
+
+def test_a_user_who_never_connected_is_offline(dynamodb: Any, user: str) -> None:
+    presence = users_of(dynamodb).presence(None, user)
+    assert presence.to_dict() == {
+        "userId": user,
+        "status": "offline",
+        "lastSeen": None,
+        "connections": 0,
+    }
+
+
+def test_presence_counts_stored_connections_with_the_oldest_first(dynamodb: Any, user: str) -> None:
+    connections, users = connections_of(dynamodb), users_of(dynamodb)
+    for number in (2, 0, 1):
+        connections.open(connection(f"{user}-{number}", user, "acme", at=NOW + number))
+    dynamodb.delete_item(TableName=TABLES.connections, Key=connection_key(f"{user}-1"))
+    presence = users.presence("acme", user)
+    assert [one.connection_id for one in presence.connections] == [f"{user}-0", f"{user}-2"]
+    assert presence.to_dict()["status"] == "online"
+    assert users.presence(None, user).connections == []
+
+
+def test_a_charge_renews_the_ttl_of_the_users_item(dynamodb: Any, user: str) -> None:
+    users_of(dynamodb).charge(Principal(user, LATER), NOW, 1)
+    key = user_item_key(user_key(None, user))
+    item = dynamodb.get_item(TableName=TABLES.users, Key=key, ConsistentRead=True)["Item"]
+    assert int(item["expiresAt"]["N"]) == NOW // 1000 + USER_SECONDS
+
+
+def test_a_resume_returns_the_users_connections_and_has_a_rate_of_its_own(
+    dynamodb: Any, user: str
+) -> None:
+    connections, users = connections_of(dynamodb), users_of(dynamodb, Rate.per_second(0.001, 1))
+    connections.open(connection(user, user))
+    principal = Principal(user, LATER)
+    users.charge(principal, NOW, 1)
+    with pytest.raises(RateLimited):
+        users.check(principal, NOW)
+    assert users.charge_resume(principal, NOW) == [user]

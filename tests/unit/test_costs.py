@@ -1,4 +1,4 @@
-"""What each thing costs in DynamoDB calls, from the event or the request on: they are the bill."""
+"""The number of DynamoDB calls for each event or request, which decides the bill."""
 
 import json
 import time
@@ -30,6 +30,7 @@ def herald(client: Any, world: World) -> Herald:
 
 
 def connected(herald: Herald, world: World, user: str) -> Socket:
+    """Return the open socket of a user who has just connected."""
     socket = world.connect(user)
     herald.lifecycle.on_connect(socket.event())
     socket.state = "open"
@@ -40,30 +41,39 @@ def say(herald: Herald, socket: Socket, **frame: object) -> None:
     herald.actions.receive(socket.event(json.dumps(frame)), time.monotonic() + DEADLINE)
 
 
-def test_connect_message_disconnect(client: Any, herald: Herald, world: World, user: str) -> None:
+def test_connecting_and_disconnecting_take_one_call_each(
+    client: Any, herald: Herald, world: World, user: str
+) -> None:
     socket = connected(herald, world, user)
     assert len(client.calls) == 1
-
-    for _ in range(3):
-        client.calls.clear()
-        say(herald, socket, action="ping")
-        assert len(client.calls) == 1
-
-    client.calls.clear()
-    say(herald, socket, action="send", to={"users": ["x", "y"]}, data=1)
-    assert client.calls == ["transact_write_items", "batch_write_item", "batch_get_item"]
-
     client.calls.clear()
     herald.lifecycle.on_disconnect(socket.event())
     assert len(client.calls) == 1
 
 
-def test_disconnecting_costs_two_calls_at_most(
+def test_a_ping_takes_one_call(client: Any, herald: Herald, world: World, user: str) -> None:
+    socket = connected(herald, world, user)
+    for _ in range(3):
+        client.calls.clear()
+        say(herald, socket, action="ping")
+        assert len(client.calls) == 1
+
+
+def test_sending_to_two_users_takes_three_calls(
+    client: Any, herald: Herald, world: World, user: str
+) -> None:
+    socket = connected(herald, world, user)
+    client.calls.clear()
+    say(herald, socket, action="send", to={"users": ["x", "y"]}, data=1)
+    assert client.calls == ["transact_write_items", "batch_write_item", "batch_get_item"]
+
+
+def test_disconnecting_takes_at_most_two_calls(
     client: Any, herald: Herald, world: World, user: str
 ) -> None:
     socket = connected(herald, world, user)
     say(herald, socket, action="join", group="room-1")
-    for _ in range(2):  # from a group that the token does not name; and once more, when it is gone
+    for _ in range(2):  # with a group that the token does not name; then when it is gone already
         client.calls.clear()
         herald.lifecycle.on_disconnect(socket.event())
         assert len(client.calls) == 2
@@ -71,7 +81,7 @@ def test_disconnecting_costs_two_calls_at_most(
 
 @pytest.mark.parametrize(("users", "reads"), [(1, 1), (100, 1), (101, 2), (250, 3)])
 @pytest.mark.parametrize("connections", [0, LIMIT])
-def test_a_post_to_named_users(
+def test_a_post_to_users_takes_one_read_per_hundred(
     client: Any, herald: Herald, world: World, user: str, users: int, reads: int, connections: int
 ) -> None:
     names = [f"{user}-{number}" for number in range(users)]
@@ -94,7 +104,7 @@ def test_a_post_to_named_users(
     assert client.calls == ["update_item"] + ["batch_get_item"] * reads
 
 
-def test_a_refused_post_costs_its_sender_one_call(client: Any, herald: Herald, user: str) -> None:
+def test_a_refused_post_takes_one_call(client: Any, herald: Herald, user: str) -> None:
     sender = Principal(user, 10**12, scopes=SCOPES)
     with pytest.raises(Exception, match="to is missing"):
         herald.submissions.submit(sender, JSON, "{}", time.monotonic() + DEADLINE)

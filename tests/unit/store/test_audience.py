@@ -1,4 +1,4 @@
-"""Whom messages are for, in both of the emulators of DynamoDB."""
+"""Finding the recipients of audiences, over both emulators of DynamoDB."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from tests.support.tables import TABLES, Counted, connection, connections_of
 
 
 def selected(audiences: Audiences, *wanted: Audience, tenant: str | None = None) -> dict[str, int]:
-    """The selection of each connection that is found, which must be once."""
+    """Return each connection that is found with its selection; each must be found once."""
     found = [entry for page in audiences.pages(wanted, tenant) for entry in page.recipients]
     selections = {recipient.connection_id: selection for recipient, selection in found}
     assert len(selections) == len(found)
@@ -23,7 +23,7 @@ def found(audiences: Audiences, audience: Audience, tenant: str | None = None) -
     return set(selected(audiences, audience, tenant=tenant))
 
 
-def test_250_users_are_three_reads(dynamodb: Any, user: str) -> None:
+def test_reading_250_users_takes_three_calls(dynamodb: Any, user: str) -> None:
     client = Counted(dynamodb)
     connections = connections_of(dynamodb)
     for number in range(0, 250, 50):
@@ -34,8 +34,8 @@ def test_250_users_are_three_reads(dynamodb: Any, user: str) -> None:
     assert client.calls == ["batch_get_item"] * 3
 
 
-def test_all_reads_every_page_of_the_table(dynamodb: Any, user: str) -> None:
-    """A page of a scan ends at 1 MB, found or not: these items make three."""
+def test_every_page_of_the_table_is_read_for_everyone(dynamodb: Any, user: str) -> None:
+    """A page of a scan ends at 1 MB, before it is filtered: these items make three pages."""
     for number in range(60):
         item = connection(f"{user}-{number}", f"{user}-{number}", user).to_item()
         item["padding"] = {"S": "x" * 50_000}
@@ -49,10 +49,10 @@ def test_all_reads_every_page_of_the_table(dynamodb: Any, user: str) -> None:
     assert found(audiences, Audience(AudienceKind.ALL), f"{user}-2") == set()
 
 
-def test_keys_that_a_batch_left_unread_are_asked_for_again(dynamodb: Any, user: str) -> None:
-    """DynamoDB does so when throttled or above 16 MB; the emulator never does."""
+def test_keys_that_a_batch_left_unread_are_read_again(dynamodb: Any, user: str) -> None:
+    """DynamoDB leaves keys unread when throttled or above 16 MB; the emulators never do."""
 
-    class Sparing(Counted):
+    class ReadsOneKey(Counted):
         def batch_get_item(self, RequestItems: Any) -> Any:  # noqa: N803
             self.calls.append("batch_get_item")
             [(table, request)] = RequestItems.items()
@@ -65,7 +65,7 @@ def test_keys_that_a_batch_left_unread_are_asked_for_again(dynamodb: Any, user: 
     connections = connections_of(dynamodb)
     for number in range(3):
         connections.open(connection(f"{user}-{number}", user))
-    client: Any = Sparing(dynamodb)
+    client: Any = ReadsOneKey(dynamodb)
     ids = tuple(f"{user}-{number}" for number in range(3))
     by_id = Audience(AudienceKind.CONNECTIONS, ids)
     assert found(Audiences(Store(client, TABLES)), by_id) == set(ids)
@@ -75,7 +75,7 @@ def test_keys_that_a_batch_left_unread_are_asked_for_again(dynamodb: Any, user: 
         found(Audiences(Store(client, TABLES)), too_many)
 
 
-def test_several_audiences_are_read_once_and_each_connection_gets_its_own(
+def test_several_audiences_are_read_together_and_each_connection_gets_its_selection(
     dynamodb: Any, user: str
 ) -> None:
     a, b, c = f"{user}-a", f"{user}-b", f"{user}-c"
@@ -95,11 +95,11 @@ def test_several_audiences_are_read_once_and_each_connection_gets_its_own(
 
     everyone = Audience(AudienceKind.ALL, except_users=frozenset({b}))
     assert selected(audiences, named[0], everyone, tenant=user) == {a: 0b11, b: 0b01, c: 0b10}
-    # Whoever is named, of another tenant is nobody.
+    # A connection of another tenant is never found, even if it is named.
     assert selected(audiences, *named, everyone, tenant="other") == {}
 
 
-def test_a_connection_that_its_user_does_not_know_is_found_by_its_id(
+def test_a_connection_missing_from_its_users_item_is_found_by_its_id(
     dynamodb: Any, user: str
 ) -> None:
     dynamodb.put_item(TableName=TABLES.connections, Item=connection(f"{user}-lost", user).to_item())

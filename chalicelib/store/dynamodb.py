@@ -9,7 +9,6 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -33,8 +32,7 @@ logger = logging.getLogger("herald.storage")
 _Response = TypeVar("_Response")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retries:
+class Retries(NamedTuple):
     """How often a call is tried where the SDK doesn't retry it.
 
     Before the n-th retry it waits up to 2ⁿ times the backoff, counted from 0.

@@ -44,6 +44,9 @@ class Retries(NamedTuple):
     conflict_backoff_seconds: float = 0.02
 
 
+DEFAULT_RETRIES = Retries()
+
+
 class ItemPage(NamedTuple):
     """A page of a query or a scan.
 
@@ -103,7 +106,7 @@ class Store:
     """
 
     def __init__(
-        self, client: "DynamoDBClient", tables: Tables, retries: Retries = Retries()
+        self, client: "DynamoDBClient", tables: Tables, retries: Retries = DEFAULT_RETRIES
     ) -> None:
         self.tables = tables
         self._client = client

@@ -57,7 +57,7 @@ def test_a_broken_file_is_named_with_its_cure(tmp_path: Path, content: bytes) ->
     path.write_bytes(content)
     with pytest.raises(BrokenSecret) as broken:
         local_secret(path)
-    assert str(broken.value).startswith(f"{path} holds no local signing secret: delete it")
+    assert str(broken.value).startswith(f"{path} doesn't hold a local signing secret. Delete it")
     assert "too-short" not in str(broken.value)
 
 

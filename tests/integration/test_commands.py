@@ -1,8 +1,6 @@
 """The commands that a user types, as processes."""
 
-import asyncio
 import contextlib
-import errno
 import json
 import os
 import re
@@ -22,56 +20,9 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 from websockets.sync.client import connect
 
-from gateway.configuration import PROJECT, ConfigurationError, configuration
-from gateway.server import gateway
+from gateway.configuration import PROJECT
 from tests.support.clients import SECRET, eventually
-
-START_SECONDS = 30.0
-
-
-class Command:
-    """A running `python -m gateway …` and what it has printed."""
-
-    def __init__(self, checkout: Path, *arguments: str, **environment: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", *arguments],
-            cwd=checkout,
-            env={**os.environ, "PORT": "0", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            bufsize=1,
-            start_new_session=True,  # a group of its own, as a shell gives it
-        )
-        self.output = ""
-
-    def interrupt(self) -> None:
-        """Press Ctrl-C: a terminal sends the signal to the whole group."""
-        os.killpg(self.process.pid, signal.SIGINT)
-
-    @property
-    def lives(self) -> bool:
-        """Whether a process of the group is left."""
-        try:
-            os.killpg(self.process.pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
-
-    def until(self, pattern: str) -> re.Match[str]:
-        """Read what is printed until `pattern` is in it."""
-        assert self.process.stdout is not None
-        while (found := re.search(pattern, self.output)) is None:
-            line = self.process.stdout.readline()
-            assert line, f"ended without {pattern}:\n{self.output}"
-            self.output += line
-        return found
-
-    def end(self) -> int:
-        """Wait for the end; the exit status."""
-        output, _ = self.process.communicate(timeout=START_SECONDS)
-        self.output += output
-        return self.process.returncode
+from tests.support.process import START_SECONDS, Command, alive, processes_of
 
 
 @pytest.fixture
@@ -90,26 +41,6 @@ def command(checkout: Path) -> Iterator[Callable[..., Command]]:
         with contextlib.suppress(ValueError):  # a test has closed its output
             started.process.communicate()
         started.process.wait()
-
-
-def processes_of(parent: int) -> list[int]:
-    """The ids of a process's descendants."""
-    lines = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    pairs = [tuple(map(int, line.split())) for line in lines]
-    found = [parent]
-    for ancestor in found:
-        found += [pid for pid, ppid in pairs if ppid == ancestor]
-    return found[1:]
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_what_run_prints_can_be_pasted(command: Callable[..., Command]) -> None:
@@ -209,19 +140,6 @@ def test_the_last_ports_neighbour_is_proposed_below_it(command: Callable[..., Co
         run = command("run", PORT="65535")
         assert run.end() == 1
     assert run.output == "PORT 65535 is taken; try PORT=65534\n"
-
-
-def test_a_port_that_is_not_permitted_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    async def start() -> None:
-        async with gateway(configuration({"PORT": "80"})):
-            pass
-
-    monkeypatch.setattr(socket, "create_server", refuse)
-    with pytest.raises(ConfigurationError, match="PORT holds 80, which this user may not listen"):
-        asyncio.run(start())
 
 
 def test_demo_prints_in_order_into_a_pipe(command: Callable[..., Command]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -11,7 +12,9 @@ import boto3
 
 from gateway.configuration import PROJECT
 from gateway.server import Running
-from tests.support.clients import Client, Socket, configured, served, whole_lines
+from tests.support.clients import Client, Socket, configured, eventually, served, whole_lines
+
+API_GATEWAY_ID = re.compile(r"[A-Za-z0-9_-]{15}=")
 
 
 class Echo(Client):
@@ -37,6 +40,11 @@ class Echo(Client):
 
     def _all(self) -> list[Any]:
         return [json.loads(line) for line in whole_lines(self.events_file)]
+
+    def disconnects(self, count: int) -> list[Any]:
+        """Wait for at least `count` events of `$disconnect`, and return all."""
+        eventually(lambda: len(self.events("DISCONNECT")) >= count)
+        return self.events("DISCONNECT")
 
     def run(self, socket: Socket, code: str) -> None:
         """Have the message handler run `code`."""

@@ -5,15 +5,9 @@ from typing import Any
 
 import pytest
 
-from gateway.functions.environments import Environments, FunctionError
-from gateway.functions.queues import AT_ONCE, run_queues
+from gateway.functions.execution_environment import FunctionError
+from gateway.functions.queues import MAX_PARALLEL_BATCHES, run_queues
 
-AWS = {
-    "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
-    "AWS_REGION": "us-east-1",
-    "AWS_ACCESS_KEY_ID": "local",
-    "AWS_SECRET_ACCESS_KEY": "local",
-}
 SOURCE = {"queue": "jobs", "batchSize": 10, "batchSeconds": 0}
 
 
@@ -69,64 +63,58 @@ class Functions:
         return self._answer(ids)
 
 
-def feed(monkeypatch: pytest.MonkeyPatch, queue: Queue, functions: Any) -> None:
-    """Feed the functions until the queue is empty and they have answered."""
-    monkeypatch.setattr("gateway.functions.queues.client", lambda *_: queue)
+def process(queue: Queue, functions: Any) -> None:
+    """Run the functions until the queue is empty and they have ended."""
 
     async def run() -> None:
-        environments: Environments = functions
-        feeding = asyncio.create_task(run_queues(environments, AWS))
+        processing = asyncio.create_task(run_queues(functions, queue, "http://127.0.0.1:1"))
         while sum(map(len, functions.batches)) < queue.count or functions.at_once:
-            assert not feeding.done()
+            assert not processing.done()
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
-        feeding.cancel()
-        await asyncio.gather(feeding, return_exceptions=True)
+        processing.cancel()
+        await asyncio.gather(processing, return_exceptions=True)
 
     asyncio.run(run())
 
 
-def test_batches_go_to_some_at_a_time_and_are_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_go_to_some_at_a_time_and_are_deleted() -> None:
     queue, functions = Queue(100), Functions(lambda _: None)
-    feed(monkeypatch, queue, functions)
+    process(queue, functions)
     assert [len(batch) for batch in functions.batches] == [10] * 10
-    assert functions.most_at_once == AT_ONCE
+    assert functions.most_at_once == MAX_PARALLEL_BATCHES
     assert len(queue.deleted) == 100
     assert queue.urls == {"http://127.0.0.1:1/000000000000/jobs"}
 
 
-def test_what_is_reported_as_failed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_reported_as_failed_stays() -> None:
     answer = {"batchItemFailures": [{"itemIdentifier": "m-1"}]}
     queue, functions = Queue(3), Functions(lambda _: answer)
-    feed(monkeypatch, queue, functions)
+    process(queue, functions)
     assert queue.deleted == ["m-0", "m-2"]
 
 
 @pytest.mark.parametrize("failure", [{}, {"itemIdentifier": ""}, {"itemIdentifier": None}])
-def test_a_report_that_lambda_can_not_read_fails_all(
-    failure: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_that_lambda_can_not_read_fails_all(failure: Any) -> None:
     """https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html"""
     queue, functions = Queue(3), Functions(lambda _: {"batchItemFailures": [failure]})
-    feed(monkeypatch, queue, functions)
+    process(queue, functions)
     assert queue.deleted == []
 
 
-def test_a_function_that_fails_deletes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_that_fails_deletes_nothing() -> None:
     def fail(_: list[str]) -> None:
         raise FunctionError("Runtime.ExitError", "it died")
 
     queue, functions = Queue(3), Functions(fail)
-    feed(monkeypatch, queue, functions)
+    process(queue, functions)
     assert queue.deleted == []
     assert functions.batches == [["m-0", "m-1", "m-2"]]
 
 
-def test_more_than_a_call_can_have_is_waited_for_in_the_window(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_more_than_a_call_can_have_is_waited_for_in_the_window() -> None:
     queue = Queue(25)
     functions = Functions(lambda _: None, {**SOURCE, "batchSize": 20, "batchSeconds": 1})
-    feed(monkeypatch, queue, functions)
+    process(queue, functions)
     assert [len(batch) for batch in functions.batches] == [20, 5]
     assert len(queue.deleted) == 25

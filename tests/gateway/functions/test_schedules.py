@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.functions.environments import FunctionError
+from gateway.functions.execution_environment import FunctionError
 from gateway.functions.schedules import run_schedules
 
 

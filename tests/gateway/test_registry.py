@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.machine import registry
-from tests.integration.test_commands import Command
+from gateway.registry import Registry
 from tests.support.clients import eventually
 from tests.support.copies import copy_project
+from tests.support.process import Command
 
 Start = Callable[..., Command]
 
@@ -99,12 +99,9 @@ def test_the_config_file_leads_to_the_newest_that_runs(
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def registry(tmp_path: Path) -> Registry:
     """An empty registry."""
-    monkeypatch.setattr(registry, "HERALD", tmp_path)
-    monkeypatch.setattr(registry, "FOLDER", tmp_path / "running")
-    monkeypatch.setattr(registry, "AWS_CONFIG", tmp_path / "aws.config")
-    return tmp_path / "running"
+    return Registry(tmp_path)
 
 
 VARIABLES = {
@@ -115,7 +112,7 @@ VARIABLES = {
 }
 
 
-def test_the_newest_is_found_by_its_port_too(folder: Path) -> None:
+def test_the_newest_is_found_by_its_port_too(registry: Registry) -> None:
     with registry.registered(1, VARIABLES), registry.registered(2, VARIABLES):
         assert [entry.port for entry in registry.gateways()] == [1, 2]
         for port, found in ((None, 2), (1, 1), (2, 2)):
@@ -127,9 +124,9 @@ def test_the_newest_is_found_by_its_port_too(folder: Path) -> None:
     assert registry.newest() is None
 
 
-def test_what_a_killed_gateway_left_is_passed_over_and_removed(folder: Path) -> None:
-    folder.mkdir()
-    left = folder / "gateway-1-1.json"
+def test_what_a_killed_gateway_left_is_passed_over_and_removed(registry: Registry) -> None:
+    registry.folder.mkdir()
+    left = registry.folder / "gateway-1-1.json"
     left.write_text('{"pid": 1, "port": 1, "started_ns": 1, "variables": {}}')
     assert registry.gateways() == []
     with registry.registered(2, VARIABLES):
@@ -137,7 +134,7 @@ def test_what_a_killed_gateway_left_is_passed_over_and_removed(folder: Path) -> 
         assert not left.exists()
 
 
-def test_an_emulator_waits_until_its_killed_starter_is_seen_as_gone(folder: Path) -> None:
+def test_an_emulator_waits_until_its_killed_starter_is_seen_as_gone(registry: Registry) -> None:
     """A process lets its files go one after the other: the pipe that the emulator reads perhaps
     before the lock."""
     with ExitStack() as starter:
@@ -148,9 +145,9 @@ def test_an_emulator_waits_until_its_killed_starter_is_seen_as_gone(folder: Path
         starter.close()
         emulator.join()
     assert registry.gateways() == []
-    assert not registry.AWS_CONFIG.exists()
+    assert not registry.aws_config.exists()
 
 
-def test_where_no_gateway_ever_ran_nothing_is_made(folder: Path) -> None:
+def test_where_no_gateway_ever_ran_nothing_is_made(registry: Registry) -> None:
     registry.publish_after(1)
-    assert not folder.exists()
+    assert not registry.folder.exists()

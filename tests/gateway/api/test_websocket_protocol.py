@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 import pytest
 
-from gateway.api import sockets
 from gateway.server import Running
 from tests.support.clients import eventually
 from tests.support.echo import Echo, echoing
@@ -438,13 +437,10 @@ def test_a_client_that_is_gone_is_given_up(tmp_path: Path) -> None:
         assert event["requestContext"]["disconnectStatusCode"] == 1001
 
 
-def test_a_client_that_never_reads_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_never_reads_is_given_up(tmp_path: Path) -> None:
     """What waits for it is more than the network takes, so that not even a close gets through."""
-    monkeypatch.setattr(sockets, "CLOSING_SECONDS", 1.0)
     with (
-        echoing(tmp_path / "events", idle_timeout=1) as echo,
+        echoing(tmp_path / "events", idle_timeout=1, closing_timeout=1) as echo,
         handshake(echo.running.websocket),
     ):
         [event] = echo.events("CONNECT")

@@ -12,8 +12,9 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 from starlette.applications import Starlette
 
-from gateway.console.event_stream import Feed
-from gateway.console.fault_injection import Faults
+from gateway.api.event_stream import EventStream
+from gateway.api.fault_injection import FaultInjection
+from gateway.api.sockets import Sockets
 from gateway.console.routes import Console
 from tests.support.clients import SECRET, Client, configured, eventually, served, token
 
@@ -66,7 +67,7 @@ def test_what_it_can_not_sign_is_named(herald: Client, body: Any, error: str) ->
 def test_without_a_secret_it_makes_no_token(herald_with: Callable[..., Client]) -> None:
     answer = herald_with(HERALD_JWT_SECRET="").http.post("/console/token", json=ALICE)
     assert answer.status_code == 400
-    assert "only its owner can make a token" in answer.json()["message"]
+    assert "only your identity provider can make a token" in answer.json()["message"]
 
 
 @pytest.mark.parametrize(
@@ -94,8 +95,12 @@ def test_pages_of_others_get_nothing(herald: Client, headers: dict[str, str]) ->
 @pytest.mark.parametrize(("address", "status"), [("127.0.0.1", 200), ("10.0.0.9", 403)])
 def test_other_machines_get_nothing(address: str, status: int) -> None:
     """Where the gateway listens to the network, too."""
-    absent: Any = None
-    console = Console(configured(HOST="0.0.0.0"), absent, Feed(), Faults())
+    console = Console(
+        configured(HOST="0.0.0.0"),
+        Sockets(),
+        event_stream=EventStream(),
+        faults=FaultInjection(),
+    )
 
     async def ask() -> httpx.Response:
         app = Starlette(routes=console.routes)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chalicelib.auth.principal import Principal
-from gateway.api.authorization import _allows
+from gateway.api.authorization import allows
 from gateway.api.events import RestRequest
 from gateway.configuration import PROJECT
 from gateway.functions.runtime import REST_FUNCTION
@@ -22,11 +22,12 @@ WEBSOCKET_API = "arn:aws:execute-api:eu-west-1:123456789012:ghijkl5678/prod"
 
 INVOKE = """
 import json, sys, app
-from gateway.functions.runtime import LambdaContext, describe, handle
+from gateway.functions.runtime import LambdaContext, handle
+from gateway.functions.declarations import declarations
 requests = json.loads(sys.argv[1])
 context = {"requestId": "-", "seconds": 10}
 answers = [handle(app, {**context, "function": name, "event": event}) for name, event in requests]
-print(json.dumps([describe(app.app), *answers]))
+print(json.dumps([declarations(app.app), *answers]))
 """
 
 
@@ -86,7 +87,7 @@ def test_a_policy_lets_its_token_call_heralds_routes_and_nothing_else() -> None:
         policy = result["policyDocument"]
         for method, path in guarded:
             called = path.replace("{", "").replace("}", "%2F*?")
-            assert _allows(policy, f"{API}/{method}{called}")
+            assert allows(policy, f"{API}/{method}{called}")
         for arn in (
             f"{API}/GET/health",
             f"{API}/GET/messages",
@@ -99,7 +100,7 @@ def test_a_policy_lets_its_token_call_heralds_routes_and_nothing_else() -> None:
             f"{WEBSOCKET_API}/$connect",
             f"{WEBSOCKET_API}/POST/@connections/abc=",
         ):
-            assert not _allows(policy, arn)
+            assert not allows(policy, arn)
 
 
 def test_a_connections_policy_is_for_its_handshake_alone() -> None:
@@ -109,7 +110,7 @@ def test_a_connections_policy_is_for_its_handshake_alone() -> None:
     [statement] = allowed["policyDocument"]["Statement"]
     assert statement["Resource"] == f"{WEBSOCKET_API}/$connect"
     assert allowed["context"]["userId"] == "alice"
-    assert not _allows(denied["policyDocument"], f"{WEBSOCKET_API}/$connect")
+    assert not allows(denied["policyDocument"], f"{WEBSOCKET_API}/$connect")
     assert denied["principalId"] != "alice"
     assert "context" not in denied
 

@@ -21,7 +21,7 @@ def logger_restored() -> Iterator[None]:
     ("terminal", "no_color", "coloured"),
     [(True, "", True), (True, "1", False), (False, "", False)],
 )
-def test_colour_is_for_terminals(
+def test_lines_have_colours_only_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     terminal: bool,
@@ -39,7 +39,7 @@ def test_colour_is_for_terminals(
     assert plain.endswith("  QUEUE       plain")
 
 
-def test_a_person_sees_what_functions_print_but_for_the_metrics(
+def test_functions_output_is_shown_without_their_metrics(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "")
@@ -58,7 +58,7 @@ def test_a_person_sees_what_functions_print_but_for_the_metrics(
     ]
 
 
-def test_a_client_can_not_write_into_the_terminal(
+def test_a_client_cannot_control_the_terminal(
     herald: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     evil = "eve\r\n12:00:00  CONNECT  \x1b[2J\u202e"

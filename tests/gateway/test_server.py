@@ -12,7 +12,7 @@ from tests.support.clients import Client, configured, eventually, served
 from tests.support.echo import Echo, echoing
 
 
-def test_messages_are_delivered_wherever_it_listens() -> None:
+def test_messages_are_delivered_on_any_host_that_it_listens_on() -> None:
     """`@connections` is there as well, and not where nothing listens."""
     with served(configured(HOST="127.0.0.2")) as running, closing(Client(running)) as client:
         assert running.management.startswith("http://127.0.0.2:")
@@ -20,7 +20,7 @@ def test_messages_are_delivered_wherever_it_listens() -> None:
         assert client.report({"users": ["bob"]})["delivered"] == 1
 
 
-def test_code_reloads_and_sockets_stay(
+def test_sockets_stay_open_while_code_reloads(
     echo_with: Callable[..., Echo], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "gateway")
@@ -46,7 +46,7 @@ def test_code_reloads_and_sockets_stay(
     assert socket.ask("1/0")["message"] == "Internal server error"
 
 
-def test_a_stop_waits_for_no_handler_for_long_and_says_nothing_of_it(
+def test_a_stop_is_quick_and_quiet_while_a_handler_runs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with echoing(tmp_path / "events", stop_timeout=1) as echo:

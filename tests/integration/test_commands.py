@@ -1,4 +1,4 @@
-"""The commands that a user types, as processes."""
+"""The commands `make run`, `make demo` and `make token`, run as processes."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ from tests.support.process import START_SECONDS, Command, alive, processes_of
 
 @pytest.fixture
 def command(checkout: Path) -> Iterator[Callable[..., Command]]:
-    """Starts commands; none outlives the test."""
+    """Start commands, and kill those that are still running after the test."""
     commands: list[Command] = []
 
     def start(*arguments: str, **environment: str) -> Command:
@@ -55,7 +55,7 @@ def test_what_run_prints_can_be_pasted(command: Callable[..., Command]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_it_cleanly(command: Callable[..., Command], number: int) -> None:
+def test_a_signal_stops_run_cleanly(command: Callable[..., Command], number: int) -> None:
     run = command("run")
     url = run.until(r"ws://\S+\?token=\S+")[0]
     children = processes_of(run.process.pid)
@@ -69,7 +69,7 @@ def test_a_signal_stops_it_cleanly(command: Callable[..., Command], number: int)
     assert not any(map(alive, children))
 
 
-def test_its_children_end_with_it_even_when_it_is_killed(command: Callable[..., Command]) -> None:
+def test_child_processes_end_with_run_even_if_it_is_killed(command: Callable[..., Command]) -> None:
     run = command("run")
     run.until("Herald is running")
     children = processes_of(run.process.pid)
@@ -77,7 +77,7 @@ def test_its_children_end_with_it_even_when_it_is_killed(command: Callable[..., 
     eventually(lambda: not any(map(alive, children)))
 
 
-def test_everything_listens_on_loopback_alone(command: Callable[..., Command]) -> None:
+def test_everything_listens_on_loopback_only(command: Callable[..., Command]) -> None:
     run = command("run")
     run.until("Herald is running")
     listening = subprocess.run(
@@ -116,7 +116,7 @@ def test_everything_listens_on_loopback_alone(command: Callable[..., Command]) -
         ("HOST", "::9", "HOST holds '::9'; allowed: an address of this machine"),
     ],
 )
-def test_a_wrong_setting_stops_it_with_a_line(
+def test_a_wrong_setting_stops_run_with_one_line(
     command: Callable[..., Command], variable: str, value: str, line: str
 ) -> None:
     run = command("run", **{variable: value})
@@ -127,19 +127,19 @@ def test_a_wrong_setting_stops_it_with_a_line(
     assert "Traceback" not in run.output
 
 
-def test_a_taken_port_is_named(command: Callable[..., Command]) -> None:
+def test_a_port_in_use_is_reported_with_another(command: Callable[..., Command]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         run = command("run", PORT=str(port))
         assert run.end() == 1
-    assert run.output == f"PORT {port} is taken; try PORT={port + 1}\n"
+    assert run.output == f"PORT {port} is in use; try PORT={port + 1}\n"
 
 
-def test_the_last_ports_neighbour_is_proposed_below_it(command: Callable[..., Command]) -> None:
+def test_the_port_below_is_suggested_for_the_last_port(command: Callable[..., Command]) -> None:
     with socket.create_server(("127.0.0.1", 65535)):
         run = command("run", PORT="65535")
         assert run.end() == 1
-    assert run.output == "PORT 65535 is taken; try PORT=65534\n"
+    assert run.output == "PORT 65535 is in use; try PORT=65534\n"
 
 
 def test_demo_prints_in_order_into_a_pipe(command: Callable[..., Command]) -> None:
@@ -156,7 +156,7 @@ def test_demo_prints_in_order_into_a_pipe(command: Callable[..., Command]) -> No
     assert places == sorted(places)
 
 
-def test_demo_ends_well_though_nobody_reads_its_output_to_the_end(
+def test_demo_succeeds_even_if_nobody_reads_all_its_output(
     command: Callable[..., Command],
 ) -> None:
     demo = command("demo")
@@ -166,7 +166,7 @@ def test_demo_ends_well_though_nobody_reads_its_output_to_the_end(
     assert demo.process.wait(START_SECONDS) == 0
 
 
-def test_demo_fails_with_a_line_where_clients_are_refused(command: Callable[..., Command]) -> None:
+def test_demo_fails_with_one_line_if_clients_are_refused(command: Callable[..., Command]) -> None:
     demo = command("demo", HERALD_IP_DENY="127.0.0.0/8")
     assert demo.end() == 1
     assert "bob's phone could NOT connect: the handshake was answered 403\n" in demo.output
@@ -206,7 +206,7 @@ def test_ctrl_c_while_it_runs_is_quiet(
 
 
 def test_ctrl_c_while_a_function_runs_is_quiet(command: Callable[..., Command]) -> None:
-    """It delivers to a listener that never answers."""
+    """The function delivers to a server that never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as asking:
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}/ws"
         run = command("run", HERALD_MANAGEMENT_ENDPOINT=endpoint)
@@ -221,7 +221,7 @@ def test_ctrl_c_while_a_function_runs_is_quiet(command: Callable[..., Command]) 
 
 
 def assert_quiet(started: Command) -> None:
-    """Ctrl-C, pressed twice, ends it and all that it started, and prints no traceback."""
+    """Press Ctrl-C twice: the command and its children end without a traceback."""
     started.interrupt()
     started.interrupt()
     assert started.end() in (0, 130, -signal.SIGINT), started.output  # a shell calls the last 130
@@ -245,7 +245,7 @@ def test_token_prints_a_token_and_nothing_else(command: Callable[..., Command]) 
     assert (claims["sub"], claims["scope"]) == ("alice", "messages:send")
 
 
-def test_token_names_a_secret_that_no_stage_accepts(command: Callable[..., Command]) -> None:
+def test_token_reports_a_secret_that_no_stage_accepts(command: Callable[..., Command]) -> None:
     printed = command("token", "alice", HERALD_JWT_SECRET="short")
     assert printed.end() == 2
     [line] = printed.output.splitlines()  # and no warning of PyJWT's
@@ -253,7 +253,7 @@ def test_token_names_a_secret_that_no_stage_accepts(command: Callable[..., Comma
 
 
 @pytest.mark.parametrize("user", ["", " "])
-def test_a_token_for_nobody_is_refused(command: Callable[..., Command], user: str) -> None:
+def test_token_without_a_user_is_an_error(command: Callable[..., Command], user: str) -> None:
     refused = command("token", user)
     assert refused.end() == 2
     assert "make token USER=alice" in refused.output
@@ -262,7 +262,7 @@ def test_a_token_for_nobody_is_refused(command: Callable[..., Command], user: st
 
 @pytest.fixture
 def make(checkout: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Runs `make` in a checkout that is set up: with this Python and its packages."""
+    """Run `make` in a checkout whose environment is this Python with its packages."""
     for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "constraints.txt"):
         shutil.copy(PROJECT / name, checkout)
     python = checkout / ".venv" / "bin" / "python"

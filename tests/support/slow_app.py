@@ -1,4 +1,4 @@
-"""An app whose function reports that it has begun, and then takes a minute."""
+"""An app whose function creates a file when it begins, and then takes a minute."""
 
 SLOW_APP = """
 import time

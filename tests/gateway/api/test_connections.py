@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 from tests.support.echo import Echo
 
 
-def test_connections_by_sdk(echo: Echo) -> None:
+def test_the_sdk_can_post_to_get_and_delete_a_connection(echo: Echo) -> None:
     api = echo.management()
     socket, connection_id = echo.connected("?a=1", user_agent_header="tests")
     api.post_to_connection(ConnectionId=connection_id, Data='{"ü": 1}'.encode())
@@ -29,25 +29,25 @@ def test_connections_by_sdk(echo: Echo) -> None:
     api.close()
 
 
-def test_connections_by_http(echo: Echo) -> None:
+def test_wrong_requests_have_api_gateways_errors(echo: Echo) -> None:
     socket, connection_id = echo.connected()
     url = f"{echo.running.management}/@connections/"
     for form in (connection_id, quote(connection_id, safe="")):
-        answer = httpx.post(url + form, content=b'"hi"')
-        assert (answer.status_code, answer.content) == (200, b"")
+        response = httpx.post(url + form, content=b'"hi"')
+        assert (response.status_code, response.content) == (200, b"")
         assert socket.receive() == "hi"
     encoded = f"{echo.running.management}/%40connections/{quote(connection_id)}"
     assert httpx.get(encoded).json().keys() == {"connectedAt", "identity", "lastActiveAt"}
-    answer = httpx.post(url + connection_id, content=b"x" * (128 * 1024 + 1))
-    assert (answer.status_code, answer.headers["x-amzn-errortype"]) == (
+    response = httpx.post(url + connection_id, content=b"x" * (128 * 1024 + 1))
+    assert (response.status_code, response.headers["x-amzn-errortype"]) == (
         413,
         "PayloadTooLargeException",
     )
-    answer = httpx.post(url + "AAAAAAAAAAAAAAA=", content=b"x")
-    assert (answer.status_code, answer.content) == (410, b"")
-    assert answer.headers["x-amzn-errortype"] == "GoneException"
-    answer = httpx.post(url + "nonsense", content=b"x")
-    assert (answer.status_code, answer.json()) == (
+    response = httpx.post(url + "AAAAAAAAAAAAAAA=", content=b"x")
+    assert (response.status_code, response.content) == (410, b"")
+    assert response.headers["x-amzn-errortype"] == "GoneException"
+    response = httpx.post(url + "nonsense", content=b"x")
+    assert (response.status_code, response.json()) == (
         400,
         {"message": "Invalid connectionId: nonsense"},
     )
@@ -55,7 +55,7 @@ def test_connections_by_http(echo: Echo) -> None:
     assert httpx.post(other_stage, content=b"x").status_code == 403
 
 
-def test_a_client_that_does_not_read_is_throttled_not_waited_for(echo: Echo) -> None:
+def test_a_client_that_does_not_read_is_429_without_delaying_others(echo: Echo) -> None:
     api = echo.management()
     _, slow = echo.connected(max_queue=1)
     _, other = echo.connected()

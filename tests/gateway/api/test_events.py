@@ -7,7 +7,7 @@ from tests.support.clients import eventually
 from tests.support.echo import API_GATEWAY_ID, Echo
 
 
-def test_the_events_of_a_connection(echo: Echo) -> None:
+def test_the_events_of_a_connection_have_api_gateways_fields(echo: Echo) -> None:
     before = int(time.time() * 1000)
     socket = echo.open(
         "?a=1&b=2&b=3&empty=",
@@ -72,7 +72,7 @@ def test_the_events_of_a_connection(echo: Echo) -> None:
         assert event["requestContext"]["requestId"] != context["requestId"]
 
 
-def test_absent_values_are_left_out(echo: Echo) -> None:
+def test_absent_values_are_left_out_of_an_event(echo: Echo) -> None:
     echo.open(user_agent_header=None)
     [connect] = echo.events("CONNECT")
     assert not connect.keys() & {
@@ -81,7 +81,7 @@ def test_absent_values_are_left_out(echo: Echo) -> None:
     assert connect["requestContext"]["identity"] == {"sourceIp": "127.0.0.1"}
 
 
-def test_the_authorizers_event(echo: Echo) -> None:
+def test_the_authorizer_gets_a_request_event(echo: Echo) -> None:
     echo.open("?a=1", headers={"Authorization": "x"})
     [event] = echo.events("REQUEST")
     assert re.fullmatch(

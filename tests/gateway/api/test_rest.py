@@ -8,12 +8,12 @@ from gateway.api.rest import match_route
 from tests.support.echo import Echo
 
 
-def test_the_rest_event_and_response(echo: Echo) -> None:
-    answer = echo.http.post("/open/a%20b?x=1&x=2", content=b"\xff\x00", headers={"X-Custom": "1"})
-    assert (answer.status_code, answer.text) == (201, "öffen")
-    assert answer.headers["x-one"] == "1"
-    assert answer.headers.get_list("x-two") == ["a", "b"]
-    assert answer.headers["content-type"] == "text/plain"
+def test_a_function_gets_a_proxy_event_and_returns_the_response(echo: Echo) -> None:
+    response = echo.http.post("/open/a%20b?x=1&x=2", content=b"\xff\x00", headers={"X-Custom": "1"})
+    assert (response.status_code, response.text) == (201, "öffen")
+    assert response.headers["x-one"] == "1"
+    assert response.headers.get_list("x-two") == ["a", "b"]
+    assert response.headers["content-type"] == "text/plain"
     [event] = echo.events()
     assert (event["path"], event["resource"]) == ("/open/a%20b", "/open/{name}")
     assert event["multiValueQueryStringParameters"] == {"x": ["1", "2"]}
@@ -30,20 +30,22 @@ def test_the_rest_event_and_response(echo: Echo) -> None:
         ("/elsewhere", 403, {"Message": "User is not authorized to access this resource"}),
     ],
 )
-def test_rest_refusals(echo: Echo, token: str | None, status: int, body: Any) -> None:
+def test_a_refused_request_has_api_gateways_body(
+    echo: Echo, token: str | None, status: int, body: Any
+) -> None:
     headers = {"Authorization": token} if token else {}
-    answer = echo.http.get("/closed", headers=headers)
-    assert (answer.status_code, answer.json()) == (status, body)
+    response = echo.http.get("/closed", headers=headers)
+    assert (response.status_code, response.json()) == (status, body)
 
 
-def test_the_rest_authorizers_context(echo: Echo) -> None:
+def test_the_authorizers_context_reaches_the_function(echo: Echo) -> None:
     context = echo.http.get("/closed", headers={"Authorization": "/closed"}).json()
     assert (context["principalId"], context["colour"]) == ("somebody", "green")
 
 
-def test_a_rest_function_that_dies_is_502(echo: Echo) -> None:
-    answer = echo.http.get("/exit")
-    assert (answer.status_code, answer.json()) == (502, {"message": "Internal server error"})
+def test_a_function_that_crashes_is_502(echo: Echo) -> None:
+    response = echo.http.get("/exit")
+    assert (response.status_code, response.json()) == (502, {"message": "Internal server error"})
     assert echo.http.get("/open/a").status_code == 201
 
 

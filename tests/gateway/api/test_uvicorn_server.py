@@ -10,8 +10,8 @@ from gateway.configuration import ConfigurationError, configuration
 from tests.support.clients import configured
 
 
-def test_no_answer_waits_for_an_acknowledgement() -> None:
-    """Nagle's algorithm (RFC 896) and delayed ones (RFC 1122) would make each REST answer wait."""
+def test_responses_do_not_wait_for_acknowledgements() -> None:
+    """Nagle's algorithm with delayed acknowledgements would delay each REST response."""
     with (
         listen(configured()) as listener,
         socket.create_connection(listener.getsockname()),
@@ -20,7 +20,7 @@ def test_no_answer_waits_for_an_acknowledgement() -> None:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_a_port_that_is_not_permitted_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_is_not_permitted_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 

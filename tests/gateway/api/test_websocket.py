@@ -25,18 +25,18 @@ from tests.support.echo import API_GATEWAY_ID, Echo
         ("connect=os._exit(1)", 502),
     ],
 )
-def test_refused_handshakes(echo: Echo, query: str, status: int) -> None:
+def test_a_refused_handshake_has_api_gateways_status(echo: Echo, query: str, status: int) -> None:
     assert echo.refusal(f"?{query}") == status
     assert not echo.events("DISCONNECT")
 
 
-def test_a_subprotocol_is_what_the_handler_says(echo: Echo) -> None:
+def test_the_handler_chooses_the_subprotocol(echo: Echo) -> None:
     assert echo.open(subprotocols=["a"]).connection.subprotocol is None
     socket = echo.open("?subprotocol=b", subprotocols=["a", "b"])
     assert socket.connection.subprotocol == "b"
 
 
-def test_nothing_can_be_posted_during_connect(echo: Echo) -> None:
+def test_a_post_during_connect_is_410(echo: Echo) -> None:
     code = (
         "import boto3, botocore\n"
         "c = boto3.client('apigatewaymanagementapi', endpoint_url="
@@ -49,14 +49,14 @@ def test_nothing_can_be_posted_during_connect(echo: Echo) -> None:
     assert echo.refusal(f"?connect={quote(code)}") == 410
 
 
-def test_a_handlers_own_answer_goes_nowhere(echo: Echo) -> None:
+def test_the_result_of_a_message_handler_is_discarded(echo: Echo) -> None:
     socket = echo.open()
     echo.run(socket, "pass")
     socket.assert_quiet()
 
 
 @pytest.mark.parametrize("code", ["1/0", "os._exit(1)", "syntax error"])
-def test_a_failing_handler_is_api_gateways_error_frame(echo: Echo, code: str) -> None:
+def test_a_failing_handler_sends_api_gateways_error_frame(echo: Echo, code: str) -> None:
     socket, connection_id = echo.connected()
     error = socket.ask(code)
     assert API_GATEWAY_ID.fullmatch(error.pop("requestId"))
@@ -64,7 +64,7 @@ def test_a_failing_handler_is_api_gateways_error_frame(echo: Echo, code: str) ->
     assert socket.ask(code)["message"] == "Internal server error"
 
 
-def test_a_slow_handler_times_out_and_others_do_not_wait(
+def test_a_slow_handler_times_out_without_delaying_others(
     echo_with: Callable[..., Echo], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "gateway")
@@ -78,7 +78,7 @@ def test_a_slow_handler_times_out_and_others_do_not_wait(
     assert slow.ask("1/0")["message"] == "Internal server error"
 
 
-def test_what_is_not_text_or_too_large_closes(echo: Echo) -> None:
+def test_binary_and_oversized_frames_close_the_connection(echo: Echo) -> None:
     binary = echo.open()
     binary.connection.send(b"\0")
     assert binary.closed_with()[0] == 1003
@@ -93,7 +93,7 @@ def test_what_is_not_text_or_too_large_closes(echo: Echo) -> None:
     assert sorted(codes) == [1003, 1009, 1009]
 
 
-def test_the_largest_frame_and_message_pass(echo: Echo) -> None:
+def test_the_largest_frame_and_message_are_accepted(echo: Echo) -> None:
     socket = echo.open()
     socket.connection.send("#" * 32 * 1024)
     socket.connection.send(["#" * 32 * 1024] * 4)
@@ -115,7 +115,7 @@ def test_idle_and_old_connections_are_closed(echo_with: Callable[..., Echo]) -> 
     assert idle.closed_with() == busy.closed_with() == (1001, "Going away")
 
 
-def test_how_a_client_ended_is_told(echo: Echo) -> None:
+def test_disconnect_reports_how_the_client_closed(echo: Echo) -> None:
     for code, reason in ((3001, "because"), (1000, "")):
         echo.open().connection.close(code, reason)
     broken = echo.open()

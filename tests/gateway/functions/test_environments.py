@@ -59,7 +59,7 @@ def test_a_stop_waits_for_a_reload(tmp_path: Path) -> None:
 
 
 def test_handlers_run_in_parallel(echo: Echo, tmp_path: Path) -> None:
-    """Each of three handlers waits until all three run: none would end if they took turns."""
+    """Each of three handlers waits for the others, so one at a time would never end."""
     code = f"""
 import pathlib, time, uuid
 here = pathlib.Path({str(tmp_path)!r})
@@ -74,7 +74,7 @@ while len(list(here.glob("running-*"))) < 3:
     eventually(lambda: len(list(tmp_path.glob("done-*"))) == 3)
 
 
-def test_a_crash_hurts_one_invocation_only(echo: Echo, tmp_path: Path) -> None:
+def test_a_crash_affects_one_invocation_only(echo: Echo, tmp_path: Path) -> None:
     survivor, victim = echo.open(), echo.open()
     done = tmp_path / "done"
     echo.run(survivor, f"import time; time.sleep(1); open({str(done)!r}, 'w')")

@@ -1,4 +1,4 @@
-"""How the local gateway feeds functions from queues, and what it makes of their answers."""
+"""Functions with an SQS queue: their batches, and what becomes of the messages."""
 
 import asyncio
 from typing import Any
@@ -8,11 +8,11 @@ import pytest
 from gateway.functions.execution_environment import FunctionError
 from gateway.functions.queues import MAX_PARALLEL_BATCHES, run_queues
 
-SOURCE = {"queue": "jobs", "batchSize": 10, "batchSeconds": 0}
+TRIGGER = {"queue": "jobs", "batchSize": 10, "batchSeconds": 0}
 
 
 class Queue:
-    """An SQS client of a queue whose messages are handed out once."""
+    """An SQS client of a queue that hands out each message once."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -41,13 +41,13 @@ class Queue:
 
 
 class Functions:
-    """Stands in for the execution environments; `answer` is called with each batch's ids."""
+    """Stands in for the execution environments. `result` is called with each batch's ids."""
 
-    def __init__(self, answer: Any, source: Any = SOURCE) -> None:
-        self.declared = {"queues": {"work": source}}
+    def __init__(self, result: Any, trigger: Any = TRIGGER) -> None:
+        self.declared = {"queues": {"work": trigger}}
         self.batches: list[list[str]] = []
         self.at_once = self.most_at_once = 0
-        self._answer = answer
+        self._result = result
 
     async def invoke(self, function: str, event: Any) -> Any:
         assert function == "work"
@@ -60,11 +60,11 @@ class Functions:
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0.02)
         self.at_once -= 1
-        return self._answer(ids)
+        return self._result(ids)
 
 
 def process(queue: Queue, functions: Any) -> None:
-    """Run the functions until the queue is empty and they have ended."""
+    """Process the queue until it is empty and the functions have ended."""
 
     async def run() -> None:
         processing = asyncio.create_task(run_queues(functions, queue, "http://127.0.0.1:1"))
@@ -78,7 +78,7 @@ def process(queue: Queue, functions: Any) -> None:
     asyncio.run(run())
 
 
-def test_batches_go_to_some_at_a_time_and_are_deleted() -> None:
+def test_batches_are_processed_in_parallel_and_deleted() -> None:
     queue, functions = Queue(100), Functions(lambda _: None)
     process(queue, functions)
     assert [len(batch) for batch in functions.batches] == [10] * 10
@@ -87,22 +87,22 @@ def test_batches_go_to_some_at_a_time_and_are_deleted() -> None:
     assert queue.urls == {"http://127.0.0.1:1/000000000000/jobs"}
 
 
-def test_what_is_reported_as_failed_stays() -> None:
-    answer = {"batchItemFailures": [{"itemIdentifier": "m-1"}]}
-    queue, functions = Queue(3), Functions(lambda _: answer)
+def test_messages_that_are_reported_as_failed_stay_in_the_queue() -> None:
+    failures = {"batchItemFailures": [{"itemIdentifier": "m-1"}]}
+    queue, functions = Queue(3), Functions(lambda _: failures)
     process(queue, functions)
     assert queue.deleted == ["m-0", "m-2"]
 
 
 @pytest.mark.parametrize("failure", [{}, {"itemIdentifier": ""}, {"itemIdentifier": None}])
-def test_a_report_that_lambda_can_not_read_fails_all(failure: Any) -> None:
+def test_a_malformed_report_of_failures_keeps_the_whole_batch(failure: Any) -> None:
     """https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html"""
     queue, functions = Queue(3), Functions(lambda _: {"batchItemFailures": [failure]})
     process(queue, functions)
     assert queue.deleted == []
 
 
-def test_a_function_that_fails_deletes_nothing() -> None:
+def test_a_batch_stays_in_the_queue_if_its_function_fails() -> None:
     def fail(_: list[str]) -> None:
         raise FunctionError("Runtime.ExitError", "it died")
 
@@ -112,9 +112,9 @@ def test_a_function_that_fails_deletes_nothing() -> None:
     assert functions.batches == [["m-0", "m-1", "m-2"]]
 
 
-def test_more_than_a_call_can_have_is_waited_for_in_the_window() -> None:
+def test_a_batch_larger_than_one_call_is_collected_within_its_window() -> None:
     queue = Queue(25)
-    functions = Functions(lambda _: None, {**SOURCE, "batchSize": 20, "batchSeconds": 1})
+    functions = Functions(lambda _: None, {**TRIGGER, "batchSize": 20, "batchSeconds": 1})
     process(queue, functions)
     assert [len(batch) for batch in functions.batches] == [20, 5]
     assert len(queue.deleted) == 25

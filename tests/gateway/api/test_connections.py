@@ -29,29 +29,46 @@ def test_the_sdk_can_post_to_get_and_delete_a_connection(echo: Echo) -> None:
     api.close()
 
 
-def test_wrong_requests_have_api_gateways_errors(echo: Echo) -> None:
+def test_ids_and_the_at_sign_may_be_url_encoded(echo: Echo) -> None:
     socket, connection_id = echo.connected()
-    url = f"{echo.running.management}/@connections/"
     for form in (connection_id, quote(connection_id, safe="")):
-        response = httpx.post(url + form, content=b'"hi"')
+        response = httpx.post(_url(echo, form), content=b'"hi"')
         assert (response.status_code, response.content) == (200, b"")
         assert socket.receive() == "hi"
     encoded = f"{echo.running.management}/%40connections/{quote(connection_id)}"
     assert httpx.get(encoded).json().keys() == {"connectedAt", "identity", "lastActiveAt"}
-    response = httpx.post(url + connection_id, content=b"x" * (128 * 1024 + 1))
-    assert (response.status_code, response.headers["x-amzn-errortype"]) == (
-        413,
-        "PayloadTooLargeException",
-    )
-    response = httpx.post(url + "AAAAAAAAAAAAAAA=", content=b"x")
-    assert (response.status_code, response.content) == (410, b"")
-    assert response.headers["x-amzn-errortype"] == "GoneException"
-    response = httpx.post(url + "nonsense", content=b"x")
-    assert (response.status_code, response.json()) == (
-        400,
-        {"message": "Invalid connectionId: nonsense"},
-    )
-    other_stage = url.replace("/ws/", "/prod/") + connection_id
+
+
+def _url(echo: Echo, connection_id: str) -> str:
+    return f"{echo.running.management}/@connections/{connection_id}"
+
+
+@pytest.mark.parametrize(
+    ("connection_id", "status", "error_type", "body"),
+    [
+        ("AAAAAAAAAAAAAAA=", 410, "GoneException", ""),
+        (
+            "nonsense",
+            400,
+            "BadRequestException",
+            '{"message": "Invalid connectionId: nonsense"}',
+        ),
+    ],
+)
+def test_a_wrong_id_has_api_gateways_error(
+    echo: Echo, connection_id: str, status: int, error_type: str, body: str
+) -> None:
+    response = httpx.post(_url(echo, connection_id), content=b"x")
+    assert (response.status_code, response.text) == (status, body)
+    assert response.headers["x-amzn-errortype"] == error_type
+
+
+def test_a_message_over_128_kb_is_413_and_another_stage_403(echo: Echo) -> None:
+    _, connection_id = echo.connected()
+    response = httpx.post(_url(echo, connection_id), content=b"x" * (128 * 1024 + 1))
+    assert response.status_code == 413
+    assert response.headers["x-amzn-errortype"] == "PayloadTooLargeException"
+    other_stage = _url(echo, connection_id).replace("/ws/", "/prod/")
     assert httpx.post(other_stage, content=b"x").status_code == 403
 
 

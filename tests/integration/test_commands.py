@@ -109,11 +109,15 @@ def test_everything_listens_on_loopback_only(command: Callable[..., Command]) ->
         ("PORT", "65536", "PORT holds '65536'; allowed: a number from 0 to 65535"),
         ("PORT", "8000.5", "PORT holds '8000.5'; allowed: a number from 0 to 65535"),
         ("PORT", "nan", "PORT holds 'nan'; allowed: a number from 0 to 65535"),
-        ("HOST", "999.1.1.1", "HOST holds '999.1.1.1'; allowed: an address of this machine"),
-        ("HOST", "192.0.2.1", "HOST holds '192.0.2.1'; allowed: an address of this machine"),
-        ("HOST", "no.host.invalid", "HOST holds 'no.host.invalid'; allowed: an address of this"),
-        ("HOST", "a..b", "HOST holds 'a..b'; allowed: an address of this machine"),
-        ("HOST", "::9", "HOST holds '::9'; allowed: an address of this machine"),
+        ("HOST", "999.1.1.1", "HOST holds '999.1.1.1'; allowed: an address or a name of this"),
+        ("HOST", "192.0.2.1", "HOST holds '192.0.2.1'; allowed: an address or a name of this"),
+        (
+            "HOST",
+            "no.host.invalid",
+            "HOST holds 'no.host.invalid'; allowed: an address or a name of this",
+        ),
+        ("HOST", "a..b", "HOST holds 'a..b'; allowed: an address or a name of this"),
+        ("HOST", "::9", "HOST holds '::9'; allowed: an address or a name of this"),
     ],
 )
 def test_a_wrong_setting_stops_run_with_one_line(

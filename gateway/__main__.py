@@ -1,10 +1,10 @@
-"""`python -m gateway run | demo | token`: what the Makefile's commands do."""
+"""`python -m gateway run | demo | token`, which the Makefile's commands start."""
 
 import signal
 
 if __name__ == "__main__":
-    # Until `until_interrupted` handles Ctrl-C, it ends this process without a traceback: there is
-    # nothing to clean up yet, and the imports take a second.
+    # Until `until_interrupted` handles Ctrl-C, let it end this process without a traceback:
+    # the imports take a second, and there is nothing to clean up yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
@@ -16,21 +16,22 @@ import sys
 from gateway.configuration import MAX_PORT, Configuration, ConfigurationError, configuration
 from gateway.demo import demo
 from gateway.first_message import curl
-from gateway.functions.environments import FunctionError
-from gateway.log import log_to_terminal, print_whole_lines
+from gateway.functions.execution_environment import FunctionError
+from gateway.log import log_to_terminal
 from gateway.machine import interrupts
-from gateway.machine.registry import registered
+from gateway.machine.standard_streams import print_whole_lines
+from gateway.registry import REGISTRY
 from gateway.server import Running, gateway
 from gateway.tokens import DEFAULT_SCOPE, token
 
 
 async def run(configured: Configuration) -> int:
-    """Serve until this is cancelled; the exit status of a stop that was asked for."""
+    """Serve until this is cancelled. Returns the exit status."""
     log_to_terminal()
     async with gateway(configured) as running:
-        with registered(running.port, running.variables):
+        with REGISTRY.registered(running.port, running.variables):
             print(_welcome(running, configured))
-            await interrupts.interrupted()
+            await interrupts.wait_for_interrupt()
         print("\nStopping.")
     return 0
 
@@ -39,7 +40,7 @@ def _welcome(running: Running, configured: Configuration) -> str:
     try:
         first_steps = _first_steps(running, configured)
     except ConfigurationError:
-        first_steps = "Tokens come from your identity provider: HERALD_JWT_SECRET is empty."
+        first_steps = "HERALD_JWT_SECRET is empty, so tokens come from your identity provider."
     return f"""
 Herald is running. It reloads when code changes; Ctrl-C stops it.
 
@@ -52,9 +53,10 @@ Herald is running. It reloads when code changes; Ctrl-C stops it.
 
 
 def _first_steps(running: Running, configured: Configuration) -> str:
-    alice = token(configured.environment, "alice")
-    bob = token(configured.environment, "bob")
-    return f"""Tokens, for a day (make token USER=carol SCOPE="ws:connect" makes another):
+    """Return tokens, a WebSocket URL and a command to paste. Raises ConfigurationError."""
+    alice = token(configured.variables, "alice")
+    bob = token(configured.variables, "bob")
+    return f"""Tokens, valid for a day (for another: make token USER=carol SCOPE="ws:connect"):
 
   alice  {alice}
 
@@ -64,7 +66,7 @@ Connect a WebSocket client as bob:
 
   {running.websocket}?token={bob}
 
-and send him a message as alice:
+Then send him a message as alice:
 
 {curl(running.http, alice)}"""
 
@@ -72,12 +74,12 @@ and send him a message as alice:
 def _print_token(configured: Configuration, arguments: argparse.Namespace) -> None:
     if not arguments.user.strip():
         raise ConfigurationError(
-            'the user is empty. Usage: make token USER=alice [SCOPE="messages:send"]'
+            'The user is empty. Usage: make token USER=alice [SCOPE="messages:send"]'
         )
-    print(token(configured.environment, arguments.user, arguments.scope))
+    print(token(configured.variables, arguments.user, arguments.scope))
 
 
-def main() -> int:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m gateway")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="serve on HOST and PORT")
@@ -85,7 +87,19 @@ def main() -> int:
     token_parser = commands.add_parser("token", help="print a token")
     token_parser.add_argument("user")
     token_parser.add_argument("scope", nargs="?", default=DEFAULT_SCOPE)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def _explain(error: FunctionError) -> str:
+    """Return the cause before the traceback. A wrong setting needs no traceback."""
+    if error.error_type == "SettingsError":
+        return str(error)
+    return f"{error.cause}\n{error.trace}"
+
+
+def main() -> int:
+    """Run the command. Returns the exit status."""
+    arguments = _arguments()
     print_whole_lines()
     try:
         configured = configuration(os.environ)
@@ -100,17 +114,13 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     except FunctionError as error:
-        # The cause first; a wrong setting needs no stack.
-        told = (
-            str(error) if error.error_type == "SettingsError" else f"{error.cause}\n{error.trace}"
-        )
-        print(told, file=sys.stderr)
+        print(_explain(error), file=sys.stderr)
         return 1
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
         other = configured.port + (1 if configured.port < MAX_PORT else -1)
-        print(f"PORT {configured.port} is taken; try PORT={other}", file=sys.stderr)
+        print(f"PORT {configured.port} is in use; try PORT={other}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""What the local gateway is told: by the environment, and by `.chalice/config.json`."""
+"""The gateway's configuration, from the environment and `.chalice/config.json`."""
 
 import json
 from collections.abc import Mapping
@@ -10,21 +10,22 @@ from gateway.local_secret import BrokenSecret, local_secret
 
 PROJECT = Path(__file__).resolve().parent.parent
 HERALD = PROJECT / ".herald"
-"""What the commands keep in a checkout, and Git leaves out."""
+"""The folder in which the commands keep their files; Git ignores it."""
+SECRET_FILE = HERALD / "jwt-secret"
 LOCAL_STAGE = "local"
 SECRET = "HERALD_JWT_SECRET"  # noqa: S105
 MAX_PORT = 65535
 
 
 class ConfigurationError(ValueError):
-    """A variable holds what it may not; the text names it."""
+    """A variable has a wrong value. The text names it and says what is allowed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """How to serve. Durations in seconds; port 0 is a free one.
+    """How the gateway serves. Durations are in seconds; port 0 stands for a free port.
 
-    The limits' defaults are API Gateway's:
+    The limits default to API Gateway's:
     https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-execution-service-websocket-limits-table.html
     """
 
@@ -34,16 +35,21 @@ class Configuration:
     max_duration: float = 7200.0
     integration_timeout: float = 29.0
     function_timeout: float = 60.0
+    closing_timeout: float = 10.0
+    """How long a client may take to read its queue and answer a close frame."""
+    stop_timeout: int = 3
+    """How long a stop waits for functions."""
     concurrency: int = 16
-    schedule: float | None = None
-    """How often scheduled functions run; by default as often as they say."""
-    environment: Mapping[str, str]
-    """What the functions see of the environment, before the gateway adds where AWS is."""
+    """The largest number of execution environments."""
+    schedule_period: float | None = None
+    """How often scheduled functions run; None takes it from their schedules."""
+    variables: Mapping[str, str]
+    """The environment variables of the functions, without those that lead to AWS."""
     project: Path = PROJECT
-    """Where `app.py` is."""
+    """The folder of `app.py`."""
 
 
-def configuration(environ: Mapping[str, str]) -> Configuration:
+def configuration(environ: Mapping[str, str], *, secret_file: Path = SECRET_FILE) -> Configuration:
     """Read HOST, PORT and the GATEWAY_* variables. Raises ConfigurationError."""
     chalice = chalice_configuration()
     return Configuration(
@@ -54,8 +60,8 @@ def configuration(environ: Mapping[str, str]) -> Configuration:
         integration_timeout=_number(environ, "GATEWAY_INTEGRATION_TIMEOUT_SECONDS", 29, 0.05, 300),
         function_timeout=float(chalice.get("lambda_timeout", 60)),
         concurrency=int(_number(environ, "GATEWAY_CONCURRENCY", 16, 1, 256)),
-        schedule=_number(environ, "GATEWAY_SCHEDULE_SECONDS", 0, 0.2, 86400) or None,
-        environment=local_environment(environ),
+        schedule_period=_number(environ, "GATEWAY_SCHEDULE_SECONDS", 0, 0.2, 86400) or None,
+        variables=local_variables(environ, secret_file=secret_file),
     )
 
 
@@ -63,7 +69,7 @@ def _port(environ: Mapping[str, str]) -> int:
     port = _number(environ, "PORT", 8000, 0, MAX_PORT)
     if port != int(port):
         raise ConfigurationError(
-            f"PORT holds {environ['PORT']!r}; allowed: a number from 0 to {MAX_PORT},"
+            f"PORT holds {environ['PORT']!r}; allowed: a number from 0 to {MAX_PORT}"
             " without a fraction"
         )
     return int(port)
@@ -71,26 +77,29 @@ def _port(environ: Mapping[str, str]) -> int:
 
 def chalice_configuration() -> dict[str, Any]:
     """Read `.chalice/config.json`."""
-    read: dict[str, Any] = json.loads((PROJECT / ".chalice" / "config.json").read_text())
-    return read
+    config: dict[str, Any] = json.loads((PROJECT / ".chalice" / "config.json").read_text())
+    return config
 
 
-def local_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What the functions see: the environment, and the checkout's secret where none is named.
+def local_variables(
+    environ: Mapping[str, str], *, secret_file: Path = SECRET_FILE
+) -> dict[str, str]:
+    """Return the variables of the stage `local`, overridden by `environ`, with a signing secret.
 
-    An empty secret in `environ` means that there is none. Raises ConfigurationError.
+    Without a secret in either, it is the checkout's. An empty one in `environ` means that tokens
+    come from an identity provider. Raises ConfigurationError.
     """
-    environment = {**stage_environment(chalice_configuration(), LOCAL_STAGE), **environ}
-    if SECRET not in environment:
+    variables = {**stage_environment(chalice_configuration(), LOCAL_STAGE), **environ}
+    if SECRET not in variables:
         try:
-            environment[SECRET] = local_secret(HERALD / "jwt-secret")
+            variables[SECRET] = local_secret(secret_file)
         except BrokenSecret as error:
             raise ConfigurationError(str(error)) from None
-    return environment
+    return variables
 
 
 def stage_environment(chalice: Mapping[str, Any], stage: str) -> dict[str, str]:
-    """The environment variables that `.chalice/config.json` gives a stage, if it knows it."""
+    """Return the environment variables of a stage; those of all stages if it isn't configured."""
     own = chalice.get("stages", {}).get(stage, {})
     return {**chalice.get("environment_variables", {}), **own.get("environment_variables", {})}
 
@@ -98,6 +107,7 @@ def stage_environment(chalice: Mapping[str, Any], stage: str) -> dict[str, str]:
 def _number(
     environ: Mapping[str, str], variable: str, default: float, minimum: float, maximum: float
 ) -> float:
+    """Return a variable's number; `default` if it is unset or empty. Raises ConfigurationError."""
     raw = environ.get(variable, "").strip()
     if not raw:
         return default

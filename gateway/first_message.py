@@ -1,10 +1,10 @@
-"""The line that a user pastes to send a first message."""
+"""The shell command with which a user sends a first message."""
 
 import json
 
 
 def curl(http: str, bearer: str) -> str:
-    """Return a command for a shell that greets Bob."""
+    """Return a command that sends a greeting to Bob."""
     body = json.dumps({"to": {"users": ["bob"]}, "data": {"text": "Hello, Bob"}})
     return f"""  curl {http}/messages \\
     -H 'Authorization: Bearer {bearer}' \\

@@ -1,4 +1,4 @@
-"""The secret that signs tokens for local use: random, and one for each checkout."""
+"""The random secret of each checkout, which signs tokens for local use."""
 
 import contextlib
 import secrets
@@ -7,17 +7,17 @@ from pathlib import Path
 from gateway.machine import private_files
 
 PREFIX = "local-"
-"""Marks a secret that Herald refuses on Lambda; `chalicelib.settings` has it, too."""
+"""The start of a secret that Herald refuses on Lambda, as `chalicelib.settings` has it."""
 RANDOM_BYTES = 32
 MIN_CHARACTERS = len(PREFIX) + 43  # 32 bytes in base64
 
 
 class BrokenSecret(ValueError):
-    """The file of the secret is not as it was made; the text names the cure."""
+    """The file of the secret is damaged or can't be used. The text says what to do."""
 
 
 def local_secret(path: Path) -> str:
-    """Return the secret that `path` holds; the first call of all processes makes it.
+    """Return the secret in the file `path`, which the first process to call this creates.
 
     Raises BrokenSecret.
     """
@@ -32,11 +32,12 @@ def local_secret(path: Path) -> str:
         secret = ""
     except OSError as error:
         raise BrokenSecret(
-            f"{path} can't be used: {error.strerror}. It holds the local signing secret: make it"
-            " yours, or delete it, and the next command makes a new one"
+            f"{path} can't be used: {error.strerror}. It holds the local signing secret."
+            " Change its owner to yourself, or delete it; the next command makes a new one."
         ) from None
     if not secret.startswith(PREFIX) or len(secret) < MIN_CHARACTERS:
         raise BrokenSecret(
-            f"{path} holds no local signing secret: delete it, and the next command makes a new one"
+            f"{path} doesn't hold a local signing secret. Delete it; the next command makes a new"
+            " one."
         )
     return secret

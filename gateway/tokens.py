@@ -1,4 +1,4 @@
-"""Tokens for local use, signed with the secret of the checkout or of the shell."""
+"""Tokens signed with a shared secret, by default the checkout's."""
 
 import time
 from collections.abc import Mapping
@@ -9,24 +9,33 @@ from gateway.configuration import ConfigurationError
 
 DEFAULT_SCOPE = "ws:connect messages:send messages:broadcast"
 DEFAULT_LIFETIME_SECONDS = 24 * 60 * 60
-SIGNER = jwt.PyJWT({"enforce_minimum_key_length": True})  # or else PyJWT only warns
+SIGNER = jwt.PyJWT({"enforce_minimum_key_length": True})  # by default, PyJWT only warns
 
 
 def token(
-    environment: Mapping[str, str],
+    variables: Mapping[str, str],
     user: str,
     scope: str = DEFAULT_SCOPE,
     *,
     seconds: int = DEFAULT_LIFETIME_SECONDS,
     **claims: object,
 ) -> str:
-    """A token for `user` with `scope` (space-separated) and other claims, valid for `seconds`.
+    """Return a signed token.
 
-    Raises ConfigurationError without a secret, or with one that no stage would accept.
+    Raises ConfigurationError if the secret is missing, or too short for any stage to accept.
+
+    Args:
+        variables: HERALD_JWT_SECRET, and the issuer and audience that the token gets if set.
+        user: The token's `sub`.
+        scope: Scopes, separated by spaces.
+        seconds: How long the token is valid.
+        claims: Further claims.
     """
-    secret = environment.get("HERALD_JWT_SECRET", "").strip()
+    secret = variables.get("HERALD_JWT_SECRET", "").strip()
     if not secret:
-        raise ConfigurationError("HERALD_JWT_SECRET is empty: only its owner can make a token")
+        raise ConfigurationError(
+            "HERALD_JWT_SECRET is empty: only your identity provider can make a token"
+        )
     now = int(time.time())
     payload: dict[str, object] = {
         "sub": user,
@@ -35,10 +44,10 @@ def token(
         "exp": now + seconds,
         **claims,
     }
-    if environment.get("HERALD_JWT_ISSUER"):
-        payload["iss"] = environment["HERALD_JWT_ISSUER"]
-    if environment.get("HERALD_JWT_AUDIENCE"):
-        payload["aud"] = environment["HERALD_JWT_AUDIENCE"]
+    if variables.get("HERALD_JWT_ISSUER"):
+        payload["iss"] = variables["HERALD_JWT_ISSUER"]
+    if variables.get("HERALD_JWT_AUDIENCE"):
+        payload["aud"] = variables["HERALD_JWT_AUDIENCE"]
     try:
         return SIGNER.encode(payload, secret, algorithm="HS256")
     except jwt.InvalidKeyError as error:

@@ -1,6 +1,6 @@
 """The events that API Gateway sends to Lambda, field by field.
 
-From captures of real ones, and from
+They follow captures of real events, and
 https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-websocket-api-mapping-template-reference.html
 https://docs.aws.amazon.com/lambda/latest/dg/services-apigateway.html
 """
@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
-REGION = "us-east-1"
-ACCOUNT = "000000000000"
+from gateway.aws.variables import ACCOUNT, REGION
+
 WEBSOCKET_API = "herald0ws0"
+WEBSOCKET_STAGE = "ws"
 REST_API = "herald0api"
 REST_STAGE = "api"
 
-_CANONICAL = {
+_CANONICAL_NAMES = {
     name.lower(): name
     for name in (
         "Sec-WebSocket-Extensions",
@@ -36,17 +37,19 @@ Headers = Sequence[tuple[str, str]]
 
 
 def new_id() -> str:
-    """An id as API Gateway makes them: 16 characters of url-safe base64, the last one `=`."""
+    """Return an id of API Gateway's form: 16 characters of URL-safe base64, the last one `=`."""
     return base64.urlsafe_b64encode(secrets.token_bytes(11)).decode()
 
 
 def canonical_headers(raw: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
-    """A request's headers with names in canonical case."""
-    return [(_canonical(name.decode("latin-1")), value.decode("latin-1")) for name, value in raw]
+    """Return a request's headers with their names in canonical case."""
+    return [
+        (_canonical_name(name.decode("latin-1")), value.decode("latin-1")) for name, value in raw
+    ]
 
 
-def _canonical(name: str) -> str:
-    return _CANONICAL.get(name.lower(), "-".join(part.title() for part in name.split("-")))
+def _canonical_name(name: str) -> str:
+    return _CANONICAL_NAMES.get(name.lower(), "-".join(word.title() for word in name.split("-")))
 
 
 def _multi_value(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -74,13 +77,13 @@ def _forwarded(source_ip: str, port: int, scheme: str) -> Headers:
 
 
 def _without_forwarded(headers: Headers) -> Headers:
-    """API Gateway writes these itself: what a client sends under their names can't be trusted."""
+    """Drop the headers that API Gateway writes itself, since a client could forge them."""
     return [pair for pair in headers if not pair[0].startswith(("X-Forwarded-", "X-Amzn-Trace"))]
 
 
 @dataclass(slots=True)
 class WebSocketContext:
-    """What API Gateway knows of one connection, from which each of its events is made."""
+    """What API Gateway knows of one connection; it makes each of the connection's events."""
 
     stage: str
     domain_name: str
@@ -94,10 +97,11 @@ class WebSocketContext:
 
     @property
     def method_arn(self) -> str:
-        """What an authorizer's policy must allow."""
+        """The ARN that an authorizer's policy must allow."""
         return f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{WEBSOCKET_API}/{self.stage}/$connect"
 
     def connect(self) -> dict[str, Any]:
+        """Return the event of `$connect`."""
         kept = [
             pair
             for pair in _without_forwarded(self.headers)
@@ -113,7 +117,7 @@ class WebSocketContext:
         }
 
     def authorize(self) -> dict[str, Any]:
-        """The event of the REQUEST authorizer."""
+        """Return the event of the REQUEST authorizer."""
         connect = self.connect()
         handshake = [("Connection", "upgrade"), ("content-length", "0"), ("Upgrade", "websocket")]
         for name, value in handshake:
@@ -132,11 +136,13 @@ class WebSocketContext:
         }
 
     def message(self, text: str) -> dict[str, Any]:
+        """Return the event of a message."""
         context = self._request_context("$default", "MESSAGE")
         context["messageId"] = new_id()
         return {"requestContext": context, "body": text, "isBase64Encoded": False}
 
     def disconnect(self, code: int, reason: str) -> dict[str, Any]:
+        """Return the event of `$disconnect`."""
         context = self._request_context("$disconnect", "DISCONNECT")
         context["disconnectStatusCode"] = code
         context["disconnectReason"] = reason
@@ -205,18 +211,18 @@ class RestRequest:
 
     @property
     def method_arn(self) -> str:
-        """What an authorizer's policy must allow."""
+        """The ARN that an authorizer's policy must allow."""
         api = f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{REST_API}/{REST_STAGE}"
         return f"{api}/{self.method}{self.path}"
 
     def authorize(self, token: str) -> dict[str, Any]:
-        """The event of a TOKEN authorizer."""
+        """Return the event of a TOKEN authorizer."""
         return {"type": "TOKEN", "methodArn": self.method_arn, "authorizationToken": token}
 
     def proxy(
         self, authorizer: Mapping[str, Any] | None, binary_types: Sequence[str]
     ) -> dict[str, Any]:
-        """The event of the Lambda proxy integration."""
+        """Return the event of the Lambda proxy integration."""
         headers = [
             *_without_forwarded(self.headers),
             *_forwarded(self.source_ip, self.port, "http"),
@@ -244,7 +250,7 @@ class RestRequest:
             try:
                 return {"body": self.body.decode(), "isBase64Encoded": False}
             except UnicodeDecodeError:
-                pass  # no text: the handler shall see the bytes as they came
+                pass  # not text: hand over the bytes unchanged
         return {"body": base64.b64encode(self.body).decode(), "isBase64Encoded": True}
 
     def _request_context(self, authorizer: Mapping[str, Any] | None) -> dict[str, Any]:

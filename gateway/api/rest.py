@@ -1,4 +1,4 @@
-"""The REST API: routes, their authorizers, and the Lambda proxy integration."""
+"""The REST API: routes, their authorizers and the Lambda proxy integration."""
 
 import base64
 import json
@@ -9,9 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.authorization import Refused, authorize
+from gateway.api.bodies import BodyTooLarge, read_body
+from gateway.api.event_stream import EventStream
 from gateway.api.events import RestRequest, canonical_headers, new_id
-from gateway.console.event_stream import Feed
-from gateway.functions.environments import Environments, FunctionError
+from gateway.functions.declarations import Routes
+from gateway.functions.environments import Environments
+from gateway.functions.execution_environment import FunctionError
 from gateway.functions.runtime import REST_FUNCTION
 from gateway.log import log_line, printable
 
@@ -20,23 +23,30 @@ INTERNAL_ERROR = b'{"message": "Internal server error"}'
 
 
 class RestApi:
-    """What API Gateway does around the function behind a REST API."""
+    """Serves REST requests with the app's function, as API Gateway does."""
 
-    def __init__(self, environments: Environments, domain_name: str, port: int, feed: Feed) -> None:
-        self._feed = feed
+    def __init__(
+        self,
+        environments: Environments,
+        *,
+        domain_name: str,
+        port: int,
+        event_stream: EventStream,
+    ) -> None:
+        self._event_stream = event_stream
         self._environments = environments
         self._domain_name = domain_name
         self._port = port
 
     async def endpoint(self, request: Request) -> Response:
-        """Answer one request, whatever becomes of it."""
-        began = time.perf_counter()
+        """Answer one request, and log it."""
+        started = time.perf_counter()
         response = await self._respond(request)
-        took = round((time.perf_counter() - began) * 1000, 1)
+        duration_ms = round((time.perf_counter() - started) * 1000, 1)
         path = printable(request.url.path)
-        log_line("REST", f"{request.method} {path}  {response.status_code}  {took:.0f} ms")
-        self._feed.tell(
-            "rest", method=request.method, path=path, status=response.status_code, ms=took
+        log_line("REST", f"{request.method} {path}  {response.status_code}  {duration_ms:.0f} ms")
+        self._event_stream.notify(
+            "rest", method=request.method, path=path, status=response.status_code, ms=duration_ms
         )
         return response
 
@@ -44,22 +54,22 @@ class RestApi:
         declared = self._environments.declared
         path: str = request.scope["raw_path"].decode("ascii", "replace").partition("?")[0]
         match = match_route(declared["routes"], path)
-        if match is not None and request.method == "OPTIONS" and match[0] in declared["preflights"]:
-            return Response(headers=declared["preflights"][match[0]], media_type="application/json")
-        if match is None or request.method not in declared["routes"][match[0]]:
-            return _error(
-                403, "MissingAuthenticationTokenException", "Missing Authentication Token"
-            )
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                return _error(413, "RequestTooLargeException", "Request Too Long")
+        if match is None:
+            return _missing_token()
+        resource, path_parameters = match
+        if request.method == "OPTIONS" and resource in declared["preflights"]:
+            return Response(headers=declared["preflights"][resource], media_type="application/json")
+        if request.method not in declared["routes"][resource]:
+            return _missing_token()
+        try:
+            body = await read_body(request, MAX_BODY_BYTES)
+        except BodyTooLarge:
+            return _error(413, "RequestTooLargeException", "Request Too Long")
         matched = RestRequest(
             method=request.method,
             path=path,
-            resource=match[0],
-            path_parameters=match[1],
+            resource=resource,
+            path_parameters=path_parameters,
             query=request.url.query,
             headers=canonical_headers(request.scope["headers"]),
             body=body,
@@ -70,19 +80,21 @@ class RestApi:
         try:
             context = await self._authorize(matched)
         except Refused as refusal:
-            return REFUSALS[refusal.status]()
+            return REFUSAL_RESPONSES[refusal.status]()
         return await self._invoke(matched, context)
 
     async def _authorize(self, request: RestRequest) -> dict[str, Any] | None:
+        """Return the authorizer's context; None for a route without one. Raises Refused."""
         function = self._environments.declared["routes"][request.resource][request.method]
         if function is None:
             return None
         token = dict(request.headers).get("Authorization")
         if not token:
-            raise Refused(401)  # API Gateway asks no authorizer without its identity source
+            raise Refused(401)  # without its identity source, API Gateway doesn't run an authorizer
         return await authorize(self._environments, function, request.authorize(token))
 
     async def _invoke(self, request: RestRequest, context: dict[str, Any] | None) -> Response:
+        """Invoke the function; answer 502 if it fails or its result is malformed."""
         event = request.proxy(context, self._environments.declared["binaryTypes"])
         try:
             result = await self._environments.invoke(REST_FUNCTION, event)
@@ -94,26 +106,33 @@ class RestApi:
         return Response(INTERNAL_ERROR, 502, media_type="application/json")
 
 
-def match_route(routes: dict[str, Any], path: str) -> tuple[str, dict[str, str]] | None:
-    """The route of a path, and its parameters as they stand in the path; fixed parts come first."""
-    parts = path.rstrip("/").split("/") if path != "/" else ["", ""]
-    for route in sorted(routes, key=lambda route: ["{" in part for part in route.split("/")]):
-        names = route.split("/")
-        if len(names) != len(parts):
-            continue
-        parameters = {}
-        for name, part in zip(names, parts, strict=True):
-            if name.startswith("{") and part:
-                parameters[name[1:-1]] = part
-            elif name != part:
-                break
-        else:
+def match_route(routes: Routes, path: str) -> tuple[str, dict[str, str]] | None:
+    """Return the route of a path and its parameters as they are in the path; None if none matches.
+
+    A fixed segment is preferred to a parameter.
+    """
+    segments = path.rstrip("/").split("/") if path != "/" else ["", ""]
+    for route in sorted(routes, key=lambda route: ["{" in segment for segment in route.split("/")]):
+        parameters = _match_segments(route.split("/"), segments)
+        if parameters is not None:
             return route, parameters
     return None
 
 
+def _match_segments(patterns: list[str], segments: list[str]) -> dict[str, str] | None:
+    if len(patterns) != len(segments):
+        return None
+    parameters = {}
+    for pattern, segment in zip(patterns, segments, strict=True):
+        if pattern.startswith("{") and segment:
+            parameters[pattern[1:-1]] = segment
+        elif pattern != segment:
+            return None
+    return parameters
+
+
 def _response(result: dict[str, Any], request_id: str) -> Response:
-    """A function's proxy result as HTTP. The id is the one that the function has for its logs."""
+    """Return a function's proxy result as HTTP, with the request id that the function logs."""
     body: str = result.get("body") or ""
     content = base64.b64decode(body) if result.get("isBase64Encoded") else body.encode()
     response = Response(content, int(result["statusCode"]))
@@ -127,6 +146,11 @@ def _response(result: dict[str, Any], request_id: str) -> Response:
     return response
 
 
+def _missing_token() -> Response:
+    """Return what API Gateway answers for a path or method that it doesn't know."""
+    return _error(403, "MissingAuthenticationTokenException", "Missing Authentication Token")
+
+
 def _error(status: int, error_type: str, message: str | None, field: str = "message") -> Response:
     return Response(
         json.dumps({field: message}),
@@ -134,13 +158,13 @@ def _error(status: int, error_type: str, message: str | None, field: str = "mess
         headers={
             "x-amzn-RequestId": new_id(),
             "x-amzn-ErrorType": error_type,
-            "Access-Control-Allow-Origin": "*",  # as the deployed stage's template has it
+            "Access-Control-Allow-Origin": "*",  # as in the deployed stage's template
         },
         media_type="application/json",
     )
 
 
-REFUSALS = {
+REFUSAL_RESPONSES = {
     401: lambda: _error(401, "UnauthorizedException", "Unauthorized"),
     403: lambda: _error(
         403,

@@ -1,6 +1,6 @@
-"""The AWS services behind the local gateway: an emulator in a process of its own.
+"""The AWS services behind the local gateway, emulated by MiniStack in a process of its own.
 
-It listens on a free port of 127.0.0.1 and nowhere else, keeps its data in memory while code
+The emulator listens on a free port of 127.0.0.1 only. It keeps its data in memory, also while code
 reloads, and ends with the process that started it, however that one ends.
 """
 
@@ -18,38 +18,35 @@ from typing import Any, Literal
 import boto3
 from botocore.config import Config
 
-from gateway.aws.variables import QUEUE_URL, leading_to
+from gateway.aws.variables import ACCOUNT, QUEUE_URL, leading_to
 from gateway.configuration import PROJECT
-from gateway.machine.registry import publish_after
-from gateway.machine.signals import not_inherited
+from gateway.machine.signals import without_interrupts
+from gateway.registry import REGISTRY
 from infra.stage import RESOURCES, TABLES
 
-ACCOUNT = "000000000000"
 START_SECONDS = 30.0
 
 
 @contextlib.asynccontextmanager
-async def emulated_aws(environment: Mapping[str, str]) -> AsyncIterator[dict[str, str]]:
-    """AWS for a while, with Herald's tables in it; yields the variables that lead an SDK to it."""
+async def emulated_aws(app_variables: Mapping[str, str]) -> AsyncIterator[dict[str, str]]:
+    """Run an emulator with Herald's tables and queues while the context lasts.
+
+    Yields the variables that lead an SDK to it. Raises RuntimeError or TimeoutError if it doesn't
+    start.
+
+    Args:
+        app_variables: The app's variables. They name the tables; an empty HERALD_FANOUT_QUEUE_URL
+            leaves the queue out, so that every message is delivered at once.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        with not_inherited():
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "gateway.aws.emulator",
-                str(listener.fileno()),
-                str(port),
-                stdin=PIPE,
-                pass_fds=[listener.fileno()],
-                cwd=PROJECT,
-            )
+        process = await _start_process(listener.fileno(), port)
     try:
-        variables = leading_to(f"http://127.0.0.1:{port}", environment)
-        await _answering(process, port)
-        await asyncio.to_thread(create_tables, client("dynamodb", variables), environment)
+        variables = leading_to(f"http://127.0.0.1:{port}", app_variables)
+        await _wait_until_healthy(process, port)
+        await asyncio.to_thread(create_tables, client("dynamodb", variables), app_variables)
         queue_urls = await asyncio.to_thread(create_queues, client("sqs", variables))
-        if environment.get(QUEUE_URL) != "":  # emptied, all is delivered at once
+        if app_variables.get(QUEUE_URL) != "":
             variables[QUEUE_URL] = queue_urls["FanoutQueue"]
         yield variables
     finally:
@@ -58,7 +55,22 @@ async def emulated_aws(environment: Mapping[str, str]) -> AsyncIterator[dict[str
         await process.wait()
 
 
-async def _answering(process: Process, port: int) -> None:
+async def _start_process(descriptor: int, port: int) -> Process:
+    with without_interrupts():
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "gateway.aws.emulator",
+            str(descriptor),
+            str(port),
+            stdin=PIPE,
+            pass_fds=[descriptor],
+            cwd=PROJECT,
+        )
+
+
+async def _wait_until_healthy(process: Process, port: int) -> None:
+    """Wait until the emulator answers. Raises RuntimeError if it ends, TimeoutError after 30 s."""
     async with asyncio.timeout(START_SECONDS):
         while process.returncode is None:
             with contextlib.suppress(OSError):
@@ -69,13 +81,13 @@ async def _answering(process: Process, port: int) -> None:
                 if b" 200 " in status:
                     return
             await asyncio.sleep(0.02)
-    raise RuntimeError("the AWS emulator ended at once")
+    raise RuntimeError("The AWS emulator ended while it started; see its output above")
 
 
 def client(
     service: Literal["dynamodb", "secretsmanager", "sqs"], variables: Mapping[str, str]
 ) -> Any:
-    """A client of a service of the emulator that `variables` lead to."""
+    """Return an SDK client of the emulator that `variables` lead to."""
     return boto3.client(
         service,
         endpoint_url=variables["AWS_ENDPOINT_URL"],
@@ -87,35 +99,40 @@ def client(
 
 
 def create_queues(sqs: Any) -> dict[str, str]:
-    """Create Herald's queues. Return their URLs by logical id."""
+    """Create Herald's queues. Returns their URLs by logical id."""
     urls: dict[str, str] = {}
     for logical_id, resource in RESOURCES.items():
-        if resource["Type"] != "AWS::SQS::Queue":
-            continue
-        attributes: dict[str, Any] = dict(resource["Properties"])
-        name = attributes.pop("QueueName")
-        if "RedrivePolicy" in attributes:  # the queue that it names comes before this one
-            policy = attributes["RedrivePolicy"]
-            [dead_letters, _] = policy["deadLetterTargetArn"]["Fn::GetAtt"]
-            arn = sqs.get_queue_attributes(QueueUrl=urls[dead_letters], AttributeNames=["QueueArn"])
-            target = {"deadLetterTargetArn": arn["Attributes"]["QueueArn"]}
-            attributes["RedrivePolicy"] = {**policy, **target}
-        texts = {
-            attribute: value if isinstance(value, str) else json.dumps(value)
-            for attribute, value in attributes.items()
-        }
-        urls[logical_id] = sqs.create_queue(QueueName=name, Attributes=texts)["QueueUrl"]
+        if resource["Type"] == "AWS::SQS::Queue":
+            attributes: dict[str, Any] = dict(resource["Properties"])
+            name = attributes.pop("QueueName")
+            if "RedrivePolicy" in attributes:
+                attributes["RedrivePolicy"] = _redrive_policy(sqs, attributes, urls)
+            texts = {
+                attribute: value if isinstance(value, str) else json.dumps(value)
+                for attribute, value in attributes.items()
+            }
+            urls[logical_id] = sqs.create_queue(QueueName=name, Attributes=texts)["QueueUrl"]
     return urls
 
 
-def create_tables(dynamodb: Any, environment: Mapping[str, str]) -> None:
-    """Create Herald's tables, under the names that `environment` gives them."""
+def _redrive_policy(
+    sqs: Any, attributes: Mapping[str, Any], urls: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return a queue's policy with the ARN of its dead-letter queue, which was created before."""
+    policy: dict[str, Any] = attributes["RedrivePolicy"]
+    [dead_letters, _] = policy["deadLetterTargetArn"]["Fn::GetAtt"]
+    response = sqs.get_queue_attributes(QueueUrl=urls[dead_letters], AttributeNames=["QueueArn"])
+    return {**policy, "deadLetterTargetArn": response["Attributes"]["QueueArn"]}
+
+
+def create_tables(dynamodb: Any, app_variables: Mapping[str, str]) -> None:
+    """Create Herald's tables under the names that `app_variables` gives them."""
     for variable, logical_id in TABLES.items():
         table: dict[str, Any] = dict(RESOURCES[logical_id]["Properties"])
-        table["TableName"] = environment.get(variable) or table["TableName"]
+        table["TableName"] = app_variables.get(variable) or table["TableName"]
         name = {"TableName": table["TableName"]}
         encryption = table["SSESpecification"]
-        # The API has another word than CloudFormation, and calls of their own for these two:
+        # Unlike CloudFormation, the API says `Enabled`, and sets the other two by their own calls.
         table["SSESpecification"] = {
             "Enabled": encryption["SSEEnabled"],
             "SSEType": encryption["SSEType"],
@@ -128,7 +145,7 @@ def create_tables(dynamodb: Any, environment: Mapping[str, str]) -> None:
 
 
 def _main(descriptor: int, port: int) -> None:
-    """Serve on the inherited socket until standard input ends, as it does when our starter dies."""
+    """Serve on the inherited socket until standard input ends, as it does when the starter ends."""
     starter = os.getppid()
     os.environ.update(
         GATEWAY_PORT=str(port),
@@ -145,9 +162,9 @@ def _main(descriptor: int, port: int) -> None:
         while os.read(sys.stdin.fileno(), 1024):
             pass
         try:
-            publish_after(starter)  # which couldn't, if it was killed
+            REGISTRY.publish_after(starter)  # a killed starter couldn't do it
         finally:
-            os._exit(0)  # nothing in the emulator is worth keeping
+            os._exit(0)  # the data is not kept
 
     threading.Thread(target=end_with_starter, daemon=True).start()
 

@@ -1,15 +1,21 @@
-"""The environment variables that lead an app, and its SDK, to the emulated AWS."""
+"""The account of the emulated AWS, and the environment variables that lead an app to it."""
 
 import os
 from collections.abc import Mapping
 
+ACCOUNT = "000000000000"
 REGION = "us-east-1"
 QUEUE_URL = "HERALD_FANOUT_QUEUE_URL"
 MANAGEMENT_ENDPOINT = "HERALD_MANAGEMENT_ENDPOINT"
 
 
-def leading_to(endpoint: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what an SDK needs: nothing of the user's own configuration is read beside it."""
+def leading_to(endpoint: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that lead an SDK to `endpoint`, and keep it from the user's own account.
+
+    Args:
+        endpoint: The URL of the emulated AWS.
+        variables: The environment, whose exceptions from a proxy are kept.
+    """
     return {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_REGION": REGION,
@@ -19,16 +25,13 @@ def leading_to(endpoint: str, environment: Mapping[str, str]) -> dict[str, str]:
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
-        **without_proxy(environment),
+        **without_proxy(variables),
     }
 
 
-def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what has this machine reached directly, and whatever was before.
-
-    Where both spellings are there, some programs obey the one and some the other.
-    """
-    known = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
-    hosts = [host for host in known.split(",") if host and host != "127.0.0.1"]
+def without_proxy(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return NO_PROXY with this machine added, in both spellings, since programs read either."""
+    current = variables.get("NO_PROXY") or variables.get("no_proxy") or ""
+    hosts = [host for host in current.split(",") if host and host != "127.0.0.1"]
     direct = ",".join([*hosts, "127.0.0.1"])
     return {"NO_PROXY": direct, "no_proxy": direct}

@@ -1,58 +1,39 @@
-"""`chalice local`: leads the app that Chalice serves to local tables.
+"""`chalice local`: prepare the process so that the app uses local tables.
 
-Beside a running `make run` these are its tables, else those of an emulator of its own. Nothing that
-the stage's configuration says of AWS, and nothing of the user's own account, counts here.
+They are the tables of a running `make run`, or else those of an emulator of its own. The stage's
+AWS resources and the user's own account are never used.
 """
 
 import contextlib
 import errno
-import fcntl
-import importlib.util
-import json
 import os
-import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from gateway.aws.variables import QUEUE_URL, without_proxy
-from gateway.chalice_local.reloader import watch_the_project
-from gateway.configuration import (
-    LOCAL_STAGE,
-    PROJECT,
-    SECRET,
-    ConfigurationError,
-    chalice_configuration,
-    local_environment,
-    stage_environment,
-)
+from gateway.chalice_local.emulator import EmulatorError
+from gateway.chalice_local.reloader import watch_project
+from gateway.chalice_local.variables import lead_to_local_aws
+from gateway.configuration import MAX_PORT, ConfigurationError
 from gateway.first_message import curl
 from gateway.machine import private_files
-from gateway.machine.processes import birth, is_alive, wait_for_end
-from gateway.machine.registry import FOLDER, Entry, alone, make_folder, newest, private, read_locked
+from gateway.machine.processes import is_alive, start_time, wait_for_end
+from gateway.registry import REGISTRY, Entry
 from gateway.tokens import token
-from infra.stage import TABLES
 
-CLI_MODE = "AWS_CHALICE_CLI_MODE"
 WORKER = "CHALICE_WORKER"
-STAGE = "HERALD_STAGE"
-OF_TOKENS = (SECRET, "HERALD_JWT_ISSUER", "HERALD_JWT_AUDIENCE")
-RESOURCE = re.compile(r"HERALD_\w+_(ARN|BUS|ENDPOINT|TABLE|URL)")
-EMULATOR_PACKAGES = ("boto3", "ministack", "uvicorn")
-START_SECONDS = 60.0
-NEXT_PORTS = 20
+"""The variable that Chalice's reloader sets for the process that serves."""
+PORTS_TO_TRY = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arguments:
-    """What `chalice local` was told."""
+    """The arguments of `chalice local`."""
 
     host: str
     port: int
@@ -60,39 +41,41 @@ class Arguments:
 
     @property
     def http(self) -> str:
-        """Where this machine reaches it."""
+        """The URL at which this machine reaches it."""
         return f"http://{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"  # noqa: S104
 
 
-class CannotServe(Exception):
-    """The text says why, and names the cure."""
+class PortTaken(Exception):
+    """The port is in use. The text names a free one."""
 
 
 def prepare(environ: MutableMapping[str, str], arguments: Arguments) -> None:
-    """Have `environ`, which the app is about to read, lead to local tables.
+    """Make `environ`, which the app is about to read, lead to local tables, and print a welcome.
 
-    Where that can't be, the command ends with a line that says why.
+    If that fails, the command ends with a line that says why.
     """
-    reloaded = WORKER in environ
-    owner = os.getppid() if reloaded else os.getpid()
+    is_worker = WORKER in environ
+    owner = os.getppid() if is_worker else os.getpid()
     try:
-        if reloaded:
-            if not _is_ours(owner):
+        if is_worker:
+            if not _started_us(owner):
                 os._exit(0)
             threading.Thread(target=_end_with, args=[owner], daemon=True).start()
-            watch_the_project(newest)
-        _refuse_a_taken_port(arguments)
-        gateway = _lead(environ, arguments.stage, owner)
-        _welcome(environ, arguments, gateway, owner if reloaded else None)
-    except (CannotServe, ConfigurationError) as error:
+            watch_project(REGISTRY.newest)
+        _refuse_taken_port(arguments)
+        gateway = lead_to_local_aws(environ, arguments.stage, owner)
+        tables = _describe_tables(gateway)
+        if not is_worker or _is_news(owner, tables):
+            print(_welcome(environ, arguments, tables), flush=True)
+    except (PortTaken, EmulatorError, ConfigurationError) as error:
         stop(str(error))
 
 
 def stop(line: str) -> NoReturn:
     """End `chalice local` with a line.
 
-    Chalice imports the app in a thread of a process that its parent waits for: there, an exception
-    would end neither, and the parent takes each end of its child for a success.
+    With the reloader, Chalice imports the app in a thread of a child process. An exception would
+    end neither that process nor its parent, which counts any end of the child as a success.
     """
     if threading.current_thread() is threading.main_thread():
         raise SystemExit(line)
@@ -102,8 +85,8 @@ def stop(line: str) -> NoReturn:
     os._exit(1)
 
 
-def _is_ours(parent: int) -> bool:
-    """Whether it has started this process. One that adopts an orphan has a group of its own."""
+def _started_us(parent: int) -> bool:
+    """Whether the parent started this process. One that adopted it is in another process group."""
     try:
         return os.getpgid(parent) == os.getpgrp()
     except OSError:  # it has ended, or belongs to another user
@@ -111,26 +94,25 @@ def _is_ours(parent: int) -> bool:
 
 
 def _end_with(owner: int) -> None:
-    """End this process when its parent is gone, which ends its child on Ctrl-C alone."""
+    """End this process with its parent, which ends it only on Ctrl-C."""
     wait_for_end(owner)
-    _told(owner).unlink(missing_ok=True)
+    _told_file(owner).unlink(missing_ok=True)
     os._exit(0)
 
 
-def _refuse_a_taken_port(arguments: Arguments) -> None:
-    """Raise CannotServe, which names a free one."""
+def _refuse_taken_port(arguments: Arguments) -> None:
+    """Raise PortTaken if another program listens on the port."""
     port = arguments.port
     if _is_free(arguments.host, port):
         return
-    gateway = newest(port)
-    holder = "another program" if gateway is None else "`make run` of this checkout"
-    free = range(port + 1, min(port + NEXT_PORTS, 65535) + 1)
-    other = next((one for one in free if _is_free(arguments.host, one)), port + 1)
-    raise CannotServe(f"Port {port} is taken by {holder}; try: chalice local --port {other}")
+    holder = "another program" if REGISTRY.newest(port) is None else "`make run` of this checkout"
+    candidates = range(port + 1, min(port + PORTS_TO_TRY, MAX_PORT) + 1)
+    free = next((other for other in candidates if _is_free(arguments.host, other)), port + 1)
+    raise PortTaken(f"Port {port} is in use by {holder}; try: chalice local --port {free}")
 
 
 def _is_free(host: str, port: int) -> bool:
-    """Whether no program listens there; what else is wrong with an address, Chalice says."""
+    """Whether no program listens there. Chalice itself reports other problems of an address."""
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
@@ -138,158 +120,49 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _lead(environ: MutableMapping[str, str], stage: str, owner: int) -> Entry | None:
-    """Lead `environ` to a running gateway, which is returned, or to AWS of its own."""
-    _forget_the_stage(environ, stage)
-    queue = environ.pop(QUEUE_URL, None)
-    gateway = newest()
+def _describe_tables(gateway: Entry | None) -> str:
     if gateway is None:
-        environ.update(_own_aws(owner, environ))
-    else:
-        for table in TABLES:
-            environ.pop(table, None)
-        environ.update(gateway.variables)
-    if queue == "":  # emptied: everything is delivered at once
-        environ[QUEUE_URL] = ""
-    environ.update(without_proxy(environ))
-    return gateway
+        return "its own, deleted when it ends"
+    return f"shared with `make run` on port {gateway.port}; messages reach its WebSockets"
 
 
-def _forget_the_stage(environ: MutableMapping[str, str], stage: str) -> None:
-    """Remove what leads to the stage's resources, or to an account of the user's.
+def _welcome(environ: Mapping[str, str], arguments: Arguments, tables: str) -> str:
+    return f"""
+Herald's REST API, served by Chalice. For WebSockets, use `make run`.
 
-    Its limits stay. Tokens are those that `make token` makes. Raises ConfigurationError.
-    """
-    configured = stage_environment(chalice_configuration(), stage)
-    typed = _typed(environ, configured)
-    local = local_environment(typed)
-    for name in list(environ):
-        of_the_stage = name in configured and RESOURCE.fullmatch(name)
-        if of_the_stage or (name.startswith("AWS_") and name != CLI_MODE):
-            del environ[name]
-    for name in OF_TOKENS:
-        environ.pop(name, None)
-        if name in local:
-            environ[name] = local[name]
-    environ[STAGE] = typed.get(STAGE) or LOCAL_STAGE
+  REST    {arguments.http}
+  Tables  {tables}
+
+{_first_steps(environ, arguments)}"""
 
 
-def _typed(environ: Mapping[str, str], configured: Mapping[str, str]) -> dict[str, str]:
-    """Return the shell's variables, without those of the configuration.
-
-    Chalice has put these in the place of the shell's. The kernel still knows the shell's, where
-    it shows them.
-    """
-    typed = {name: value for name, value in environ.items() if name not in configured}
-    try:
-        text = Path("/proc/self/environ").read_text(errors="surrogateescape")
-    except OSError:
-        return typed
-    at_start = dict(line.split("=", 1) for line in text.split("\0") if "=" in line)
-    return {**typed, **{name: at_start[name] for name in at_start.keys() & configured.keys()}}
-
-
-def _own_aws(owner: int, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what leads to the emulator that lives as long as `owner`; it is started once.
-
-    Raises CannotServe.
-    """
-    path = FOLDER / f"chalice-local-{owner}.json"
-    if read_locked(path) is None:
-        _require_the_emulator()
-    with alone(), open(path, "a", opener=private) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pass  # its keeper is there
-        else:
-            file.truncate(0)
-            _start_keeper(owner, path, file.fileno(), environ)
-    end = time.monotonic() + START_SECONDS
-    while (text := read_locked(path)) is not None and time.monotonic() < end:
-        if text.endswith("\n"):
-            variables: dict[str, str] = json.loads(text)
-            return variables
-        time.sleep(0.02)
-    raise CannotServe("The emulated DynamoDB did not start; what it said is above")
-
-
-def _require_the_emulator() -> None:
-    """Raise CannotServe where a package is missing that only development needs."""
-    missing = [name for name in EMULATOR_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise CannotServe(
-            f"`chalice local` needs {' and '.join(missing)} for its own DynamoDB:"
-            f" {sys.executable} -m pip install -r requirements-dev.txt"
-        )
-
-
-def _start_keeper(owner: int, path: Path, descriptor: int, environ: Mapping[str, str]) -> None:
-    """Start a keeper, which has the file's lock from now on."""
-    subprocess.Popen(  # noqa: S603
-        [
-            sys.executable,
-            "-m",
-            "gateway.chalice_local.keeper",
-            str(owner),
-            str(path),
-            str(descriptor),
-        ],
-        cwd=PROJECT,
-        env=dict(environ),
-        stdin=subprocess.DEVNULL,
-        pass_fds=[descriptor],
-        start_new_session=True,  # Ctrl-C is for the owner
-    )
-
-
-def _welcome(
-    environ: Mapping[str, str], arguments: Arguments, gateway: Entry | None, owner: int | None
-) -> None:
-    """Print the URL, the tables and the first steps: once for each owner, and when they change."""
-    tables = (
-        "its own, which end with it"
-        if gateway is None
-        else f"those of `make run` on port {gateway.port}, whose sockets its messages reach"
-    )
-    if owner is not None and not _is_news(owner, tables):
-        return
+def _first_steps(environ: Mapping[str, str], arguments: Arguments) -> str:
     try:
         alice = token(environ, "alice")
-        first_steps = f"""A token for alice, for a day (make token USER=bob makes another):
+    except ConfigurationError:
+        return "HERALD_JWT_SECRET is empty, so tokens come from your identity provider.\n"
+    return f"""A token for alice, valid for a day (for another: make token USER=bob):
 
   {alice}
 
 Send a message:
 
 {curl(arguments.http, alice)}"""
-    except ConfigurationError:
-        first_steps = "Tokens come from your identity provider: HERALD_JWT_SECRET is empty.\n"
-    print(
-        f"""
-Herald's REST API, served by Chalice. WebSockets are `make run`'s.
-
-  REST    {arguments.http}
-  Tables  {tables}
-
-{first_steps}""",
-        flush=True,
-    )
 
 
 def _is_news(owner: int, tables: str) -> bool:
-    """Whether the owner's terminal has not been told of these tables, as it is from now on."""
-    make_folder()
-    for other in FOLDER.glob(_told("*").name):
+    """Whether the owner's terminal has yet to be told about these tables; it counts as told now."""
+    REGISTRY.make_folder()
+    for other in REGISTRY.folder.glob(_told_file("*").name):
         if not is_alive(int(other.stem.rpartition("-")[2])):
             other.unlink(missing_ok=True)
-    told, text = _told(owner), f"{birth(owner)} {tables}"
-    if told.exists() and told.read_text() == text:
+    file, text = _told_file(owner), f"{start_time(owner)} {tables}"
+    if file.exists() and file.read_text() == text:
         return False
-    private_files.replace(told, text)
+    private_files.replace(file, text)
     return True
 
 
-def _told(owner: int | str) -> Path:
-    """Where it is kept what an owner's terminal was told."""
-    return FOLDER / f"chalice-local-{owner}.told"
+def _told_file(owner: int | str) -> Path:
+    """Return the file that holds what an owner's terminal was last told."""
+    return REGISTRY.folder / f"chalice-local-{owner}.told"

@@ -1,7 +1,7 @@
 """`python -m gateway.chalice_local.keeper OWNER FILE DESCRIPTOR`: the AWS of `chalice local`.
 
-Chalice's reloader starts a new process for each change of code, so the emulator belongs to none of
-these: it ends with the owner, the process that a user has started and that they all come from.
+Chalice's reloader starts a new process for each change of code, so the emulator can't belong to
+one of these. It ends with their owner, the process that the user started.
 """
 
 import asyncio
@@ -16,18 +16,22 @@ from gateway.machine.processes import wait_for_end
 
 
 async def keep(owner: int, file: Path, descriptor: int) -> None:
-    """Say in an open file where the emulator is, and end with the process `owner`.
+    """Run an emulator until the process `owner` ends.
 
-    The file's lock, which came with the descriptor, shows that the emulator is there.
+    Args:
+        owner: A process id.
+        file: The file that other processes read; it and its `.told` are removed at the end.
+        descriptor: The file, open and locked. The emulator's variables are written to it, and the
+            lock shows that the emulator is running.
     """
-    environment = {**os.environ, QUEUE_URL: ""}  # nothing would take from a queue
+    app_variables = {**os.environ, QUEUE_URL: ""}  # nothing would take messages from a queue
     try:
-        async with emulated_aws(environment) as variables:
+        async with emulated_aws(app_variables) as variables:
             os.write(descriptor, json.dumps(variables).encode() + b"\n")
             await asyncio.to_thread(wait_for_end, owner)
     finally:
-        for left in (file, file.with_suffix(".told")):
-            left.unlink(missing_ok=True)
+        for path in (file, file.with_suffix(".told")):
+            path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

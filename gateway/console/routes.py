@@ -1,8 +1,8 @@
-"""The console at `/console`: its page, and what the page asks of the gateway.
+"""The console at `/console`: its page, and the endpoints that the page calls.
 
-It hands out tokens, so it answers this machine alone, wherever else the gateway listens, and only
-pages of its own: a request must name this machine as its host (no other site's name that leads
-here), and come from no other page.
+Since the console makes tokens, it answers only this machine, even if the gateway listens on the
+network, and only its own page: a request must name this machine as its host, which keeps out
+another site's name that resolves to it, and must not come from another origin.
 """
 
 import ipaddress
@@ -17,22 +17,22 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from gateway.api.websocket import WebSocketApi
-from gateway.configuration import PROJECT, Configuration, ConfigurationError
-from gateway.console.event_stream import Feed
-from gateway.console.fault_injection import (
+from gateway.api.event_stream import EventStream
+from gateway.api.fault_injection import (
     DELIVERY_STATUSES,
     HANDSHAKE_STATUSES,
     MAX_DELAY_MS,
     DeliveryFault,
-    Faults,
+    FaultInjection,
 )
+from gateway.api.sockets import Sockets
+from gateway.configuration import PROJECT, Configuration, ConfigurationError
 from gateway.tokens import token
 
-PAGES = PROJECT / "console"
-CLIENT = PROJECT / "clients" / "js" / "herald.js"
+PAGE_FILES = PROJECT / "console"
+CLIENT_FILE = PROJECT / "clients" / "js" / "herald.js"
 MAX_LIFETIME_SECONDS = 7 * 24 * 60 * 60
-SECURITY = {
+SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; connect-src *; img-src 'self' data:; frame-ancestors 'none';"
         " base-uri 'none'; form-action 'none'"
@@ -41,13 +41,14 @@ SECURITY = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+JSON_TYPES = {str: "a string", int: "an integer", list: "an array"}
 TOKEN_FIELDS = {"user": str, "scope": str, "tenant": str, "groups": list, "seconds": int}
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class Wrong(ValueError):
-    """A request's body is not what it should be; the text names what is wrong."""
+class BadRequest(ValueError):
+    """A request's body is wrong. The text says what is wrong with it."""
 
 
 class Console:
@@ -56,52 +57,53 @@ class Console:
     def __init__(
         self,
         configuration: Configuration,
-        websocket_api: WebSocketApi,
-        feed: Feed,
-        faults: Faults,
+        sockets: Sockets,
+        *,
+        event_stream: EventStream,
+        faults: FaultInjection,
     ) -> None:
         self._configuration = configuration
-        self._websocket_api = websocket_api
-        self._feed = feed
+        self._sockets = sockets
+        self._event_stream = event_stream
         self._faults = faults
 
     @property
     def routes(self) -> list[BaseRoute]:
+        """The routes of the page, its files and its endpoints."""
+
         def route(path: str, endpoint: Endpoint, method: str) -> Route:
-            return Route(f"/console{path}", self._own(endpoint), methods=[method])
+            return Route(f"/console{path}", self._guarded(endpoint), methods=[method])
 
         return [
             route("", self._page, "GET"),
             route("/client/herald.js", self._client, "GET"),
             route("/events", self._events, "GET"),
             route("/token", self._token, "POST"),
-            route("/handshakes", self._handshakes, "PUT"),
-            route("/connections/{connection_id}", self._deliveries, "PUT"),
-            route("/connections/{connection_id}", self._cut_off, "DELETE"),
-            Mount("/console", _Files(directory=PAGES)),
+            route("/handshakes", self._handshake_fault, "PUT"),
+            route("/connections/{connection_id}", self._delivery_fault, "PUT"),
+            route("/connections/{connection_id}", self._expire, "DELETE"),
+            Mount("/console", _Files(directory=PAGE_FILES)),
         ]
 
-    def _own(self, endpoint: Endpoint) -> Endpoint:
-        """For this machine and its own pages, and with an error that says what was wrong."""
+    def _guarded(self, endpoint: Endpoint) -> Endpoint:
+        """Return an endpoint that refuses other machines and origins, and answers 400 with why."""
 
         @wraps(endpoint)
-        async def answer(request: Request) -> Response:
+        async def respond(request: Request) -> Response:
             if request.client is None or not ipaddress.ip_address(request.client.host).is_loopback:
-                return _refusal(
-                    403, "the console answers the machine that it runs on, and no other"
-                )
-            if not self._is_own(request.headers):
-                return _refusal(403, "the console answers only pages of its own")
+                return _error(403, "the console answers only the machine that it runs on")
+            if not self._is_own_origin(request.headers):
+                return _error(403, "the console answers only its own page")
             try:
                 response = await endpoint(request)
-            except Wrong as error:
-                return _refusal(400, str(error))
-            response.headers.update(SECURITY)
+            except BadRequest as error:
+                return _error(400, str(error))
+            response.headers.update(SECURITY_HEADERS)
             return response
 
-        return answer
+        return respond
 
-    def _is_own(self, headers: Mapping[str, str]) -> bool:
+    def _is_own_origin(self, headers: Mapping[str, str]) -> bool:
         host = headers.get("host", "")
         name = urlsplit(f"//{host}").hostname or ""
         origin = headers.get("origin")
@@ -109,94 +111,97 @@ class Console:
         return known and (origin is None or urlsplit(origin).netloc == host)
 
     async def _page(self, request: Request) -> Response:
-        return FileResponse(PAGES / "index.html")
+        return FileResponse(PAGE_FILES / "index.html")
 
     async def _client(self, request: Request) -> Response:
-        return FileResponse(CLIENT)
+        return FileResponse(CLIENT_FILE)
 
     async def _events(self, request: Request) -> Response:
-        """What happens, as server-sent events, each an array."""
+        """Stream what happens as server-sent events, each an array."""
 
         async def stream() -> AsyncIterator[str]:
-            start = {"kind": "start", "connections": self._websocket_api.open_count}
+            start = {"kind": "start", "connections": len(self._sockets)}
             yield f"data: {json.dumps([start])}\n\n"
-            async for events in self._feed.watch():
+            async for events in self._event_stream.watch():
                 yield f"data: {json.dumps(events)}\n\n" if events else ":\n\n"
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 
     async def _token(self, request: Request) -> Response:
-        """A token for whoever the page names, as `make token` prints one."""
-        asked = await _body(request, TOKEN_FIELDS)
-        user = asked.pop("user", "")
-        seconds = asked.pop("seconds", 3600)
+        """Make a token as `make token` does."""
+        fields = await _body(request, TOKEN_FIELDS)
+        user = fields.pop("user", "")
+        seconds = fields.pop("seconds", 3600)
         if not 1 <= len(user) <= 128:
-            raise Wrong("user must have 1 to 128 characters")
+            raise BadRequest("user must have 1 to 128 characters")
         if not 1 <= seconds <= MAX_LIFETIME_SECONDS:
-            raise Wrong(f"seconds must be from 1 to {MAX_LIFETIME_SECONDS}")
-        claims = {name: value for name, value in asked.items() if value and name != "scope"}
+            raise BadRequest(f"seconds must be from 1 to {MAX_LIFETIME_SECONDS}")
+        claims = {name: value for name, value in fields.items() if value and name != "scope"}
         try:
-            made = token(
-                self._configuration.environment,
+            signed = token(
+                self._configuration.variables,
                 user,
-                asked.get("scope", ""),
+                fields.get("scope", ""),
                 seconds=seconds,
                 **claims,
             )
         except ConfigurationError as error:
-            raise Wrong(str(error)) from error
-        return JSONResponse({"token": made})
+            raise BadRequest(str(error)) from error
+        return JSONResponse({"token": signed})
 
-    async def _handshakes(self, request: Request) -> Response:
-        """Refuse each handshake with `status`, or none where it is absent."""
+    async def _handshake_fault(self, request: Request) -> Response:
+        """Refuse every handshake with `status`; accept them again if it is absent."""
         status = (await _body(request, {"status": int})).get("status")
-        self._faults.handshake = _one_of(status, HANDSHAKE_STATUSES)
+        self._faults.handshake_status = _one_of(status, HANDSHAKE_STATUSES)
         return Response(status_code=204)
 
-    async def _deliveries(self, request: Request) -> Response:
-        """Delay what is delivered to a connection, or answer `status` instead."""
-        asked = await _body(request, {"delayMs": int, "status": int})
-        delay = asked.get("delayMs", 0)
-        if not 0 <= delay <= MAX_DELAY_MS:
-            raise Wrong(f"delayMs must be from 0 to {MAX_DELAY_MS}")
-        status = _one_of(asked.get("status"), DELIVERY_STATUSES)
-        fault = DeliveryFault(delay, status)
+    async def _delivery_fault(self, request: Request) -> Response:
+        """Delay deliveries to a connection, or answer them with `status`."""
+        fields = await _body(request, {"delayMs": int, "status": int})
+        delay_ms = fields.get("delayMs", 0)
+        if not 0 <= delay_ms <= MAX_DELAY_MS:
+            raise BadRequest(f"delayMs must be from 0 to {MAX_DELAY_MS}")
+        status = _one_of(fields.get("status"), DELIVERY_STATUSES)
+        fault = DeliveryFault(delay_ms, status)
         self._faults.deliveries[request.path_params["connection_id"]] = fault
         return Response(status_code=204)
 
-    async def _cut_off(self, request: Request) -> Response:
-        """Close a connection, as API Gateway does by itself in the end."""
-        if not self._websocket_api.cut_off(request.path_params["connection_id"]):
-            return _refusal(404, "there is no such connection")
+    async def _expire(self, request: Request) -> Response:
+        """Close a connection as if it had reached its maximum duration."""
+        if not self._sockets.expire(request.path_params["connection_id"]):
+            return _error(404, "this connection is not open")
         return Response(status_code=204)
 
 
 class _Files(StaticFiles):
+    """The page's files, with the security headers."""
+
     async def get_response(self, path: str, scope: Any) -> Response:
         response = await super().get_response(path, scope)
-        response.headers.update(SECURITY)
+        response.headers.update(SECURITY_HEADERS)
         return response
 
 
 async def _body(request: Request, fields: Mapping[str, type]) -> dict[str, Any]:
-    """The fields of a JSON object that are there and not null. Raises Wrong."""
+    """Return the fields of a JSON object that are not null. Raises BadRequest."""
     try:
-        found = json.loads(await request.body() or b"{}")
+        body = json.loads(await request.body() or b"{}")
     except ValueError:
-        raise Wrong("the body is not JSON") from None
-    if not isinstance(found, dict):
-        raise Wrong("the body must be an object")
-    for name, value in found.items():
+        raise BadRequest("the body must be JSON") from None
+    if not isinstance(body, dict):
+        raise BadRequest("the body must be an object")
+    for name, value in body.items():
         if name not in fields:
-            raise Wrong(f"{name} is unknown; known are {', '.join(fields)}")
+            raise BadRequest(f"{name} is unknown; known fields: {', '.join(fields)}")
         if value is not None and type(value) is not fields[name]:
-            raise Wrong(f"{name} must be of JSON's kind for {fields[name].__name__}")
-    return {name: value for name, value in found.items() if value is not None}
+            raise BadRequest(f"{name} must be {JSON_TYPES[fields[name]]}")
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def _one_of(status: int | None, allowed: frozenset[int]) -> int | None:
+    """Return a status that is allowed or absent. Raises BadRequest."""
     if status is not None and status not in allowed:
-        raise Wrong(f"status must be one of {', '.join(map(str, sorted(allowed)))}, or absent")
+        raise BadRequest(f"status must be one of {', '.join(map(str, sorted(allowed)))}, or absent")
     return status
 
 
@@ -208,5 +213,5 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _refusal(status: int, message: str) -> Response:
-    return JSONResponse({"message": message}, status, headers=SECURITY)
+def _error(status: int, message: str) -> Response:
+    return JSONResponse({"message": message}, status, headers=SECURITY_HEADERS)

@@ -1,16 +1,12 @@
-"""Lambda: execution environments that start on demand, are kept warm, and fail alone.
+"""Lambda: a pool of execution environments that start on demand, stay warm and fail alone.
 
-Each environment is a process with one invocation at a time, so invocations run in parallel, see
-JSON alone, and a crash hurts one of them. A reload replaces the environments; sockets stay open.
+Each environment is a process with one invocation at a time. So invocations run in parallel, see
+nothing but JSON, and a crash affects one of them. A reload replaces the environments; sockets stay
+open.
 """
 
 import asyncio
-import contextlib
-import json
 import os
-import socket
-import sys
-from asyncio.subprocess import Process
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from functools import partial
@@ -19,165 +15,72 @@ from typing import Any
 from uuid import uuid4
 
 from gateway.configuration import PROJECT
-from gateway.log import is_read_by_a_person, log_line, show_printed
-from gateway.machine.signals import not_inherited
+from gateway.functions.declarations import Declarations
+from gateway.functions.execution_environment import ExecutionEnvironment, FunctionError
+from gateway.log import log_line
 
-MAX_LINE_BYTES = 16 * 1024 * 1024  # above Lambda's 6 MB payload, escaped
-STARTING_AT_ONCE = 2
-
-
-class FunctionError(Exception):
-    """A function raised, crashed, timed out, or can't be imported; as Lambda tells who invoked."""
-
-    def __init__(self, error_type: str, message: str, trace: str = "") -> None:
-        super().__init__(message)
-        self.error_type = error_type
-        self.trace = trace
-
-    @property
-    def cause(self) -> str:
-        """Such as `KeyError: 'x'`."""
-        return f"{self.error_type}: {self}"
-
-
-class Environment:
-    """One process. `generation` counts the reloads before it started."""
-
-    def __init__(
-        self,
-        process: Process,
-        channel: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        generation: int,
-    ) -> None:
-        self.generation = generation
-        self._process = process
-        self._reader, self._writer = channel
-        if process.stdout is not None:
-            self._showing = asyncio.create_task(show_printed(process.stdout))
-
-    @classmethod
-    async def start(
-        cls, project: Path, variables: Mapping[str, str], generation: int
-    ) -> "tuple[Environment, dict[str, Any]]":
-        """A new environment, and what the app in it declares. Raises FunctionError."""
-        ours, theirs = socket.socketpair()
-        shown = is_read_by_a_person()
-        with theirs:
-            channel = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
-            try:
-                with not_inherited():
-                    process = await asyncio.create_subprocess_exec(
-                        sys.executable,
-                        "-m",
-                        "gateway.functions.runtime",
-                        str(theirs.fileno()),
-                        pass_fds=[theirs.fileno()],
-                        cwd=project,
-                        env=variables,
-                        stdout=asyncio.subprocess.PIPE if shown else None,
-                        limit=MAX_LINE_BYTES,
-                    )
-            except BaseException:
-                channel[1].close()
-                raise
-        environment = cls(process, channel, generation)
-        try:
-            return environment, await environment._answer()
-        except BaseException:
-            await environment.stop()
-            raise
-
-    async def invoke(self, request: Mapping[str, Any], seconds: float) -> Any:
-        """The function's result. Raises FunctionError; after a crash or time-out it is `dead`."""
-        try:
-            self._writer.write(json.dumps(request).encode() + b"\n")
-            async with asyncio.timeout(seconds):
-                return await self._answer()
-        except TimeoutError:
-            self.kill()
-            await self._process.wait()
-            raise FunctionError(
-                "Sandbox.Timedout", f"Task timed out after {seconds:.2f} seconds"
-            ) from None
-
-    async def _answer(self) -> Any:
-        line = b""
-        with contextlib.suppress(ConnectionError):
-            line = await self._reader.readline()
-        if not line:
-            code = await self._process.wait()
-            raise FunctionError(
-                "Runtime.ExitError", f"Runtime exited with error: exit status {code}"
-            )
-        answer = json.loads(line)
-        if "error" in answer:
-            error = answer["error"]
-            raise FunctionError(
-                error["errorType"], error["errorMessage"], "".join(error["stackTrace"])
-            )
-        return answer["result"]
-
-    @property
-    def dead(self) -> bool:
-        return self._process.returncode is not None
-
-    def kill(self) -> None:
-        if not self.dead:  # it may have ended in this very moment
-            self._process.kill()
-
-    async def stop(self) -> None:
-        """Hang up, and wait until the process has ended; it has even when this is cancelled."""
-        ended = asyncio.create_task(self._process.wait())
-        try:
-            self._writer.close()
-            with contextlib.suppress(ConnectionError):
-                await self._writer.wait_closed()
-            # 3.11's asyncio.timeout is no time-out in a task that is being cancelled.
-            await asyncio.wait({ended}, timeout=1)
-        finally:
-            self.kill()
-            await ended
+MAX_STARTING = 2
+"""How many environments start at the same time."""
+ACCOUNT_VARIABLES = {"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_PROFILE"}
+"""What a shell may say about the user's own AWS account, and functions must not see."""
+NOTHING_DECLARED: Declarations = {
+    "routes": {},
+    "preflights": {},
+    "websocket": {},
+    "schedules": {},
+    "queues": {},
+    "functions": [],
+    "binaryTypes": [],
+}
 
 
 class Environments:
-    """The pool. `declared` is what the app declares, from the newest environment that started."""
+    """The pool of execution environments.
+
+    `declared` is what the app declares, from the newest environment that started.
+
+    Args:
+        project: The folder of `app.py`.
+        variables: The variables that functions see beside this process's own.
+        concurrency: The largest number of environments.
+        function_timeout: Seconds until an invocation is killed.
+    """
 
     def __init__(
         self,
         project: Path,
         variables: Mapping[str, str],
+        *,
         concurrency: int,
         function_timeout: float,
     ) -> None:
-        self.declared: dict[str, Any] = {}
+        self.declared = NOTHING_DECLARED
         self._project = project
         self._variables = {
             name: value
             for name, value in {**os.environ, **variables}.items()
-            # Whatever account the user works with elsewhere, nothing of it belongs in here.
-            if name not in {"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_PROFILE"}
+            if name not in ACCOUNT_VARIABLES
         }
-        # The project is found as the working directory, and the runtime beside this module.
+        # The working directory leads to the app, and this leads to `gateway.functions.runtime`.
         self._variables["PYTHONPATH"] = str(PROJECT)
         self._concurrency = concurrency
         self._function_timeout = function_timeout
         self._generation = 0
-        self._idle: list[Environment] = []
-        self._waiting: deque[asyncio.Future[Environment]] = deque()
-        self._environments: set[Environment] = set()
+        self._idle: list[ExecutionEnvironment] = []
+        self._waiting: deque[asyncio.Future[ExecutionEnvironment]] = deque()
+        self._environments: set[ExecutionEnvironment] = set()
         self._starting = 0
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._ending: set[asyncio.Task[Any]] = set()
+        self._stopping: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
-        """Start the first environment. Raises FunctionError when the app can't be imported."""
-        environment = await self._started()
-        self._release(environment)
+        """Start the first environment. Raises FunctionError if the app can't be imported."""
+        self._release(await self._start_environment())
 
     async def invoke(self, function: str, event: Mapping[str, Any]) -> Any:
         """Invoke a function with an event and return its result. Raises FunctionError.
 
-        A function that was started runs to its end, though nobody waits for it any more.
+        A function runs to its end even if the caller is cancelled.
         """
         invocation = _spawn(self._invoke(function, event), self._tasks)
         try:
@@ -188,21 +91,21 @@ class Environments:
 
     async def _invoke(self, function: str, event: Mapping[str, Any]) -> Any:
         environment = await self._acquire()
-        request = {
+        invocation = {
             "function": function,
             "event": event,
             "requestId": str(uuid4()),
             "seconds": self._function_timeout,
         }
         try:
-            return await environment.invoke(request, self._function_timeout)
+            return await environment.invoke(invocation, self._function_timeout)
         finally:
             self._release(environment)
 
     async def reload(self) -> None:
-        """Put new environments in the place of all that there are. Raises FunctionError.
+        """Replace the environments, a busy one after its invocation.
 
-        One that is at work is replaced when it has done.
+        Raises FunctionError if the app can't be imported.
         """
         self._generation += 1
         for environment in self._idle:
@@ -211,7 +114,7 @@ class Environments:
         await self.start()
 
     async def stop(self) -> None:
-        """End every environment at once, whatever it is doing."""
+        """End every environment at once, even a busy one."""
         self._generation += 1
         self._concurrency = 0
         for environment in self._environments.difference(self._idle):
@@ -219,29 +122,49 @@ class Environments:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for environment in self._environments.copy():  # and those at work were retired
+        for environment in self._environments.copy():  # those left were idle
             self._retire(environment)
-        await asyncio.gather(*self._ending)
+        await asyncio.gather(*self._stopping)
 
-    async def _acquire(self) -> Environment:
+    async def _acquire(self) -> ExecutionEnvironment:
+        """Take an idle environment, or wait for one. Raises FunctionError if none can start."""
         if self._idle:
             return self._idle.pop()
-        turn: asyncio.Future[Environment] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[ExecutionEnvironment] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         self._start_more()
         return await turn
 
+    def _release(self, environment: ExecutionEnvironment) -> None:
+        """Hand an environment to the first that waits; retire it if it has ended or is outdated."""
+        if environment.ended or environment.generation != self._generation:
+            self._retire(environment)
+            self._start_more()
+            return
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(environment)
+                return
+        self._idle.append(environment)
+
+    def _retire(self, environment: ExecutionEnvironment) -> None:
+        self._environments.discard(environment)
+        _spawn(environment.stop(), self._stopping)
+
     def _start_more(self) -> None:
+        """Start environments for the invocations that wait, as far as the limits allow."""
         while (
-            self._starting < min(len(self._waiting), STARTING_AT_ONCE)
+            self._starting < min(len(self._waiting), MAX_STARTING)
             and len(self._environments) + self._starting < self._concurrency
         ):
             self._starting += 1
             _spawn(self._start_one(), self._tasks)
 
     async def _start_one(self) -> None:
+        """Start an environment and release it; on failure, every waiting invocation fails."""
         try:
-            environment = await self._started()
+            environment = await self._start_environment()
         except FunctionError as error:
             while self._waiting:
                 turn = self._waiting.popleft()
@@ -253,40 +176,26 @@ class Environments:
         self._release(environment)
         self._start_more()
 
-    async def _started(self) -> Environment:
+    async def _start_environment(self) -> ExecutionEnvironment:
         generation = self._generation
-        environment, declared = await Environment.start(self._project, self._variables, generation)
+        environment, declared = await ExecutionEnvironment.start(
+            self._project, self._variables, generation
+        )
         self._environments.add(environment)
         if generation == self._generation:
             self.declared = declared
         return environment
 
-    def _release(self, environment: Environment) -> None:
-        if environment.dead or environment.generation != self._generation:
-            self._retire(environment)
-            self._start_more()
-            return
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(environment)
-                return
-        self._idle.append(environment)
-
-    def _retire(self, environment: Environment) -> None:
-        self._environments.discard(environment)
-        _spawn(environment.stop(), self._ending)
-
 
 def _log_failure(function: str, invocation: asyncio.Task[Any]) -> None:
-    """Say what nobody waited for."""
+    """Log the error of an invocation whose caller was cancelled."""
     if not invocation.cancelled() and (error := invocation.exception()) is not None:
         log_line("ERROR", f"{function} failed: {error}")
 
 
-def _spawn(work: Coroutine[Any, Any, Any], among: set[asyncio.Task[Any]]) -> asyncio.Task[Any]:
-    """A task that is among its likes until it is done."""
+def _spawn(work: Coroutine[Any, Any, Any], tasks: set[asyncio.Task[Any]]) -> asyncio.Task[Any]:
+    """Start a task, and keep a reference to it in `tasks` until it finishes."""
     task = asyncio.get_running_loop().create_task(work)
-    among.add(task)
-    task.add_done_callback(among.discard)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
     return task

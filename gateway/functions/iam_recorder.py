@@ -1,6 +1,6 @@
-"""What functions ask of AWS: a line of JSON for each call, for who writes their policies.
+"""Records each AWS call as a line of JSON, to help write IAM policies.
 
-The names are IAM's. A transaction needs the right to each of its actions:
+Actions have IAM's names. A transaction needs the right to each of its actions:
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html
 """
 
@@ -11,19 +11,20 @@ from typing import Any
 
 import botocore
 
-IN_TRANSACTION = {
+TRANSACTION_ACTIONS = {
     "Put": "PutItem",
     "Update": "UpdateItem",
     "Delete": "DeleteItem",
     "ConditionCheck": "ConditionCheckItem",
 }
-OTHER_NAMES = {"SendMessageBatch": "SendMessage", "PublishBatch": "Publish"}
+BATCH_ACTIONS = {"SendMessageBatch": "SendMessage", "PublishBatch": "Publish"}
+"""The actions of operations that IAM knows by another name."""
 
 
 def record_calls(file: Path, function: Callable[[], str]) -> None:
-    """Append each call to a file, with the function that made it."""
+    """Append each call from now on to a file, with the name of the function that made it."""
 
-    def note(**call: Any) -> None:
+    def record(**call: Any) -> None:
         params, model = call["params"], call["model"]
         service = model.service_model.service_name
         with file.open("a") as lines:
@@ -36,26 +37,26 @@ def record_calls(file: Path, function: Callable[[], str]) -> None:
                 lines.write(json.dumps(entry) + "\n")
 
     botocore.register_initializer(
-        lambda session: session.register("provide-client-params.*.*", note)
+        lambda session: session.register("provide-client-params.*.*", record)
     )
 
 
 def _actions(operation: str, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The actions of a call, each with the name of what it is done to."""
+    """Yield each action of a call with the name of the resource that it needs the right to."""
     if operation == "TransactWriteItems":
-        for entry in params["TransactItems"]:
-            for kind, action in entry.items():
-                yield IN_TRANSACTION[kind], action["TableName"]
+        for item in params["TransactItems"]:
+            for kind, action in item.items():
+                yield TRANSACTION_ACTIONS[kind], action["TableName"]
     elif operation in ("BatchGetItem", "BatchWriteItem"):
         for table in params["RequestItems"]:
             yield operation, table
     else:
-        target = (
+        resource = (
             params.get("TableName")
             or params.get("QueueUrl")
             or params.get("TopicArn")
             or params.get("SecretId")
             or ""
         )
-        name = target.rpartition("/")[2].rpartition(":")[2]
-        yield OTHER_NAMES.get(operation, operation), name
+        name = resource.rpartition("/")[2].rpartition(":")[2]
+        yield BATCH_ACTIONS.get(operation, operation), name

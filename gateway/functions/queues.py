@@ -1,4 +1,4 @@
-"""Lambda's event source mappings: hands what waits in SQS queues to the functions that take it.
+"""Lambda's event source mappings: invoke functions with the messages of their SQS queues.
 
 https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html
 https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
@@ -11,34 +11,41 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from gateway.api.events import ACCOUNT, REGION
-from gateway.aws.emulator import client
-from gateway.functions.environments import Environments, FunctionError
+from gateway.aws.variables import ACCOUNT, REGION
+from gateway.functions.declarations import QueueTrigger
+from gateway.functions.environments import Environments
+from gateway.functions.execution_environment import FunctionError
 from gateway.log import log_line
 
-AT_ONCE = 5  # invocations for a queue; Lambda begins with so many, too
-MAX_RECEIVE = 10  # messages that one call can have
+MAX_PARALLEL_BATCHES = 5
+"""How many invocations run for one queue, as many as Lambda begins with."""
+MAX_MESSAGES = 10
+"""How many messages one call of SQS receives or deletes."""
 WAIT_SECONDS = 1
-PAUSE_SECONDS = 1.0  # after a queue could not be read
+"""How long one call of SQS waits for messages."""
+PAUSE_SECONDS = 1.0
+"""Between two looks at the declarations, and after a queue could not be read."""
 
-Source = dict[str, Any]
-"""What the app declares of a queue's function: `queue`, `batchSize` and `batchSeconds`."""
 
+async def run_queues(environments: Environments, sqs: Any, endpoint: str) -> None:
+    """Invoke the functions that the app declares for queues, until this is cancelled.
 
-async def run_queues(environments: Environments, aws: Mapping[str, str]) -> None:
-    """Feed the functions that take from queues, as far as the app declares any, until cancelled."""
-    sqs = client("sqs", aws)
+    Args:
+        environments: Where the functions run.
+        sqs: An SDK client of SQS.
+        endpoint: The URL of SQS, which the queues' URLs begin with.
+    """
     mappings: dict[str, asyncio.Task[None]] = {}
     async with asyncio.TaskGroup() as tasks:
         while True:
             for function in environments.declared["queues"]:
                 if function not in mappings or mappings[function].done():
-                    mapping = _Mapping(environments, sqs, aws["AWS_ENDPOINT_URL"], function)
+                    mapping = _EventSourceMapping(environments, sqs, endpoint, function)
                     mappings[function] = tasks.create_task(mapping.run())
             await asyncio.sleep(PAUSE_SECONDS)
 
 
-class _Mapping:
+class _EventSourceMapping:
     """One queue and its function."""
 
     def __init__(self, environments: Environments, sqs: Any, endpoint: str, function: str) -> None:
@@ -48,52 +55,56 @@ class _Mapping:
         self._function = function
 
     async def run(self) -> None:
-        """Feed the function while it is declared; how, may change when the code does."""
-        free = asyncio.Semaphore(AT_ONCE)
+        """Invoke the function while it is declared. A reload may change its trigger."""
+        free = asyncio.Semaphore(MAX_PARALLEL_BATCHES)
         async with asyncio.TaskGroup() as invocations:
             while self._function in self._environments.declared["queues"]:
-                source: Source = self._environments.declared["queues"][self._function]
-                url = f"{self._endpoint}/{ACCOUNT}/{source['queue']}"
+                trigger = self._environments.declared["queues"][self._function]
+                url = f"{self._endpoint}/{ACCOUNT}/{trigger['queue']}"
                 await free.acquire()
                 try:
-                    messages = await self._receive(url, source)
+                    messages = await self._receive_batch(url, trigger)
                 except (BotoCoreError, ClientError) as error:
-                    log_line("ERROR", f"the queue {source['queue']} can't be read: {error}")
+                    log_line("ERROR", f"the queue {trigger['queue']} can't be read: {error}")
                     await asyncio.sleep(PAUSE_SECONDS)
                     messages = []
                 if not messages:
                     free.release()
                     continue
-                task = invocations.create_task(self._invoke(url, messages))
-                task.add_done_callback(lambda _: free.release())
+                invocation = invocations.create_task(self._process(url, messages))
+                invocation.add_done_callback(lambda _: free.release())
 
-    async def _receive(self, url: str, source: Source) -> list[dict[str, Any]]:
-        """A batch: what is there, or comes while the batching window is open."""
-        size = source["batchSize"]
-        messages = await self._receive_some(url, min(size, MAX_RECEIVE), WAIT_SECONDS)
-        end = time.monotonic() + source["batchSeconds"]
+    async def _receive_batch(self, url: str, trigger: QueueTrigger) -> list[dict[str, Any]]:
+        """Receive messages until the batch is full or the batching window ends."""
+        size = trigger["batchSize"]
+        messages = await self._receive(url, min(size, MAX_MESSAGES), WAIT_SECONDS)
+        end = time.monotonic() + trigger["batchSeconds"]
         while messages and len(messages) < size and (left := end - time.monotonic()) > 0:
-            messages += await self._receive_some(
-                url, min(size - len(messages), MAX_RECEIVE), min(WAIT_SECONDS, int(left))
+            messages += await self._receive(
+                url, min(size - len(messages), MAX_MESSAGES), min(WAIT_SECONDS, int(left))
             )
             await asyncio.sleep(min(left, 0.05))
         return messages
 
-    async def _receive_some(self, url: str, most: int, wait: int) -> list[dict[str, Any]]:
-        answer = await asyncio.to_thread(
+    async def _receive(
+        self, url: str, max_messages: int, wait_seconds: int
+    ) -> list[dict[str, Any]]:
+        response = await asyncio.to_thread(
             self._sqs.receive_message,
             QueueUrl=url,
-            MaxNumberOfMessages=most,
-            WaitTimeSeconds=wait,
+            MaxNumberOfMessages=max_messages,
+            WaitTimeSeconds=wait_seconds,
             AttributeNames=["All"],
             MessageAttributeNames=["All"],
         )
-        received: list[dict[str, Any]] = answer.get("Messages", [])
-        return received
+        messages: list[dict[str, Any]] = response.get("Messages", [])
+        return messages
 
-    async def _invoke(self, url: str, messages: list[dict[str, Any]]) -> None:
-        """Invoke the function with a batch, and delete what it has done. The rest comes again when
-        it is visible again, however the function failed."""
+    async def _process(self, url: str, messages: list[dict[str, Any]]) -> None:
+        """Invoke the function with a batch, and delete the messages that it processed.
+
+        The other messages become visible again, however the function failed.
+        """
         event = {"Records": [_record(url, message) for message in messages]}
         log_line("QUEUE", f"{url.rpartition('/')[2]}  {len(messages)} → {self._function}")
         try:
@@ -101,26 +112,32 @@ class _Mapping:
         except FunctionError as error:
             log_line("ERROR", f"{self._function} failed: {error}")
             return
-        failed = _failed(result)
+        failed = _failed_ids(result)
         if failed is None:
-            log_line("ERROR", f"{self._function} reports failures as Lambda can't read: {result}")
+            log_line(
+                "ERROR", f"{self._function} returned failures that Lambda can't read: {result}"
+            )
             return
-        done = [message for message in messages if message["MessageId"] not in failed]
-        for start in range(0, len(done), MAX_RECEIVE):
+        await self._delete(
+            url, [message for message in messages if message["MessageId"] not in failed]
+        )
+
+    async def _delete(self, url: str, messages: list[dict[str, Any]]) -> None:
+        for start in range(0, len(messages), MAX_MESSAGES):
             entries = [
                 {"Id": str(index), "ReceiptHandle": message["ReceiptHandle"]}
-                for index, message in enumerate(done[start : start + MAX_RECEIVE])
+                for index, message in enumerate(messages[start : start + MAX_MESSAGES])
             ]
             try:
                 await asyncio.to_thread(
                     self._sqs.delete_message_batch, QueueUrl=url, Entries=entries
                 )
             except (BotoCoreError, ClientError) as error:
-                log_line("ERROR", f"messages of {url} come again: {error}")
+                log_line("ERROR", f"messages of {url} will be delivered again: {error}")
 
 
-def _failed(result: Any) -> set[str] | None:
-    """The ids that a function reports as failed; None where Lambda takes all for failed."""
+def _failed_ids(result: Any) -> set[str] | None:
+    """Return the ids that a function reports as failed; None if Lambda counts all as failed."""
     failures = result.get("batchItemFailures") if isinstance(result, dict) else None
     if not failures:
         return set()
@@ -129,6 +146,7 @@ def _failed(result: Any) -> set[str] | None:
 
 
 def _record(url: str, message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message as Lambda's event has it."""
     return {
         "messageId": message["MessageId"],
         "receiptHandle": message["ReceiptHandle"],

@@ -1,17 +1,17 @@
-"""Ctrl-C ends the gateway, quietly, at whatever moment it comes."""
+"""Stop the gateway quietly on Ctrl-C and SIGTERM, whenever they come."""
 
 import asyncio
 import signal
 from collections.abc import Coroutine
 from typing import Any
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 async def until_interrupted(work: Coroutine[Any, Any, int]) -> int:
-    """Do `work`, and cancel it at the first signal; its exit status, or the signal's.
+    """Run `work`, and cancel it at the first signal. Later signals have no effect.
 
-    Later signals change nothing, since it is stopping already.
+    Returns the exit status of the work; if it was cancelled, the one that stands for the signal.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
@@ -22,7 +22,7 @@ async def until_interrupted(work: Coroutine[Any, Any, int]) -> int:
             received.append(number)
             loop.call_soon_threadsafe(task.cancel)
 
-    for number in STOPPING:
+    for number in STOP_SIGNALS:
         signal.signal(number, stop)
     try:
         return await task
@@ -31,12 +31,12 @@ async def until_interrupted(work: Coroutine[Any, Any, int]) -> int:
             raise
         return 128 + received[0]
     finally:
-        for number in STOPPING:
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
 
-async def interrupted() -> None:
-    """Wait until this work is interrupted, and let it end as it likes."""
+async def wait_for_interrupt() -> None:
+    """Wait until this task is cancelled, and let it go on from there."""
     try:
         await asyncio.Event().wait()
     except asyncio.CancelledError:

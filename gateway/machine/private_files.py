@@ -1,4 +1,4 @@
-"""Files that their owner alone may read (mode 600), written whole or not at all."""
+"""Files that only their owner can read (mode 600), written completely or not at all."""
 
 import contextlib
 import os
@@ -8,20 +8,25 @@ from pathlib import Path
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file, in the place of one that may be there."""
-    with _written_beside(path, text) as temporary:
+    """Write a file, and replace the one that may exist."""
+    with _temporary_file(path, text) as temporary:
         os.replace(temporary, path)
 
 
 def create(path: Path, text: str) -> None:
-    """Write a file. Raises FileExistsError where another process was faster."""
-    with _written_beside(path, text) as temporary:
+    """Write a new file. Raises FileExistsError if another process was faster."""
+    with _temporary_file(path, text) as temporary:
         os.link(temporary, path)
 
 
+def opener(path: str, flags: int) -> int:
+    """Open a file, with mode 600 if it is new: an opener for `open`."""
+    return os.open(path, flags, 0o600)
+
+
 @contextlib.contextmanager
-def _written_beside(path: Path, text: str) -> Iterator[str]:
-    """A temporary file (mkstemp gives it mode 600) in the folder of `path`, which is made."""
+def _temporary_file(path: Path, text: str) -> Iterator[str]:
+    """Make a temporary file (mkstemp gives it mode 600) beside `path`, and the folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:

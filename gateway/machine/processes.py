@@ -7,19 +7,21 @@ import subprocess
 import time
 from pathlib import Path
 
-POLL_SECONDS = 0.25
 PROC = Path("/proc")
 
 
-def wait_for_end(pid: int) -> None:
-    """Wait until a process has ended; it need not be a child of this one."""
+def wait_for_end(pid: int, *, poll_seconds: float = 0.25) -> None:
+    """Wait until a process has ended, even one that this process didn't start.
+
+    It polls every `poll_seconds` where the kernel can't report the end.
+    """
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     except (AttributeError, OSError):  # not Linux, or forbidden in a container
         while is_alive(pid):
-            time.sleep(POLL_SECONDS)
+            time.sleep(poll_seconds)
     else:
         try:
             select.select([descriptor], [], [])
@@ -28,21 +30,24 @@ def wait_for_end(pid: int) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process."""
+    """Whether a process exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # of another user
+    except PermissionError:  # another user's process
         pass
     return True
 
 
-def birth(pid: int) -> str:
-    """Return when a process began, so that two which had the same id, in turn, differ."""
+def start_time(pid: int, proc: Path = PROC) -> str:
+    """Return when a process started, in any format; "" if unknown.
+
+    It distinguishes processes that had the same id, one after the other.
+    """
     with contextlib.suppress(OSError):
         # The 22nd field; the second may hold anything, in parentheses. See proc_pid_stat(5).
-        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
+        return (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
     with contextlib.suppress(OSError):
         command = ["ps", "-o", "lstart=", "-p", str(pid)]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603

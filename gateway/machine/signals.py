@@ -1,7 +1,7 @@
-"""Keep Ctrl-C from the processes that the gateway starts: they end when the gateway ends them.
+"""Keep Ctrl-C from the gateway's child processes, since the gateway itself ends them.
 
-A terminal sends it to every process of a command. This module loads no asyncio, which would make
-each execution environment start 30 ms later.
+A terminal sends Ctrl-C to every process of a command. This module must not load asyncio, which
+would delay the start of each execution environment by 30 ms.
 """
 
 import contextlib
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def not_inherited() -> Iterator[None]:
-    """Let no Ctrl-C reach a process that is started meanwhile, not even before it can ignore it."""
+def without_interrupts() -> Iterator[None]:
+    """Start processes with Ctrl-C blocked, until they call `ignore_interrupts`."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -19,7 +19,7 @@ def not_inherited() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def ignore() -> None:
-    """Ignore Ctrl-C in a process that was started so."""
+def ignore_interrupts() -> None:
+    """Ignore Ctrl-C in a process that was started with it blocked."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

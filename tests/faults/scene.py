@@ -19,7 +19,8 @@ from websockets.exceptions import InvalidStatus
 from gateway.aws.emulator import client
 from gateway.aws.variables import QUEUE_URL
 from gateway.configuration import PROJECT
-from gateway.functions.environments import Environments, FunctionError
+from gateway.functions.environments import Environments
+from gateway.functions.execution_environment import FunctionError
 from gateway.functions.schedules import scheduled_event
 from tests.faults.spoiler import AWS, CONNECTIONS, DEATHS, Plan, Spoiler, reset, spoiler, untouched
 from tests.support.clients import Client, Socket, configured, eventually, served, token
@@ -43,7 +44,7 @@ class Functions:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self._environments = Environments(LATER, variables, 1, 60.0)
+        self._environments = Environments(LATER, variables, concurrency=1, function_timeout=60.0)
         self._wait(self._environments.start())
 
     def sweep(self) -> bool:
@@ -278,7 +279,7 @@ def scene() -> Iterator[Scene]:
         # The emulator is known when the gateway runs, and no function is asked before that.
         running = stack.enter_context(served(configured(**environment)))
         spoiling.targets |= {AWS: running.aws["AWS_ENDPOINT_URL"], CONNECTIONS: running.http}
-        functions = Functions({**configured(**environment).environment, **running.aws})
+        functions = Functions({**configured(**environment).variables, **running.aws})
         stack.callback(functions.close)
         clients = stack.enter_context(closing(Client(running)))
         sqs = stack.enter_context(closing(client("sqs", running.aws)))

@@ -1,44 +1,59 @@
+"""The gateway's configuration, and the secret that it falls back to."""
+
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gateway import configuration as module
-from gateway.aws.variables import without_proxy
-from gateway.configuration import ConfigurationError, configuration
+from gateway.configuration import ConfigurationError, configuration, stage_environment
 
 
 @pytest.fixture
-def herald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the checkout's own files are."""
-    monkeypatch.setattr(module, "HERALD", tmp_path)
-    return tmp_path
+def secret_file(tmp_path: Path) -> Path:
+    """Where the checkout's secret is kept."""
+    return tmp_path / "jwt-secret"
 
 
-def test_where_no_secret_is_named_the_checkouts_signs(herald: Path) -> None:
-    made = configuration({}).environment["HERALD_JWT_SECRET"]
-    assert made == (herald / "jwt-secret").read_text().strip()
+def test_without_a_secret_in_the_environment_the_checkouts_is_used(secret_file: Path) -> None:
+    variables = configuration({}, secret_file=secret_file).variables
+    assert variables["HERALD_JWT_SECRET"] == secret_file.read_text().strip()
 
 
-@pytest.mark.parametrize("named", ["a-secret-of-the-shell", "", " "])
-def test_a_secret_of_the_shell_wins_and_an_empty_one_means_none(herald: Path, named: str) -> None:
-    assert configuration({"HERALD_JWT_SECRET": named}).environment["HERALD_JWT_SECRET"] == named
-    assert list(herald.iterdir()) == []
+@pytest.mark.parametrize("secret", ["a-secret-of-the-shell", "", " "])
+def test_a_secret_in_the_environment_is_used_even_if_it_is_empty(
+    secret_file: Path, secret: str
+) -> None:
+    configured = configuration({"HERALD_JWT_SECRET": secret}, secret_file=secret_file)
+    assert configured.variables["HERALD_JWT_SECRET"] == secret
+    assert not secret_file.exists()
 
 
-def test_a_broken_secret_is_a_wrong_configuration(herald: Path) -> None:
-    (herald / "jwt-secret").touch()
-    with pytest.raises(ConfigurationError, match="delete it"):
-        configuration({})
+def test_a_broken_secret_is_a_configuration_error(secret_file: Path) -> None:
+    secret_file.touch()
+    with pytest.raises(ConfigurationError, match="Delete it"):
+        configuration({}, secret_file=secret_file)
 
 
 @pytest.mark.parametrize(
-    ("environment", "direct"),
+    ("variable", "value", "allowed"),
     [
-        ({}, "127.0.0.1"),
-        ({"NO_PROXY": "a.example"}, "a.example,127.0.0.1"),
-        ({"no_proxy": "a.example"}, "a.example,127.0.0.1"),
-        ({"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}, "127.0.0.1"),
+        ("PORT", "80.5", "a number from 0 to 65535 without a fraction"),
+        ("GATEWAY_CONCURRENCY", "0", "a number from 1 to 256"),
+        ("GATEWAY_IDLE_TIMEOUT_SECONDS", "soon", "a number from 0.1 to 86400"),
     ],
 )
-def test_this_machine_is_reached_without_a_proxy(environment: dict[str, str], direct: str) -> None:
-    assert without_proxy(environment) == {"NO_PROXY": direct, "no_proxy": direct}
+def test_a_wrong_value_is_reported_with_what_is_allowed(
+    variable: str, value: str, allowed: str
+) -> None:
+    with pytest.raises(ConfigurationError) as wrong:
+        configuration({"HERALD_JWT_SECRET": "", variable: value})
+    assert str(wrong.value) == f"{variable} holds '{value}'; allowed: {allowed}"
+
+
+def test_a_stages_variables_override_those_of_all_stages() -> None:
+    chalice: Any = {
+        "environment_variables": {"A": "all", "B": "all"},
+        "stages": {"dev": {"environment_variables": {"B": "dev"}}},
+    }
+    assert stage_environment(chalice, "dev") == {"A": "all", "B": "dev"}
+    assert stage_environment(chalice, "other") == {"A": "all", "B": "all"}

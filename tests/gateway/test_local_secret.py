@@ -1,3 +1,5 @@
+"""The local secret: random, private, and the same for every process of a checkout."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ ASK = "import pathlib, sys; from gateway.local_secret import local_secret; sys.s
 PRINT = f"{ASK} print(local_secret(pathlib.Path(sys.argv[1])))"
 
 
-def test_a_secret_is_random_and_its_owners_alone(tmp_path: Path) -> None:
+def test_a_secret_is_random_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
     paths = [tmp_path / "one" / "jwt-secret", tmp_path / "two" / "jwt-secret"]
     secrets = [local_secret(path) for path in paths]
     assert secrets[0] != secrets[1]
@@ -24,11 +26,11 @@ def test_a_secret_is_random_and_its_owners_alone(tmp_path: Path) -> None:
     assert list(paths[0].parent.iterdir()) == [paths[0]]
 
 
-def test_the_app_knows_a_local_secret_by_its_beginning() -> None:
+def test_the_app_recognizes_a_local_secret_by_its_prefix() -> None:
     assert module.PREFIX == LOCAL_SECRET
 
 
-def test_eight_processes_that_make_it_at_once_agree(tmp_path: Path) -> None:
+def test_eight_processes_that_create_it_at_once_agree(tmp_path: Path) -> None:
     path = tmp_path / ".herald" / "jwt-secret"
     processes = [
         subprocess.Popen(
@@ -52,22 +54,22 @@ def test_eight_processes_that_make_it_at_once_agree(tmp_path: Path) -> None:
     "content",
     [b"", b"\n", b"local-", b"local-too-short", b"x" * 60, b"local-\xff" + b"x" * 60],
 )
-def test_a_broken_file_is_named_with_its_cure(tmp_path: Path, content: bytes) -> None:
+def test_a_broken_file_is_reported_with_what_to_do(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "jwt-secret"
     path.write_bytes(content)
     with pytest.raises(BrokenSecret) as broken:
         local_secret(path)
-    assert str(broken.value).startswith(f"{path} holds no local signing secret: delete it")
+    assert str(broken.value).startswith(f"{path} doesn't hold a local signing secret. Delete it")
     assert "too-short" not in str(broken.value)
 
 
-def test_a_file_that_cannot_be_read_is_named_with_its_cure(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "jwt-secret").mkdir(mode=0o700)
     with pytest.raises(BrokenSecret, match=r"Is a directory.*delete it"):
         local_secret(tmp_path / "jwt-secret")
 
 
-def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+def test_a_file_that_others_can_read_is_made_private(tmp_path: Path) -> None:
     path = tmp_path / "jwt-secret"
     secret = local_secret(path)
     path.chmod(0o644)
@@ -75,7 +77,7 @@ def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_file_holds_the_secret_and_nothing_else(tmp_path: Path) -> None:
-    """So that a program that reads all of it has the secret."""
+def test_the_file_holds_only_the_secret(tmp_path: Path) -> None:
+    """A program may read the whole file to get the secret."""
     path = tmp_path / "jwt-secret"
     assert local_secret(path) == path.read_text()

@@ -19,7 +19,7 @@ from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import MessageParser
 from chalicelib.protocol.ulid import Stamp, earliest
 from chalicelib.store.dynamodb import Store
-from tests.gateway.test_authorization import invoke
+from tests.gateway.api.test_authorization import invoke
 from tests.support.clients import Client, Socket, configured, eventually, served, token
 from tests.support.stub import stub
 from tests.support.tables import TABLES, scan

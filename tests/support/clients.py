@@ -1,4 +1,4 @@
-"""Clients of a running Herald, as a user's program would be one."""
+"""Clients of a running Herald, which use it as a user's program would."""
 
 import asyncio
 import contextlib
@@ -26,22 +26,22 @@ EVERY_SCOPE = "ws:connect messages:send messages:broadcast users:read connection
 RECEIVE_SECONDS = 30.0
 ACCEPTED = ("pong", "ack", "joined", "left", "refreshed")
 QUIET_SECONDS = 0.3
-"""How long nothing must arrive before a test believes that nothing will."""
+"""How long a test waits before it believes that no frame will arrive."""
 
 
 def token(
     user: str = "alice", scope: str = EVERY_SCOPE, *, key: str = SECRET, **claims: Any
 ) -> str:
-    """A token for `user`; a claim given as None is left out."""
+    """Return a token for `user`. A claim that is None is left out."""
     payload = {"sub": user, "scope": scope, "exp": int(time.time()) + 600, **claims}
     present = {name: value for name, value in payload.items() if value is not None}
     return jwt.encode({"alg": "HS256"}, present, OctKey.import_key(key))
 
 
 class Client:
-    """Speaks to one gateway; keeps every WebSocket that it opens until `close`."""
+    """A client of one gateway. Its WebSockets stay open until `close`."""
 
-    has_herald = True  # or else another app, whose frames are its own
+    has_herald = True  # another app's frames are not those of `docs/asyncapi.yaml`
 
     def __init__(self, running: Running) -> None:
         self.running = running
@@ -61,13 +61,13 @@ class Client:
         self.http.close()
 
     def connect(self, user: str = "alice", scope: str = EVERY_SCOPE, **claims: Any) -> "Socket":
-        """A WebSocket of `user`, open."""
+        """Open a WebSocket as `user`."""
         return self.open(headers={"Authorization": f"Bearer {token(user, scope, **claims)}"})
 
     def open(
         self, query: str = "", headers: dict[str, str] | None = None, **options: Any
     ) -> "Socket":
-        """A WebSocket with what the handshake shall hold. Raises InvalidStatus when refused."""
+        """Open a WebSocket with the given handshake. Raises InvalidStatus if it is refused."""
         connection = connect(
             self.running.websocket + query,
             additional_headers=headers,
@@ -79,7 +79,7 @@ class Client:
         return Socket(self._stack.enter_context(connection), checked=self.has_herald)
 
     def refusal(self, query: str = "", **options: Any) -> int:
-        """The status of a handshake that must be refused."""
+        """Return the status of a handshake, which must be refused."""
         try:
             self.open(query, **options)
         except InvalidStatus as refused:
@@ -95,7 +95,7 @@ class Client:
         return self.http.post("/messages", content=json.dumps(body), headers=headers)
 
     def report(self, to: Any, data: Any = "hello", user: str = "alice", **claims: Any) -> Any:
-        """Post one message that must be accepted; its report."""
+        """Post one message, which must be accepted. Returns its report."""
         answer = self.post({"to": to, "data": data}, user, **claims)
         assert answer.status_code == 200, answer.text
         check_answer("Reports", answer.json())
@@ -103,11 +103,12 @@ class Client:
         return report
 
     def presence(self, user: str, asked_by: str | None = None, **claims: Any) -> Any:
+        """GET /users/{user}, by default as that user."""
         headers = {"Authorization": f"Bearer {token(asked_by or user, **claims)}"}
         return self.http.get(f"/users/{user}", headers=headers).json()
 
     def connections(self, user: str, tenant: str | None = None) -> list[Any]:
-        """The items of a user's connections, from the table's index."""
+        """Return the items of a user's connections, from the table's index."""
         items = self.tables.query(
             TableName="herald-connections",
             IndexName="userId",
@@ -117,7 +118,7 @@ class Client:
         return [item for item in items if item.get("tenant", {}).get("S") == tenant]
 
     def connection_id(self, user: str, tenant: str | None = None) -> str:
-        """The id of a user's only connection."""
+        """Return the id of a user's only connection."""
         [item] = self.connections(user, tenant)
         return str(item["connectionId"]["S"])
 
@@ -131,14 +132,14 @@ class Socket:
         self._checked = checked
 
     def receive(self) -> Any:
-        """The next frame."""
+        """Return the next frame."""
         frame = json.loads(self.connection.recv(timeout=RECEIVE_SECONDS))
         if self._checked:
             check_received(frame)
         return frame
 
     def ask(self, frame: Any) -> Any:
-        """Send a frame, and receive the next one."""
+        """Send a frame. Returns the next frame that arrives."""
         self.connection.send(frame if isinstance(frame, str) else json.dumps(frame))
         answer = self.receive()
         if self._checked and not isinstance(frame, str) and answer.get("type") in ACCEPTED:
@@ -146,19 +147,19 @@ class Socket:
         return answer
 
     def messages(self) -> list[Any]:
-        """The data of the messages in the next frame."""
+        """Return the data of the messages in the next frame."""
         frame = self.receive()
         assert frame["type"] == "messages", frame
         return [message["data"] for message in frame["messages"]]
 
     def assert_quiet(self) -> None:
-        """Nothing has come, and nothing comes for a while."""
+        """Check that no frame has arrived, nor arrives for a while."""
         with contextlib.suppress(TimeoutError):
             frame = self.connection.recv(timeout=QUIET_SECONDS)
             raise AssertionError(f"received {frame!r}")
 
     def closed_with(self) -> tuple[int, str]:
-        """Wait for the server to close; the code and reason of its close frame."""
+        """Wait until the server closes. Returns the code and reason of its close frame."""
         try:
             while True:
                 self.connection.recv(timeout=RECEIVE_SECONDS)
@@ -168,26 +169,26 @@ class Socket:
 
 
 def eventually(condition: Any, seconds: float = RECEIVE_SECONDS) -> None:
-    """Wait until `condition()` holds."""
+    """Wait until `condition()` is true."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it never came true"
+        assert time.monotonic() < end, "the condition never became true"
         time.sleep(0.02)
 
 
 def whole_lines(file: Path) -> list[str]:
-    """The lines that a process at work has written to `file`, but for one that it is writing."""
+    """Return the complete lines of a file that another process is writing."""
     return file.read_text().split("\n")[:-1] if file.exists() else []
 
 
 def configured(**environment: str) -> Configuration:
-    """A gateway on a free port, for functions that see `environment`."""
+    """Return the configuration of a gateway on a free port, whose functions see `environment`."""
     return settings.configuration({"PORT": "0", "HERALD_JWT_SECRET": SECRET, **environment})
 
 
 @contextlib.contextmanager
 def served(configuration: Configuration) -> Iterator[Running]:
-    """A gateway that serves from a thread of its own. Raises what it raises, also as it stops."""
+    """Run a gateway in a thread of its own. Raises its errors, also those of its stop."""
     started: list[Running] = []
     errors: list[BaseException] = []
     ready = threading.Event()

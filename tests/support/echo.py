@@ -1,7 +1,8 @@
-"""The echo app behind a gateway: what its functions were given, and what they are told to do."""
+"""The echo app behind a gateway: it records its events, and runs the code that it is sent."""
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -11,11 +12,13 @@ import boto3
 
 from gateway.configuration import PROJECT
 from gateway.server import Running
-from tests.support.clients import Client, Socket, configured, served, whole_lines
+from tests.support.clients import Client, Socket, configured, eventually, served, whole_lines
+
+API_GATEWAY_ID = re.compile(r"[A-Za-z0-9_-]{15}=")
 
 
 class Echo(Client):
-    """A client of the echo app, and the events that its functions got."""
+    """A client of the echo app, with access to the events of its functions."""
 
     has_herald = False
     events_file: Path
@@ -24,31 +27,37 @@ class Echo(Client):
         super().__init__(running)
         self.events_file = events_file
         self._before = self._all()
-        self._strangers = {_connection(event) for event in self._before} - {None}
+        self._earlier_connections = {_connection(event) for event in self._before} - {None}
 
     def events(self, event_type: str | None = None) -> list[Any]:
-        """The events since this client is there, but for those of connections from before."""
+        """Return the events since this client was made, without those of earlier connections."""
         return [
             event
             for event in self._all()[len(self._before) :]
             if event.get("type", event["requestContext"].get("eventType")) == event_type
-            and _connection(event) not in self._strangers
+            and _connection(event) not in self._earlier_connections
         ]
 
     def _all(self) -> list[Any]:
         return [json.loads(line) for line in whole_lines(self.events_file)]
 
+    def disconnects(self, count: int) -> list[Any]:
+        """Wait for at least `count` events of `$disconnect`, and return all."""
+        eventually(lambda: len(self.events("DISCONNECT")) >= count)
+        return self.events("DISCONNECT")
+
     def run(self, socket: Socket, code: str) -> None:
-        """Have the message handler run `code`."""
+        """Make the message handler run `code`."""
         socket.connection.send(code)
 
     def connected(self, query: str = "", **options: Any) -> tuple[Socket, str]:
-        """A socket, and the id of its connection."""
+        """Open a socket. Returns it and the id of its connection."""
         before = len(self.events("CONNECT"))
         socket = self.open(query, **options)
         return socket, self.events("CONNECT")[before]["requestContext"]["connectionId"]
 
     def management(self) -> Any:
+        """Return an SDK client of `@connections`."""
         return boto3.client(
             "apigatewaymanagementapi",
             endpoint_url=self.running.management,
@@ -60,7 +69,7 @@ class Echo(Client):
 
 @contextmanager
 def echoing(events_file: Path, **changes: Any) -> Iterator[Echo]:
-    """A client of the echo app in a gateway with the given configuration."""
+    """Run a gateway of the echo app with a changed configuration. Yields a client of it."""
     configuration = configured(EVENTS=str(events_file))
     changes = {"project": PROJECT / "tests" / "apps" / "echo", **changes}
     with (

@@ -1,4 +1,4 @@
-"""A WebSocket client that may break the rules: it writes frames, bit by bit, and reads what comes.
+"""A WebSocket client that can break the rules: it writes frames bit by bit, and reads any frame.
 
 https://www.rfc-editor.org/rfc/rfc6455
 """
@@ -16,6 +16,8 @@ WAIT_SECONDS = 10.0
 
 
 class Frame(NamedTuple):
+    """A frame that the server sent."""
+
     opcode: int
     payload: bytes
     final: bool = True
@@ -29,7 +31,7 @@ def frame(
     reserved: int = 0,
     masked: bool = True,
 ) -> bytes:
-    """Section 5.2."""
+    """Return the bytes of a frame (section 5.2)."""
     head = bytes([final << 7 | reserved << 4 | opcode])
     length, mask_bit = len(payload), masked << 7
     if length < 126:
@@ -44,11 +46,12 @@ def frame(
 
 
 def closing(code: int, reason: bytes = b"") -> bytes:
+    """Return the bytes of a close frame."""
     return frame(CLOSE, struct.pack("!H", code) + reason)
 
 
 class Raw:
-    """An open connection, to be written to as it pleases the test."""
+    """An open connection, to which a test can write any bytes."""
 
     def __init__(self, connection: socket.socket, head: bytes, rest: bytes) -> None:
         self.connection = connection
@@ -57,10 +60,11 @@ class Raw:
         self._buffer = rest
 
     def write(self, *data: bytes) -> None:
+        """Send bytes as they are."""
         self.connection.sendall(b"".join(data))
 
     def read(self) -> Frame | None:
-        """The next frame; None when the connection has ended."""
+        """Return the next frame; None if the connection has ended."""
         try:
             first, second = self._take(2)
             length = second & 127
@@ -74,8 +78,10 @@ class Raw:
             return None
 
     def ended(self) -> tuple[int, str] | None:
-        """The code and the reason of the server's close frame, after which it ends the connection;
-        None if it ends that without one."""
+        """Wait for the end of the connection.
+
+        Returns the code and reason of the server's close frame; None if it ended without one.
+        """
         while (received := self.read()) is not None:
             if received.opcode == CLOSE:
                 if received.payload:
@@ -100,7 +106,7 @@ class Raw:
 
 @contextmanager
 def handshake(url: str, **changes: str | None) -> Iterator[Raw]:
-    """The answer to a handshake whose headers are changed so; None leaves one out."""
+    """Send a handshake with changed headers (None leaves one out). Yields the connection."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     headers = {
@@ -117,10 +123,10 @@ def handshake(url: str, **changes: str | None) -> Iterator[Raw]:
     ]
     with socket.create_connection((parts.hostname, parts.port), timeout=WAIT_SECONDS) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
-        answer = b""
-        while b"\r\n\r\n" not in answer:
+        response = b""
+        while b"\r\n\r\n" not in response:
             data = connection.recv(65536)
-            assert data, answer
-            answer += data
-        head, _, rest = answer.partition(b"\r\n\r\n")
+            assert data, response
+            response += data
+        head, _, rest = response.partition(b"\r\n\r\n")
         yield Raw(connection, head, rest)

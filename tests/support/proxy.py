@@ -1,4 +1,4 @@
-"""A TCP proxy whose other side can become slow or go away."""
+"""A TCP proxy that can slow down or drop its connections."""
 
 import contextlib
 import socket
@@ -9,24 +9,27 @@ from urllib.parse import urlsplit
 
 
 class Proxy:
-    """Forwards to `target` (host, port), once there is one, while it is `up`; when `slow` it
-    takes what it gets and answers nothing; else it closes."""
+    """Forwards connections to `target` (host, port), as its `state` says.
+
+    `up` forwards; `slow` reads and never answers; `down` closes each connection.
+    """
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.state = "up"
         self.target: tuple[str, int] | None = None
-        self.accepted = 0  # connections, since the state changed
+        self.accepted = 0  # connections since the state changed
         self._pairs: set[socket.socket] = set()
 
     def lead_to(self, url: str) -> None:
+        """Forward to the host and port of a URL."""
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
         self.target = (parts.hostname, parts.port)
 
     def become(self, state: str) -> None:
-        """`up`, `slow` or `down`; who is connected is cut off."""
+        """Change the state to `up`, `slow` or `down`, and cut the open connections."""
         self.state = state
         self.accepted = 0
         for sock in self._pairs.copy():
@@ -34,6 +37,7 @@ class Proxy:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def serve(self, client: socket.socket) -> None:
+        """Serve one connection to its end."""
         with client, contextlib.suppress(OSError):
             self._pairs.add(client)
             if self.state == "slow":
@@ -52,7 +56,7 @@ class Proxy:
 
 
 def pump(source: socket.socket, sink: socket.socket) -> None:
-    """Copy until either side ends."""
+    """Copy until either side ends, then shut both down."""
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)
@@ -63,7 +67,7 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
 
 @contextmanager
 def proxy() -> Iterator[Proxy]:
-    """A proxy on a free port of 127.0.0.1."""
+    """Run a proxy on a free port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
         proxied = Proxy(listener.getsockname()[1])
 

@@ -1,4 +1,4 @@
-"""How soon the local gateway's queue hands a job to another worker."""
+"""The visibility timeout of the local gateway's queue."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from gateway.functions.queues import WAIT_SECONDS
 
 
 def hide_jobs_for(seconds: int, sqs: Any, url: str) -> None:
-    """How long the queue waits for a worker, for all that it hands out from here on."""
+    """Set how long a job is hidden after a worker got it, for all jobs from now on."""
     sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": str(seconds)})
-    # A call that waits for jobs has the old time. This one ends after each that began before it.
+    # A call that is already waiting for jobs uses the old value. This one ends after it.
     sqs.receive_message(QueueUrl=url, WaitTimeSeconds=WAIT_SECONDS, VisibilityTimeout=0)

@@ -1,24 +1,18 @@
-"""How the local gateway feeds functions from queues, and what it makes of their answers."""
+"""Functions with an SQS queue: their batches, and what becomes of the messages."""
 
 import asyncio
 from typing import Any
 
 import pytest
 
-from gateway.functions.environments import Environments, FunctionError
-from gateway.functions.queues import AT_ONCE, run_queues
+from gateway.functions.execution_environment import FunctionError
+from gateway.functions.queues import MAX_PARALLEL_BATCHES, run_queues
 
-AWS = {
-    "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
-    "AWS_REGION": "us-east-1",
-    "AWS_ACCESS_KEY_ID": "local",
-    "AWS_SECRET_ACCESS_KEY": "local",
-}
-SOURCE = {"queue": "jobs", "batchSize": 10, "batchSeconds": 0}
+TRIGGER = {"queue": "jobs", "batchSize": 10, "batchSeconds": 0}
 
 
 class Queue:
-    """An SQS client of a queue whose messages are handed out once."""
+    """An SQS client of a queue that hands out each message once."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -47,13 +41,13 @@ class Queue:
 
 
 class Functions:
-    """Stands in for the execution environments; `answer` is called with each batch's ids."""
+    """Stands in for the execution environments. `result` is called with each batch's ids."""
 
-    def __init__(self, answer: Any, source: Any = SOURCE) -> None:
-        self.declared = {"queues": {"work": source}}
+    def __init__(self, result: Any, trigger: Any = TRIGGER) -> None:
+        self.declared = {"queues": {"work": trigger}}
         self.batches: list[list[str]] = []
         self.at_once = self.most_at_once = 0
-        self._answer = answer
+        self._result = result
 
     async def invoke(self, function: str, event: Any) -> Any:
         assert function == "work"
@@ -66,67 +60,61 @@ class Functions:
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0.02)
         self.at_once -= 1
-        return self._answer(ids)
+        return self._result(ids)
 
 
-def feed(monkeypatch: pytest.MonkeyPatch, queue: Queue, functions: Any) -> None:
-    """Feed the functions until the queue is empty and they have answered."""
-    monkeypatch.setattr("gateway.functions.queues.client", lambda *_: queue)
+def process(queue: Queue, functions: Any) -> None:
+    """Process the queue until it is empty and the functions have ended."""
 
     async def run() -> None:
-        environments: Environments = functions
-        feeding = asyncio.create_task(run_queues(environments, AWS))
+        processing = asyncio.create_task(run_queues(functions, queue, "http://127.0.0.1:1"))
         while sum(map(len, functions.batches)) < queue.count or functions.at_once:
-            assert not feeding.done()
+            assert not processing.done()
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
-        feeding.cancel()
-        await asyncio.gather(feeding, return_exceptions=True)
+        processing.cancel()
+        await asyncio.gather(processing, return_exceptions=True)
 
     asyncio.run(run())
 
 
-def test_batches_go_to_some_at_a_time_and_are_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_processed_in_parallel_and_deleted() -> None:
     queue, functions = Queue(100), Functions(lambda _: None)
-    feed(monkeypatch, queue, functions)
+    process(queue, functions)
     assert [len(batch) for batch in functions.batches] == [10] * 10
-    assert functions.most_at_once == AT_ONCE
+    assert functions.most_at_once == MAX_PARALLEL_BATCHES
     assert len(queue.deleted) == 100
     assert queue.urls == {"http://127.0.0.1:1/000000000000/jobs"}
 
 
-def test_what_is_reported_as_failed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = {"batchItemFailures": [{"itemIdentifier": "m-1"}]}
-    queue, functions = Queue(3), Functions(lambda _: answer)
-    feed(monkeypatch, queue, functions)
+def test_messages_that_are_reported_as_failed_stay_in_the_queue() -> None:
+    failures = {"batchItemFailures": [{"itemIdentifier": "m-1"}]}
+    queue, functions = Queue(3), Functions(lambda _: failures)
+    process(queue, functions)
     assert queue.deleted == ["m-0", "m-2"]
 
 
 @pytest.mark.parametrize("failure", [{}, {"itemIdentifier": ""}, {"itemIdentifier": None}])
-def test_a_report_that_lambda_can_not_read_fails_all(
-    failure: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_malformed_report_of_failures_keeps_the_whole_batch(failure: Any) -> None:
     """https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html"""
     queue, functions = Queue(3), Functions(lambda _: {"batchItemFailures": [failure]})
-    feed(monkeypatch, queue, functions)
+    process(queue, functions)
     assert queue.deleted == []
 
 
-def test_a_function_that_fails_deletes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_stays_in_the_queue_if_its_function_fails() -> None:
     def fail(_: list[str]) -> None:
         raise FunctionError("Runtime.ExitError", "it died")
 
     queue, functions = Queue(3), Functions(fail)
-    feed(monkeypatch, queue, functions)
+    process(queue, functions)
     assert queue.deleted == []
     assert functions.batches == [["m-0", "m-1", "m-2"]]
 
 
-def test_more_than_a_call_can_have_is_waited_for_in_the_window(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_batch_larger_than_one_call_is_collected_within_its_window() -> None:
     queue = Queue(25)
-    functions = Functions(lambda _: None, {**SOURCE, "batchSize": 20, "batchSeconds": 1})
-    feed(monkeypatch, queue, functions)
+    functions = Functions(lambda _: None, {**TRIGGER, "batchSize": 20, "batchSeconds": 1})
+    process(queue, functions)
     assert [len(batch) for batch in functions.batches] == [20, 5]
     assert len(queue.deleted) == 25

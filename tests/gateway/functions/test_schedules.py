@@ -1,16 +1,16 @@
-"""When the local gateway runs scheduled functions."""
+"""When scheduled functions run."""
 
 import asyncio
 from typing import Any
 
 import pytest
 
-from gateway.functions.environments import FunctionError
+from gateway.functions.execution_environment import FunctionError
 from gateway.functions.schedules import run_schedules
 
 
 class Environments:
-    """Functions that take their time, or fail."""
+    """Stands in for the execution environments; `slow` never ends, and `broken` fails."""
 
     def __init__(self, **schedules: str) -> None:
         self.declared = {"schedules": schedules}
@@ -31,7 +31,7 @@ async def run(environments: Any, every: float | None, seconds: float) -> None:
             await run_schedules(environments, every)
 
 
-def test_each_runs_at_its_time_and_none_beside_itself() -> None:
+def test_each_function_runs_on_time_and_never_overlaps_itself() -> None:
     async def scenario() -> Environments:
         environments = Environments(sweep="rate(1 minute)", slow="rate(1 minute)", broken="x")
         await run(environments, 0.2, 1.5)
@@ -46,7 +46,7 @@ def test_each_runs_at_its_time_and_none_beside_itself() -> None:
     assert (event["source"], event["detail-type"]) == ("aws.events", "Scheduled Event")
 
 
-def test_by_default_each_waits_for_its_own_period_and_cron_is_not_run() -> None:
+def test_each_function_waits_for_its_own_period_and_cron_is_not_run() -> None:
     async def scenario() -> Environments:
         environments = Environments(sweep="rate(1 minute)", nightly="cron(0 3 * * ? *)")
         await run(environments, None, 0.5)

@@ -1,14 +1,16 @@
+"""Waiting for other processes, and telling them apart."""
+
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from gateway.machine import processes
-from gateway.machine.processes import birth, is_alive, wait_for_end
+from gateway.machine.processes import is_alive, start_time, wait_for_end
 
 
 @pytest.fixture
@@ -20,33 +22,21 @@ def process() -> Iterator["subprocess.Popen[bytes]"]:
         started.kill()
 
 
-@pytest.fixture
-def without_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that can't say when a process ends."""
-    monkeypatch.delattr(os, "pidfd_open")
-    monkeypatch.setattr(processes, "POLL_SECONDS", 0.01)
-
-
-def assert_waits(process: "subprocess.Popen[bytes]") -> None:
-    waiting = threading.Thread(target=wait_for_end, args=[process.pid])
+@pytest.mark.parametrize("has_pidfd", [True, False])
+def test_the_end_of_a_process_is_waited_for(
+    process: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch, has_pidfd: bool
+) -> None:
+    """Also where the kernel can't report the end of a process."""
+    if not has_pidfd:
+        monkeypatch.delattr(os, "pidfd_open")
+    wait = partial(wait_for_end, process.pid, poll_seconds=0.01)
+    waiting = threading.Thread(target=wait)
     waiting.start()
     assert waiting.is_alive()
     process.kill()
     process.wait()
     waiting.join()
-
-
-def test_the_end_of_a_process_is_waited_for(process: "subprocess.Popen[bytes]") -> None:
-    assert_waits(process)
-    wait_for_end(process.pid)
-
-
-@pytest.mark.usefixtures("without_pidfd")
-def test_the_end_is_waited_for_where_the_kernel_does_not_say_it(
-    process: "subprocess.Popen[bytes]",
-) -> None:
-    assert_waits(process)
-    wait_for_end(process.pid)
+    wait()
 
 
 def test_a_process_of_another_user_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,13 +47,21 @@ def test_a_process_of_another_user_is_alive(monkeypatch: pytest.MonkeyPatch) -> 
     assert is_alive(1)
 
 
-def test_a_process_is_known_by_its_birth(process: "subprocess.Popen[bytes]") -> None:
-    assert birth(process.pid)
-    assert birth(process.pid) == birth(process.pid)
-    assert birth(process.pid) != birth(1)
+def test_a_process_that_has_ended_is_not_alive(process: "subprocess.Popen[bytes]") -> None:
+    assert is_alive(process.pid)
+    process.kill()
+    process.wait()
+    assert not is_alive(process.pid)
 
 
-def test_the_birth_is_unknown_where_nothing_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "PROC", Path("/nowhere"))
+def test_processes_differ_by_their_start_time(process: "subprocess.Popen[bytes]") -> None:
+    assert start_time(process.pid)
+    assert start_time(process.pid) == start_time(process.pid)
+    assert start_time(process.pid) != start_time(1)
+
+
+def test_the_start_time_is_empty_if_the_system_does_not_show_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert birth(os.getpid()) == ""
+    assert start_time(os.getpid(), proc=Path("/nowhere")) == ""

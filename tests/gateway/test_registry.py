@@ -1,4 +1,4 @@
-"""Several `make run` of one checkout: each is found, and the AWS config file leads to one."""
+"""Several gateways of one checkout: they find each other, and share an AWS config file."""
 
 import configparser
 import os
@@ -12,23 +12,23 @@ from pathlib import Path
 
 import pytest
 
-from gateway.machine import registry
-from tests.integration.test_commands import Command
+from gateway.registry import Registry
 from tests.support.clients import eventually
 from tests.support.copies import copy_project
+from tests.support.process import Command
 
 Start = Callable[..., Command]
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout in which nothing has run."""
+    """A checkout in which no command has run."""
     return copy_project(tmp_path / "herald")
 
 
 @pytest.fixture
 def run(checkout: Path) -> Iterator[Start]:
-    """Starts `make run`, which has printed its welcome; none outlives the test."""
+    """Start `make run` and wait for its welcome; kill it after the test."""
     started: list[Command] = []
 
     def start(**environment: str) -> Command:
@@ -47,14 +47,14 @@ def config(checkout: Path) -> Path:
 
 
 def endpoint(checkout: Path) -> str:
-    """Where the config file leads, once it is there."""
+    """Return the endpoint in the config file."""
     read = configparser.ConfigParser()
     read.read(config(checkout))
     return read["default"]["endpoint_url"]
 
 
 def list_tables(checkout: Path) -> str:
-    """What a program prints that knows the config file alone."""
+    """Return the tables that a program lists with nothing but the config file."""
     program = "import boto3; print(boto3.client('dynamodb').list_tables()['TableNames'])"
     environment = {"AWS_CONFIG_FILE": str(config(checkout)), "HOME": "/nowhere"}
     return subprocess.run(
@@ -72,7 +72,7 @@ def test_the_config_file_is_all_that_an_sdk_needs(checkout: Path, run: Start) ->
     assert "'of-the-second'" in list_tables(checkout)
 
 
-def test_nobody_else_can_read_what_is_kept(checkout: Path, run: Start) -> None:
+def test_only_the_owner_can_read_the_files(checkout: Path, run: Start) -> None:
     run()
     herald = checkout / ".herald"
     files = [path for path in herald.rglob("*") if path.is_file()]
@@ -82,7 +82,7 @@ def test_nobody_else_can_read_what_is_kept(checkout: Path, run: Start) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_config_file_leads_to_the_newest_that_runs(
+def test_the_config_file_leads_to_the_newest_running_gateway(
     checkout: Path, run: Start, number: int
 ) -> None:
     first = run()
@@ -99,12 +99,9 @@ def test_the_config_file_leads_to_the_newest_that_runs(
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def registry(tmp_path: Path) -> Registry:
     """An empty registry."""
-    monkeypatch.setattr(registry, "HERALD", tmp_path)
-    monkeypatch.setattr(registry, "FOLDER", tmp_path / "running")
-    monkeypatch.setattr(registry, "AWS_CONFIG", tmp_path / "aws.config")
-    return tmp_path / "running"
+    return Registry(tmp_path)
 
 
 VARIABLES = {
@@ -115,7 +112,7 @@ VARIABLES = {
 }
 
 
-def test_the_newest_is_found_by_its_port_too(folder: Path) -> None:
+def test_the_newest_gateway_is_found_also_by_its_port(registry: Registry) -> None:
     with registry.registered(1, VARIABLES), registry.registered(2, VARIABLES):
         assert [entry.port for entry in registry.gateways()] == [1, 2]
         for port, found in ((None, 2), (1, 1), (2, 2)):
@@ -127,9 +124,9 @@ def test_the_newest_is_found_by_its_port_too(folder: Path) -> None:
     assert registry.newest() is None
 
 
-def test_what_a_killed_gateway_left_is_passed_over_and_removed(folder: Path) -> None:
-    folder.mkdir()
-    left = folder / "gateway-1-1.json"
+def test_the_file_of_a_killed_gateway_is_ignored_and_removed(registry: Registry) -> None:
+    registry.folder.mkdir()
+    left = registry.folder / "gateway-1-1.json"
     left.write_text('{"pid": 1, "port": 1, "started_ns": 1, "variables": {}}')
     assert registry.gateways() == []
     with registry.registered(2, VARIABLES):
@@ -137,9 +134,8 @@ def test_what_a_killed_gateway_left_is_passed_over_and_removed(folder: Path) -> 
         assert not left.exists()
 
 
-def test_an_emulator_waits_until_its_killed_starter_is_seen_as_gone(folder: Path) -> None:
-    """A process lets its files go one after the other: the pipe that the emulator reads perhaps
-    before the lock."""
+def test_an_emulator_waits_until_its_starter_has_released_its_lock(registry: Registry) -> None:
+    """A killed process may close the pipe that the emulator reads before it releases its lock."""
     with ExitStack() as starter:
         starter.enter_context(registry.registered(1, VARIABLES))
         emulator = threading.Thread(target=registry.publish_after, args=[os.getpid()])
@@ -148,9 +144,9 @@ def test_an_emulator_waits_until_its_killed_starter_is_seen_as_gone(folder: Path
         starter.close()
         emulator.join()
     assert registry.gateways() == []
-    assert not registry.AWS_CONFIG.exists()
+    assert not registry.aws_config.exists()
 
 
-def test_where_no_gateway_ever_ran_nothing_is_made(folder: Path) -> None:
+def test_nothing_is_written_if_no_gateway_ever_ran(registry: Registry) -> None:
     registry.publish_after(1)
-    assert not folder.exists()
+    assert not registry.folder.exists()

@@ -16,10 +16,9 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from gateway.chalice_local import command as chalice_local
-from tests.integration.test_commands import Command, alive, processes_of
 from tests.support.clients import SECRET, eventually, token
 from tests.support.copies import copy_project
+from tests.support.process import Command, alive, processes_of
 
 START_SECONDS = 50.0
 OWN = r"Tables  its own"
@@ -32,11 +31,11 @@ FOREIGN = {
     "AWS_ENDPOINT_URL_DYNAMODB": "http://127.0.0.1:9",
     "AWS_REGION": "eu-central-1",
 }
-"""What a shell may have that works with a real account."""
+"""Variables of a shell that works with a real AWS account."""
 
 
 class Local:
-    """A running `chalice local`, and what it has printed, into a file outside of the checkout."""
+    """A running `chalice local`. Its output is in a file outside of the checkout."""
 
     def __init__(self, checkout: Path, *arguments: str, **environment: str) -> None:
         self.checkout = checkout
@@ -58,7 +57,7 @@ class Local:
         return self.printed.read_text()
 
     def until(self, pattern: str, times: int = 1) -> None:
-        """Wait until `pattern` has been printed so often."""
+        """Wait until `pattern` has been printed `times` times."""
         end = time.monotonic() + START_SECONDS
         while len(re.findall(pattern, self.output)) < times:
             assert self.process.poll() is None, self.output
@@ -66,19 +65,19 @@ class Local:
             time.sleep(0.05)
 
     def serving(self, times: int = 1) -> "Local":
-        """This, once it has begun to serve so often, and does."""
+        """Wait until it serves after `times` starts, and return it."""
         self.until("Serving on", times)
         eventually(self.answers, START_SECONDS)
         return self
 
     def answers(self) -> bool:
         try:
-            return self.http.get("/health").status_code == 200
+            return bool(self.http.get("/health").status_code == 200)
         except httpx.TransportError:
             return False
 
     def token(self, **environment: str) -> str:
-        """What `make token` prints."""
+        """Return the token that `make token` prints."""
         return subprocess.run(
             [sys.executable, "-m", "gateway", "token", "alice"],
             cwd=self.checkout,
@@ -95,21 +94,21 @@ class Local:
         return self.http.post("/messages", json=MESSAGE, headers=headers)
 
     def replays(self, bearer: str, key: str) -> bool:
-        """Whether the tables know a request that was sent before."""
-        answer = self.post(bearer, key)
-        assert answer.status_code == 200, answer.text
-        return answer.headers.get("Idempotent-Replayed") == "true"
+        """Whether the tables hold an earlier request with this idempotency key."""
+        response = self.post(bearer, key)
+        assert response.status_code == 200, response.text
+        return bool(response.headers.get("Idempotent-Replayed") == "true")
 
     def end(self) -> int:
-        """Wait for the end; the exit status."""
+        """Wait for the end, and return the exit status."""
         return self.process.wait(START_SECONDS)
 
 
 def shell() -> dict[str, str]:
-    """The environment of a shell that knows nothing of AWS.
+    """Return the environment of a shell without variables of AWS.
 
-    Python writes no bytecode: in a copy without `.venv`, Chalice looks at the files for the first
-    time before the app is imported, and would restart for a module that was compiled meanwhile.
+    Python writes no bytecode, since Chalice first looks at the files before it imports the app, and
+    would restart for a module that was compiled meanwhile.
     """
     plain = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     return {**plain, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -128,7 +127,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def local(checkout: Path) -> Iterator[Callable[..., Local]]:
-    """Starts `chalice local`; none outlives the test."""
+    """Start `chalice local`, and kill those that are still running after the test."""
     started: list[Local] = []
 
     def start(*arguments: str, **environment: str) -> Local:
@@ -145,7 +144,7 @@ def local(checkout: Path) -> Iterator[Callable[..., Local]]:
 
 @pytest.fixture
 def run(checkout: Path) -> Iterator[Callable[..., Command]]:
-    """Starts `make run`, which has printed its welcome; none outlives the test."""
+    """Start `make run` and wait for its welcome; kill it after the test."""
     started: list[Command] = []
 
     def start(**environment: str) -> Command:
@@ -177,12 +176,12 @@ def test_alone_it_serves_with_tables_of_its_own(local: Callable[..., Local]) -> 
     assert f"REST    http://127.0.0.1:{herald.port}\n" in herald.output
     curl = re.search(r"(?s)  curl .*?\n\n", herald.output)
     assert curl is not None
-    answer = subprocess.run(["sh", "-c", curl[0]], capture_output=True, text=True, check=True)
-    assert json.loads(answer.stdout)["messages"][0]["recipients"] == 0
+    response = subprocess.run(["sh", "-c", curl[0]], capture_output=True, text=True, check=True)
+    assert json.loads(response.stdout)["messages"][0]["recipients"] == 0
     assert "Restarting" not in herald.output
 
 
-def test_its_data_survive_a_reload(checkout: Path, local: Callable[..., Local]) -> None:
+def test_its_data_survives_a_reload(checkout: Path, local: Callable[..., Local]) -> None:
     herald = local().serving()
     alice = herald.token()
     assert not herald.replays(alice, "key")
@@ -199,7 +198,7 @@ def test_its_data_survive_a_reload(checkout: Path, local: Callable[..., Local]) 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("how", [[], ["--no-autoreload"]])
-def test_nothing_of_it_is_left_however_it_ends(
+def test_no_process_or_file_is_left_however_it_ends(
     checkout: Path, local: Callable[..., Local], number: int, how: list[str]
 ) -> None:
     herald = local(*how).serving()
@@ -212,8 +211,10 @@ def test_nothing_of_it_is_left_however_it_ends(
 
 
 def test_a_worker_whose_parent_has_gone_ends_at_once(checkout: Path) -> None:
-    """Its parent may be killed before the worker knows it. Then another process adopts it, whose
-    end it must not wait for."""
+    """A parent may be killed before its worker has looked it up.
+
+    Then another process has adopted the worker, which must not wait for that one's end.
+    """
     worker = subprocess.run(
         [Path(sys.executable).with_name("chalice"), "local", "--port", str(free_port())],
         cwd=checkout,
@@ -221,7 +222,7 @@ def test_a_worker_whose_parent_has_gone_ends_at_once(checkout: Path) -> None:
         timeout=START_SECONDS,
         check=True,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # as a stranger is who adopts it
+        start_new_session=True,  # so that its parent looks like one that adopted it
     )
     assert worker.stdout == b""
     assert not (checkout / ".herald").exists()
@@ -236,7 +237,7 @@ def test_beside_run_it_shares_tables_queue_and_sockets(
         queued = herald.post(herald.token())
         assert (queued.status_code, queued.json()["messages"][0]["queued"]) == (202, True)
         assert json.loads(bob.recv(timeout=30))["messages"][0]["data"] == 1
-    assert "those of `make run` on port" in herald.output
+    assert "shared with `make run` on port" in herald.output
     assert not re.search(OWN, herald.output)
 
 
@@ -257,7 +258,7 @@ def test_it_follows_a_run_that_starts_and_stops(
     alice = herald.token()
     assert not herald.replays(alice, "key")
     gateway = run()
-    herald.until("those of `make run`")
+    herald.until("shared with `make run`")
     assert not herald.serving(times=2).replays(alice, "key")
     gateway.process.send_signal(signal.SIGTERM)
     assert gateway.end() == 0
@@ -265,7 +266,7 @@ def test_it_follows_a_run_that_starts_and_stops(
     assert herald.serving(times=3).replays(alice, "key")
 
 
-def test_two_at_once_leave_each_other_alone(local: Callable[..., Local]) -> None:
+def test_two_at_once_do_not_share_data(local: Callable[..., Local]) -> None:
     one, other = local(), local()
     alice = one.serving().token()
     assert not one.replays(alice, "key")
@@ -275,8 +276,10 @@ def test_two_at_once_leave_each_other_alone(local: Callable[..., Local]) -> None
     assert one.replays(alice, "key")
 
 
-def test_of_a_stages_variables_the_limits_stay(checkout: Path, local: Callable[..., Local]) -> None:
-    """What leads to the stage's resources, or decides which tokens are good, is the local one."""
+def test_a_stages_limits_apply_but_its_resources_are_not_used(
+    checkout: Path, local: Callable[..., Local]
+) -> None:
+    """The variables of resources and of tokens are the local ones."""
     configure(
         checkout,
         "dev",
@@ -312,7 +315,7 @@ def test_the_shells_secret_wins_over_the_stages(
 
 
 @pytest.mark.parametrize("stage", ["nowhere", "local"])
-def test_any_stage_will_do_and_no_account_of_the_shell_is_used(
+def test_any_stage_works_and_the_shells_aws_account_is_not_used(
     tmp_path: Path, local: Callable[..., Local], stage: str
 ) -> None:
     config = tmp_path / "config"
@@ -325,32 +328,34 @@ def test_any_stage_will_do_and_no_account_of_the_shell_is_used(
 
 def test_without_a_secret_it_says_where_tokens_come_from(local: Callable[..., Local]) -> None:
     herald = local(HERALD_JWT_SECRET="").serving()
-    assert "Tokens come from your identity provider" in herald.output
+    assert "tokens come from your identity provider" in herald.output
     assert herald.post(token()).status_code == 401
 
 
 @pytest.mark.parametrize("how", [[], ["--no-autoreload"]])
-def test_a_port_that_run_has_is_named_with_the_cure(
+def test_a_port_in_use_by_run_is_reported_with_a_free_one(
     local: Callable[..., Local], run: Callable[..., Command], how: list[str]
 ) -> None:
     port = int(run().until(r"REST\s+http://127\.0\.0\.1:(\d+)")[1])
     herald = local("--port", str(port), *how)
     assert herald.end() != 0
-    cure = rf"Port {port} is taken by `make run` of this checkout; try: chalice local --port \d+\n"
+    cure = rf"Port {port} is in use by `make run` of this checkout; try: chalice local --port \d+\n"
     assert re.fullmatch(cure, herald.output), herald.output
 
 
-def test_a_port_that_another_program_has_is_named(local: Callable[..., Local]) -> None:
+def test_a_port_in_use_by_another_program_is_reported_with_a_free_one(
+    local: Callable[..., Local],
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         herald = local("--port", str(port))
         assert herald.end() != 0
-    assert herald.output.startswith(f"Port {port} is taken by another program; try: chalice local")
+    assert herald.output.startswith(f"Port {port} is in use by another program; try: chalice local")
     assert herald.output.count("\n") == 1
 
 
 @pytest.mark.parametrize("how", [[], ["--no-autoreload"]])
-def test_a_missing_emulator_is_named_with_the_cure(
+def test_a_missing_emulator_is_reported_with_the_command_that_installs_it(
     tmp_path: Path, local: Callable[..., Local], how: list[str]
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['ministack'] = None\n")
@@ -362,29 +367,19 @@ def test_a_missing_emulator_is_named_with_the_cure(
 
 
 @pytest.mark.parametrize("how", [[], ["--no-autoreload"]])
-def test_a_wrong_setting_ends_it_with_a_line(local: Callable[..., Local], how: list[str]) -> None:
+def test_a_wrong_setting_ends_it_with_one_line(local: Callable[..., Local], how: list[str]) -> None:
     herald = local(*how, HERALD_MESAGE_RATE="5")
     assert herald.end() != 0
     line = "HERALD_MESAGE_RATE is not a setting; did you mean HERALD_MESSAGE_RATE?\n"
     assert herald.output == line
 
 
-def test_a_broken_secret_is_named_with_the_cure(
+def test_a_broken_secret_is_reported_with_what_to_do(
     checkout: Path, local: Callable[..., Local]
 ) -> None:
     (checkout / ".herald").mkdir()
     (checkout / ".herald" / "jwt-secret").touch()
     herald = local()
     assert herald.end() != 0
-    assert "holds no local signing secret: delete it" in herald.output
+    assert "doesn't hold a local signing secret. Delete it" in herald.output
     assert herald.output.count("\n") == 1
-
-
-def test_where_the_kernel_shows_no_environment_the_configurations_names_are_unknown(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def missing(*_: object, **__: object) -> str:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(Path, "read_text", missing)
-    assert chalice_local._typed({"A": "1", "B": "2"}, {"B": "2"}) == {"A": "1"}

@@ -1,4 +1,4 @@
-"""The authorizers' verdicts, from the app itself: whom they let in, and to what."""
+"""The policies of the app's authorizers, as API Gateway evaluates them."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chalicelib.auth.principal import Principal
-from gateway.api.authorization import _allows
+from gateway.api.authorization import allows
 from gateway.api.events import RestRequest
 from gateway.configuration import PROJECT
 from gateway.functions.runtime import REST_FUNCTION
@@ -22,18 +22,19 @@ WEBSOCKET_API = "arn:aws:execute-api:eu-west-1:123456789012:ghijkl5678/prod"
 
 INVOKE = """
 import json, sys, app
-from gateway.functions.runtime import LambdaContext, describe, handle
+from gateway.functions.runtime import LambdaContext, handle
+from gateway.functions.declarations import declarations
 requests = json.loads(sys.argv[1])
 context = {"requestId": "-", "seconds": 10}
-answers = [handle(app, {**context, "function": name, "event": event}) for name, event in requests]
-print(json.dumps([describe(app.app), *answers]))
+responses = [handle(app, {**context, "function": name, "event": event}) for name, event in requests]
+print(json.dumps([declarations(app.app), *responses]))
 """
 
 
 def invoke(*requests: tuple[str, dict[str, Any]], **environment: str) -> list[Any]:
-    """What the app declares, and the results of functions, in an environment of their own."""
-    declared, *answers = json.loads(printed(*requests, **environment).splitlines()[-1])
-    return [declared, *(answer.get("result", answer.get("error")) for answer in answers)]
+    """Return what the app declares and the results of functions, from a process of their own."""
+    declared, *responses = json.loads(printed(*requests, **environment).splitlines()[-1])
+    return [declared, *(response.get("result", response.get("error")) for response in responses)]
 
 
 def printed(*requests: tuple[str, dict[str, Any]], script: str = INVOKE, **environment: str) -> str:
@@ -68,8 +69,8 @@ def connect_event(bearer: str) -> tuple[str, dict[str, Any]]:
     return "connect_authorizer", event
 
 
-def test_a_policy_lets_its_token_call_heralds_routes_and_nothing_else() -> None:
-    """Whichever request it was made for, since API Gateway uses it for others of the token."""
+def test_a_policy_allows_heralds_routes_and_nothing_else() -> None:
+    """Whichever request it was made for, since API Gateway caches it for the token's others."""
     good = token("alice", scope="")
     declared, *results = invoke(
         rest_event("GET", "/users/alice", good), rest_event("POST", "/messages", good)
@@ -86,7 +87,7 @@ def test_a_policy_lets_its_token_call_heralds_routes_and_nothing_else() -> None:
         policy = result["policyDocument"]
         for method, path in guarded:
             called = path.replace("{", "").replace("}", "%2F*?")
-            assert _allows(policy, f"{API}/{method}{called}")
+            assert allows(policy, f"{API}/{method}{called}")
         for arn in (
             f"{API}/GET/health",
             f"{API}/GET/messages",
@@ -99,30 +100,30 @@ def test_a_policy_lets_its_token_call_heralds_routes_and_nothing_else() -> None:
             f"{WEBSOCKET_API}/$connect",
             f"{WEBSOCKET_API}/POST/@connections/abc=",
         ):
-            assert not _allows(policy, arn)
+            assert not allows(policy, arn)
 
 
-def test_a_connections_policy_is_for_its_handshake_alone() -> None:
+def test_a_connections_policy_allows_only_its_handshake() -> None:
     _, allowed, denied = invoke(
         connect_event(token("alice")), connect_event(token("alice", scope="messages:send"))
     )
     [statement] = allowed["policyDocument"]["Statement"]
     assert statement["Resource"] == f"{WEBSOCKET_API}/$connect"
     assert allowed["context"]["userId"] == "alice"
-    assert not _allows(denied["policyDocument"], f"{WEBSOCKET_API}/$connect")
+    assert not allows(denied["policyDocument"], f"{WEBSOCKET_API}/$connect")
     assert denied["principalId"] != "alice"
     assert "context" not in denied
 
 
 @pytest.mark.parametrize("bad", ["", "x", "a.b.c", token(exp=1), token(key="k" * 32)])
-def test_refused_is_exactly_unauthorized(bad: str) -> None:
-    """The text that API Gateway answers 401 for; any other is 500."""
+def test_a_bad_token_raises_exactly_unauthorized(bad: str) -> None:
+    """API Gateway answers 401 for this text, and 500 for any other."""
     _, rest, connect = invoke(rest_event("GET", "/users/a", bad), connect_event(bad))
     assert rest["errorMessage"] == connect["errorMessage"] == "Unauthorized"
 
 
-def test_keys_that_can_not_be_had_are_no_verdict_on_the_token() -> None:
-    """500 tells a client to come again; 401 that its token is bad."""
+def test_unreachable_keys_are_not_reported_as_a_bad_token() -> None:
+    """500 tells a client to try again; 401 says that its token is bad."""
     environment = {"HERALD_JWT_SECRET": "", "HERALD_JWKS_URL": "http://127.0.0.1:9/jwks.json"}
     bearer = KeyPair.new("ES256", "a").token()
     _, rest, connect = invoke(
@@ -133,7 +134,7 @@ def test_keys_that_can_not_be_had_are_no_verdict_on_the_token() -> None:
 
 
 def test_the_authorizers_load_no_library_for_encryption() -> None:
-    """They verify with PyJWT; joserfc would lengthen their cold starts for nothing."""
+    """They verify tokens with PyJWT. joserfc would only lengthen their cold starts."""
     bearer = token("alice")
     loaded = printed(
         rest_event("GET", "/users/alice", bearer),
@@ -145,7 +146,7 @@ def test_the_authorizers_load_no_library_for_encryption() -> None:
 
 
 def test_a_cached_verdict_does_not_outlive_its_token() -> None:
-    """API Gateway asks no authorizer for five minutes, so the handlers look at the time again."""
+    """API Gateway caches a verdict for five minutes, so handlers check the expiry themselves."""
     principal = Principal("alice", expires_at=int(time.time()) - 1)
     request = RestRequest(
         method="GET",
@@ -159,13 +160,13 @@ def test_a_cached_verdict_does_not_outlive_its_token() -> None:
         domain_name="example.com",
         port=443,
     )
-    _, answer = invoke((REST_FUNCTION, request.proxy(principal.to_context(), [])))
-    assert answer["statusCode"] == 401
-    assert json.loads(answer["body"])["code"] == "token_expired"
-    assert answer["headers"]["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+    _, response = invoke((REST_FUNCTION, request.proxy(principal.to_context(), [])))
+    assert response["statusCode"] == 401
+    assert json.loads(response["body"])["code"] == "token_expired"
+    assert response["headers"]["WWW-Authenticate"] == 'Bearer error="invalid_token"'
 
 
-def test_a_provider_without_an_audience_is_warned_of() -> None:
+def test_an_identity_provider_without_an_audience_causes_a_warning() -> None:
     warning = "HERALD_JWKS_URL is set without HERALD_JWT_AUDIENCE"
     provider = {"HERALD_JWKS_URL": "https://example.com/jwks.json"}
     assert warning in printed(**provider)

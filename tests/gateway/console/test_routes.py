@@ -1,4 +1,4 @@
-"""What the console's page asks of the gateway; the page itself is tested in a browser."""
+"""The endpoints that the console's page calls; the page itself is tested in a browser."""
 
 import asyncio
 import json
@@ -12,15 +12,16 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 from starlette.applications import Starlette
 
-from gateway.console.event_stream import Feed
-from gateway.console.fault_injection import Faults
+from gateway.api.event_stream import EventStream
+from gateway.api.fault_injection import FaultInjection
+from gateway.api.sockets import Sockets
 from gateway.console.routes import Console
 from tests.support.clients import SECRET, Client, configured, eventually, served, token
 
 ALICE = {"user": "alice", "scope": "ws:connect", "tenant": "acme", "groups": ["a"], "seconds": 60}
 
 
-def test_the_page_and_all_that_it_loads(herald: Client) -> None:
+def test_the_page_and_its_files_are_served(herald: Client) -> None:
     page = herald.http.get("/console")
     assert page.status_code == 200
     assert page.headers["Content-Type"].startswith("text/html")
@@ -32,15 +33,15 @@ def test_the_page_and_all_that_it_loads(herald: Client) -> None:
         ("icon.svg", "svg"),
         ("client/herald.js", "javascript"),
     ):
-        answer = herald.http.get(f"/console/{path}")
-        assert answer.status_code == 200
-        assert kind in answer.headers["Content-Type"]
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        response = herald.http.get(f"/console/{path}")
+        assert response.status_code == 200
+        assert kind in response.headers["Content-Type"]
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
     for path in ("nothing.js", "..%2fapp.py", "%2e%2e/app.py"):
         assert herald.http.get(f"/console/{path}").status_code == 404
 
 
-def test_it_makes_the_token_that_the_page_asks_for(herald: Client) -> None:
+def test_a_token_has_the_claims_that_the_page_asks_for(herald: Client) -> None:
     made = herald.http.post("/console/token", json=ALICE).json()["token"]
     claims = jwt.decode(made, OctKey.import_key(SECRET)).claims
     assert claims.pop("exp") - claims.pop("iat") == 60
@@ -57,16 +58,18 @@ def test_it_makes_the_token_that_the_page_asks_for(herald: Client) -> None:
         ([], "must be an object"),
     ],
 )
-def test_what_it_can_not_sign_is_named(herald: Client, body: Any, error: str) -> None:
-    answer = herald.http.post("/console/token", json=body)
-    assert answer.status_code == 400
-    assert error in answer.json()["message"]
+def test_a_wrong_request_for_a_token_is_400_with_the_reason(
+    herald: Client, body: Any, error: str
+) -> None:
+    response = herald.http.post("/console/token", json=body)
+    assert response.status_code == 400
+    assert error in response.json()["message"]
 
 
-def test_without_a_secret_it_makes_no_token(herald_with: Callable[..., Client]) -> None:
-    answer = herald_with(HERALD_JWT_SECRET="").http.post("/console/token", json=ALICE)
-    assert answer.status_code == 400
-    assert "only its owner can make a token" in answer.json()["message"]
+def test_without_a_secret_a_request_for_a_token_is_400(herald_with: Callable[..., Client]) -> None:
+    response = herald_with(HERALD_JWT_SECRET="").http.post("/console/token", json=ALICE)
+    assert response.status_code == 400
+    assert "only your identity provider can make a token" in response.json()["message"]
 
 
 @pytest.mark.parametrize(
@@ -74,28 +77,32 @@ def test_without_a_secret_it_makes_no_token(herald_with: Callable[..., Client]) 
     [
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
-        {"Host": "evil.example"},  # a name of another's that leads here
+        {"Host": "evil.example"},  # another site's name that resolves to this machine
         {"Host": "evil.example", "Origin": "http://evil.example"},
     ],
 )
-def test_pages_of_others_get_nothing(herald: Client, headers: dict[str, str]) -> None:
+def test_other_origins_are_refused(herald: Client, headers: dict[str, str]) -> None:
     for method, path in (
         ("GET", "/console"),
         ("POST", "/console/token"),
         ("GET", "/console/events"),
         ("PUT", "/console/handshakes"),
     ):
-        answer = herald.http.request(method, path, headers=headers, json=ALICE)
-        assert answer.status_code == 403
-        assert "token" not in answer.json()
-        assert "Access-Control-Allow-Origin" not in answer.headers
+        response = herald.http.request(method, path, headers=headers, json=ALICE)
+        assert response.status_code == 403
+        assert "token" not in response.json()
+        assert "Access-Control-Allow-Origin" not in response.headers
 
 
 @pytest.mark.parametrize(("address", "status"), [("127.0.0.1", 200), ("10.0.0.9", 403)])
-def test_other_machines_get_nothing(address: str, status: int) -> None:
-    """Where the gateway listens to the network, too."""
-    absent: Any = None
-    console = Console(configured(HOST="0.0.0.0"), absent, Feed(), Faults())
+def test_other_machines_are_refused(address: str, status: int) -> None:
+    """Also if the gateway listens on the network."""
+    console = Console(
+        configured(HOST="0.0.0.0"),
+        Sockets(),
+        event_stream=EventStream(),
+        faults=FaultInjection(),
+    )
 
     async def ask() -> httpx.Response:
         app = Starlette(routes=console.routes)
@@ -103,12 +110,12 @@ def test_other_machines_get_nothing(address: str, status: int) -> None:
         async with httpx.AsyncClient(transport=transport, base_url="http://10.0.0.1:8000") as http:
             return await http.post("/console/token", json=ALICE)
 
-    answer = asyncio.run(ask())
-    assert answer.status_code == status
-    assert ("token" in answer.json()) == (status == 200)
+    response = asyncio.run(ask())
+    assert response.status_code == status
+    assert ("token" in response.json()) == (status == 200)
 
 
-def test_it_tells_what_happens(herald: Client) -> None:
+def test_the_event_stream_shows_what_happens(herald: Client) -> None:
     events: list[Any] = []
     url = f"{herald.running.http}/console/events"
     with httpx.stream("GET", url, timeout=10) as stream:
@@ -137,7 +144,7 @@ def test_it_tells_what_happens(herald: Client) -> None:
         assert "token" not in json.dumps(events)
 
 
-def test_handshakes_are_refused_while_that_is_asked_for(
+def test_handshakes_are_refused_while_that_fault_is_on(
     herald_with: Callable[..., Client],
 ) -> None:
     herald = herald_with()
@@ -151,7 +158,7 @@ def test_handshakes_are_refused_while_that_is_asked_for(
     assert wrong.json()["message"].startswith("status must be one of 401, 403")
 
 
-def test_a_connection_is_spoilt_and_mended(herald: Client) -> None:
+def test_a_delivery_fault_can_be_switched_on_and_off(herald: Client) -> None:
     socket = herald.connect("spoilt")
     path = f"/console/connections/{herald.connection_id('spoilt')}"
     assert herald.http.put(path, json={"delayMs": 300}).status_code == 204
@@ -165,7 +172,7 @@ def test_a_connection_is_spoilt_and_mended(herald: Client) -> None:
     assert herald.report({"users": ["spoilt"]})["gone"] == 1
 
 
-def test_a_connection_is_cut_off(herald: Client) -> None:
+def test_a_connection_can_be_expired(herald: Client) -> None:
     socket = herald.connect("cut")
     path = f"/console/connections/{herald.connection_id('cut')}"
     assert herald.http.delete(path).status_code == 204
@@ -174,8 +181,8 @@ def test_a_connection_is_cut_off(herald: Client) -> None:
     assert herald.http.delete(path).status_code == 404
 
 
-def test_who_watches_holds_no_stop_up() -> None:
-    """The gateway would wait three seconds for an answer that has no end."""
+def test_a_watcher_does_not_delay_a_stop() -> None:
+    """The gateway would wait three seconds for a response that doesn't end."""
     with served(configured()) as running:
         stream = httpx.stream("GET", f"{running.http}/console/events", timeout=10)
         lines = stream.__enter__().iter_lines()

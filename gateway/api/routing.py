@@ -1,0 +1,62 @@
+"""The gateway's ASGI app: which API answers which path."""
+
+from collections.abc import Sequence
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.api.connections import ConnectionsApi
+from gateway.api.events import WEBSOCKET_STAGE
+from gateway.api.rest import RestApi
+from gateway.api.websocket import WebSocketApi
+
+HTTP_METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
+WEBSOCKET_PATHS = (f"/{WEBSOCKET_STAGE}", f"/{WEBSOCKET_STAGE}/")
+"""AWS's own example ends in a slash:
+https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-how-to-call-websocket-api-wscat.html"""
+CONNECTIONS_PATHS = (
+    "/@connections/{connection_id:path}",  # as behind a custom domain without a base path
+    "/{stage}/@connections/{connection_id:path}",
+)
+
+
+def asgi_app(
+    websocket_api: WebSocketApi,
+    connections_api: ConnectionsApi,
+    rest_api: RestApi,
+    console: Sequence[BaseRoute],
+) -> ASGIApp:
+    """Return the app. The REST API answers every path that is not another API's."""
+    app = Starlette(
+        routes=[
+            *(WebSocketRoute(path, websocket_api.endpoint) for path in WEBSOCKET_PATHS),
+            *(Route(path, _upgrade_required, methods=HTTP_METHODS) for path in WEBSOCKET_PATHS),
+            *(
+                Route(path, connections_api.endpoint, methods=["POST", "GET", "DELETE"])
+                for path in CONNECTIONS_PATHS
+            ),
+            *console,
+        ]
+    )
+    app.router.redirect_slashes = False
+    app.router.default = _rest_app(rest_api, app.router.not_found)
+    return app
+
+
+async def _upgrade_required(request: Request) -> Response:
+    return PlainTextResponse("Upgrade Required", 426, {"Upgrade": "websocket"})
+
+
+def _rest_app(rest_api: RestApi, not_found: ASGIApp) -> ASGIApp:
+    """Return an app instead of a route, whose pattern would not match a path with a newline."""
+
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await not_found(scope, receive, send)
+        response = await rest_api.endpoint(Request(scope, receive))
+        return await response(scope, receive, send)
+
+    return respond

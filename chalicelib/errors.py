@@ -1,8 +1,8 @@
 """The errors that clients see: each has a stable code, and `ANSWERS` says how it is answered.
 
-Raise one of these anywhere. `rest/responses.py` answers it over HTTP, `protocol/server_frames.py` in a
-WebSocket frame. Both read `ANSWERS`, the only place that maps a code to a status and to the code of an
-error frame.
+Raise one of these anywhere. `rest/responses.py` answers it over HTTP, `protocol/server_frames.py`
+in a WebSocket frame. Both read `ANSWERS`, the only place that maps a code to a status and to the
+code of an error frame.
 """
 
 from dataclasses import dataclass

@@ -31,6 +31,7 @@ from chalicelib.messaging.submissions import Submissions
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import MessageParser
 from chalicelib.protocol.ulid import Stamp
+from chalicelib.rest.user_connections import UserConnections
 from chalicelib.runtime.aws import credentials, sdk_client
 from chalicelib.runtime.metrics import Metrics, Unit
 from chalicelib.settings import EVICT_OLDEST, FAILS_OPEN, Settings
@@ -167,6 +168,16 @@ class Herald:
             idempotency=Idempotency(self._store),
             now=self.now,
             metrics=self.metrics,
+        )
+
+    @cached_property
+    def user_connections(self) -> UserConnections:
+        return UserConnections(
+            users=self.users,
+            connections=self.connections,
+            disconnector=self.disconnector,
+            stale_after_seconds=self._settings.stale_after_seconds,
+            now=self.now,
         )
 
     @cached_property

@@ -33,7 +33,7 @@ from chalicelib.protocol.messages import MessageParser
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.rest.user_connections import UserConnections
 from chalicelib.runtime.aws import credentials, sdk_client
-from chalicelib.runtime.metrics import Metrics, Unit
+from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import EVICT_OLDEST, FAILS_OPEN, Settings
 from chalicelib.store.audience import Audiences
 from chalicelib.store.connections import Connections
@@ -46,7 +46,8 @@ from chalicelib.store.rate_limits import Limiter, Meter, Rate
 from chalicelib.store.users import Users
 from chalicelib.websocket.actions import Actions
 from chalicelib.websocket.lifecycle import ConnectionLifecycle
-from chalicelib.websocket.sweep import Sweeper, active_connections
+from chalicelib.websocket.sweep import Sweeper
+from chalicelib.websocket.sweep_progress import SweepProgress
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -200,12 +201,13 @@ class Herald:
     def sweeper(self) -> Sweeper:
         return Sweeper(
             self._store,
+            progress=self._sweep_progress,
             connections=self.connections,
             outcome_recorder=self._outcome_recorder,
             disconnector=self.disconnector,
             stale_after_seconds=self._settings.stale_after_seconds,
+            metrics=self.metrics,
             now=self.now,
-            report=partial(self.metrics.value, "ActiveConnections", unit=Unit.COUNT),
         )
 
     @cached_property
@@ -310,6 +312,10 @@ class Herald:
         )
 
     @cached_property
+    def _sweep_progress(self) -> SweepProgress:
+        return SweepProgress(self._store, now=self.now)
+
+    @cached_property
     def _audiences(self) -> Audiences:
         return Audiences(self._store)
 
@@ -328,7 +334,7 @@ class Herald:
 
     def active_connections(self) -> int | None:
         """Return how many connections the last sweep counted; None before the first one."""
-        return active_connections(self._store)
+        return self._sweep_progress.active_connections()
 
     def parser(self, sender: Principal, stamp: Stamp) -> MessageParser:
         """Return a parser of what `sender` sends in one request."""

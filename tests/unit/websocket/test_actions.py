@@ -12,9 +12,7 @@ from chalicelib.websocket.event import WebSocketEvent
 from tests.support.clients import token
 from tests.support.schemas import check_received
 from tests.support.tables import Counted
-from tests.support.world import NEVER, Herald, Socket, World
-
-KEY = "x" * 32  # of `tests.support.world.Herald`
+from tests.support.world import NEVER, SECRET, Herald, Socket, World
 
 
 class Clients(World):
@@ -134,14 +132,14 @@ def test_a_client_whose_token_expired_may_still_refresh_it(
     ask: Ask, expired: tuple[Socket, int]
 ) -> None:
     socket, expires_at = expired
-    fresh = {"action": "refresh", "token": token(socket.user, key=KEY, exp=10**10)}
+    fresh = {"action": "refresh", "token": token(socket.user, key=SECRET, exp=10**10)}
     answer = ask(None, event(socket, fresh, expires_at=expires_at))
     assert answer == {"type": "refreshed", "expiresAt": 10**13}
     assert socket.state == "open"
 
 
 def test_a_token_of_another_user_does_not_refresh(ask: Ask, user: str) -> None:
-    answer = ask({"action": "refresh", "token": token(f"{user}-other", key=KEY)})
+    answer = ask({"action": "refresh", "token": token(f"{user}-other", key=SECRET)})
     assert (answer["code"], answer["message"]) == (
         "forbidden",
         "the token belongs to another user",

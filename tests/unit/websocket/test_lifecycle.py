@@ -8,9 +8,7 @@ from chalicelib.errors import BadRequest, InsufficientScope, TooManyConnections,
 from chalicelib.store.connections import MAX_GROUPS
 from chalicelib.websocket.event import WebSocketEvent
 from tests.support.clients import token
-from tests.support.world import LIMIT, Herald, Socket, World
-
-KEY = "x" * 32  # of `tests.support.world.Herald`
+from tests.support.world import LIMIT, SECRET, Herald, Socket, World
 
 
 @pytest.fixture
@@ -64,7 +62,7 @@ def test_a_handshake_without_an_authorizer_needs_a_token(
     for headers in ({}, {"Authorization": f"Bearer {token(user, key='another' * 8)}"}):
         with pytest.raises(Unauthorized):
             herald.lifecycle.on_connect(event_without_authorizer(socket, **headers))
-    good = {"Authorization": f"Bearer {token(user, key=KEY)}"}
+    good = {"Authorization": f"Bearer {token(user, key=SECRET)}"}
     herald.lifecycle.on_connect(event_without_authorizer(socket, **good))
     assert online(herald, user) == [socket.connection_id]
 
@@ -73,7 +71,7 @@ def test_a_token_that_names_too_many_groups_is_refused(
     herald: Herald, world: World, user: str
 ) -> None:
     groups = [f"group-{number}" for number in range(MAX_GROUPS + 1)]
-    bearer = f"Bearer {token(user, key=KEY, groups=groups)}"
+    bearer = f"Bearer {token(user, key=SECRET, groups=groups)}"
     with pytest.raises(BadRequest, match="groups"):
         herald.lifecycle.on_connect(
             event_without_authorizer(world.connect(user), Authorization=bearer)
@@ -81,7 +79,7 @@ def test_a_token_that_names_too_many_groups_is_refused(
 
 
 def test_a_handshake_needs_the_scope(herald: Herald, world: World, user: str) -> None:
-    bearer = f"Bearer {token(user, 'messages:send', key=KEY)}"
+    bearer = f"Bearer {token(user, 'messages:send', key=SECRET)}"
     with pytest.raises(InsufficientScope):
         herald.lifecycle.on_connect(
             event_without_authorizer(world.connect(user), Authorization=bearer)

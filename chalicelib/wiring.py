@@ -1,7 +1,8 @@
-"""Herald's parts, put together from the settings and the ports to AWS.
+"""Builds Herald's parts from the settings and the ports to AWS.
 
-Each part is built at its first use, so that a function pays at its cold start for the parts that it
-needs. A test gives its own ports, and gets the same Herald.
+The parts stand in the order of the layers: each takes parts of its own section or of those below it.
+A part is built when it is first used, so that a cold start builds only what the function needs. A
+test hands in its own ports, and gets the same `Herald`.
 """
 
 import time
@@ -63,7 +64,7 @@ def now_ms() -> int:
 
 
 class Herald:
-    """The parts that the handlers of `app.py` call."""
+    """The parts of Herald, in one execution environment."""
 
     def __init__(
         self,
@@ -82,8 +83,8 @@ class Herald:
         """Take the ports.
 
         Args:
-            sqs, sns: make a client; called at the first use, since few requests need one.
-            region: the region that this function runs in; each has its own fan-out rate.
+            sqs, sns: return a client; called when one is first needed, as few requests need it.
+            region: where this function runs; each region has its own fan-out rate.
             now: the clock, in epoch milliseconds.
         """
         self.delivery = delivery
@@ -110,7 +111,10 @@ class Herald:
     def on_aws(
         cls, settings: Settings, *, verify: Verify, rules: AccessRules, metrics: Metrics
     ) -> "Herald":
-        """Connect to AWS as botocore is configured. Raises Unavailable where it isn't."""
+        """Create Herald with ports to AWS, as botocore is configured.
+
+        Raises Unavailable if the configuration is not usable.
+        """
         session = Session()
         region = session.get_config_variable("region") or DEFAULT_REGION
         return cls(
@@ -236,7 +240,7 @@ class Herald:
 
     @cached_property
     def users(self) -> Users:
-        # A client resumes once for each time that it connects: the same rate does for both.
+        # A client resumes once for each time that it connects, so one rate serves both.
         resumes = Meter(Limiter("resumeDue", Rate.per_minute(self._settings.connect_rate)))
         return Users(self._store, messages=self._messages_meter, resumes=resumes)
 

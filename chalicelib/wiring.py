@@ -1,6 +1,6 @@
 """Builds Herald's parts from the settings and the ports to AWS.
 
-The parts stand in the order of the layers: each takes parts of its own section or of those below it.
+The parts stand in the order of the layers: each takes parts of its own section and of those below.
 A part is built when it is first used, so that a cold start builds only what the function needs. A
 test hands in its own ports, and gets the same `Herald`.
 """
@@ -44,11 +44,11 @@ from chalicelib.store.idempotency import Idempotency
 from chalicelib.store.items import Tables
 from chalicelib.store.memberships import Memberships
 from chalicelib.store.rate_limits import Limiter, Meter, Rate
+from chalicelib.store.sweep_progress import SweepProgress
 from chalicelib.store.users import Users
 from chalicelib.websocket.actions import Actions
 from chalicelib.websocket.lifecycle import ConnectionLifecycle
 from chalicelib.websocket.sweep import Sweeper
-from chalicelib.websocket.sweep_progress import SweepProgress
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient

@@ -22,7 +22,7 @@ from chalicelib.runtime.metrics import Metrics, Unit
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import ItemPage, Store
 from chalicelib.store.items import Connection, Item, Recipient, Status, connection_ids
-from chalicelib.websocket.sweep_progress import (
+from chalicelib.store.sweep_progress import (
     CONNECTIONS,
     SHARDS,
     USERS,

@@ -15,14 +15,14 @@ from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.items import Recipient
 from chalicelib.store.memberships import Memberships
-from chalicelib.websocket.sweep import PAGE_ITEMS, Sweeper
-from chalicelib.websocket.sweep_progress import (
+from chalicelib.store.sweep_progress import (
     CONNECTIONS,
     LEASE_MS,
     SHARDS,
     USERS_INTERVAL_MS,
     SweepProgress,
 )
+from chalicelib.websocket.sweep import PAGE_ITEMS, Sweeper
 from tests.support.tables import NOW, Counted, connection, meter
 from tests.support.world import LIFE
 

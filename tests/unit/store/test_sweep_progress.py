@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from chalicelib.store.dynamodb import Store
-from chalicelib.websocket.sweep_progress import (
+from chalicelib.store.sweep_progress import (
     CONNECTIONS,
     LEASE_MS,
     USERS,

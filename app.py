@@ -221,9 +221,8 @@ if settings.fanout_queue_name is not None:
 @answers
 def post_messages(request: RestRequest) -> Reply:
     """Send messages, or queue them."""
-    return herald().submissions.submit(
-        request.caller(), request.headers, request.body, request.deadline
-    )
+    sender = request.caller()
+    return herald().submissions.submit(sender, request.headers, request.body, request.deadline)
 
 
 @app.route("/messages/{message_id}", methods=["GET"], authorizer=rest_authorizer)
@@ -231,14 +230,16 @@ def post_messages(request: RestRequest) -> Reply:
 def get_message(request: RestRequest, message_id: str) -> dict[str, object]:
     """Return how far the delivery of a queued message is."""
     reader = request.caller()
-    return herald().progress.of(path_name("messageId", message_id), reader, herald().now())
+    message_id = path_name("messageId", message_id)
+    return herald().progress.of(message_id, reader, herald().now())
 
 
 @app.route("/users/{user_id}", methods=["GET"], authorizer=rest_authorizer)
 @answers
 def get_user(request: RestRequest, user_id: str) -> dict[str, object]:
     """Return a user's presence."""
-    return herald().users.presence(*request.owner(user_id, Scope.USERS_READ)).to_dict()
+    owner = request.owner(user_id, Scope.USERS_READ)
+    return herald().users.presence(*owner).to_dict()
 
 
 @app.route("/users/{user_id}/connections", methods=["GET"], authorizer=rest_authorizer)
@@ -275,7 +276,8 @@ def delete_connection(request: RestRequest, user_id: str, connection_id: str) ->
 @answers
 def get_keys(request: RestRequest) -> dict[str, object]:
     """Return the keys that decrypt the caller's messages."""
-    return {"keys": herald().encryption.keys_of(request.caller().key)}
+    caller = request.caller()
+    return {"keys": herald().encryption.keys_of(caller.key)}
 
 
 @app.route("/health", methods=["GET"])

@@ -131,11 +131,7 @@ class Herald:
             metrics=metrics,
         )
 
-    def check(self) -> None:
-        """Raise Unavailable unless every table can be read."""
-        self._store.check()
-
-    # --- What the handlers call
+    # --- websocket, rest: what the handlers of `app.py` call
 
     @cached_property
     def lifecycle(self) -> ConnectionLifecycle:
@@ -165,14 +161,16 @@ class Herald:
         )
 
     @cached_property
-    def submissions(self) -> Submissions:
-        return Submissions(
-            parser=self.parser,
-            users=self.users,
-            dispatcher=self.dispatcher,
-            idempotency=Idempotency(self._store),
-            now=self.now,
+    def sweeper(self) -> Sweeper:
+        return Sweeper(
+            self._store,
+            progress=self._sweep_progress,
+            connections=self.connections,
+            outcome_recorder=self._outcome_recorder,
+            disconnector=self.disconnector,
+            stale_after_seconds=self._settings.stale_after_seconds,
             metrics=self.metrics,
+            now=self.now,
         )
 
     @cached_property
@@ -184,6 +182,47 @@ class Herald:
             stale_after_seconds=self._settings.stale_after_seconds,
             now=self.now,
         )
+
+    # --- messaging
+
+    @cached_property
+    def submissions(self) -> Submissions:
+        return Submissions(
+            parser=self.parser,
+            users=self.users,
+            dispatcher=self.dispatcher,
+            idempotency=Idempotency(self._store),
+            now=self.now,
+            metrics=self.metrics,
+        )
+
+    @cached_property
+    def dispatcher(self) -> Dispatcher:
+        settings = self._settings
+        return Dispatcher(
+            audiences=self._audiences,
+            broadcaster=self._broadcaster,
+            publisher=self._publisher if settings.fanout_queue_url else None,
+            history=self.history,
+            encryption=self.encryption,
+            frame_bytes=settings.frame_bytes,
+            inline_recipients=settings.inline_recipients,
+            connections_per_user=settings.max_connections_per_user,
+            metrics=self.metrics,
+        )
+
+    @cached_property
+    def _resumer(self) -> Resumer:
+        return Resumer(
+            users=self.users,
+            history=self.history,
+            memberships=self._memberships,
+            delivery=self.delivery,
+            encryption=self.encryption,
+            frame_bytes=self._settings.frame_bytes,
+        )
+
+    # --- fanout
 
     @cached_property
     def worker(self) -> Worker:
@@ -202,77 +241,12 @@ class Herald:
         )
 
     @cached_property
-    def sweeper(self) -> Sweeper:
-        return Sweeper(
-            self._store,
-            progress=self._sweep_progress,
-            connections=self.connections,
-            outcome_recorder=self._outcome_recorder,
-            disconnector=self.disconnector,
-            stale_after_seconds=self._settings.stale_after_seconds,
-            metrics=self.metrics,
-            now=self.now,
-        )
-
-    @cached_property
-    def progress(self) -> Progress:
-        return Progress(self._store, self.encryption)
-
-    @cached_property
     def queue(self) -> Queue:
         return Queue(self._sqs, self._settings.fanout_queue_url or "")
 
     @cached_property
-    def encryption(self) -> Encryption:
-        return Encryption(self._settings.encryption_keys)
-
-    @cached_property
-    def connections(self) -> Connections:
-        settings = self._settings
-        return Connections(
-            self._store,
-            limit=settings.max_connections_per_user,
-            connects=Meter(Limiter("connectDue", Rate.per_minute(settings.connect_rate))),
-            messages=self._messages_meter,
-            memberships=self._memberships,
-            metrics=self.metrics,
-        )
-
-    @cached_property
-    def users(self) -> Users:
-        # A client resumes once for each time that it connects, so one rate serves both.
-        resumes = Meter(Limiter("resumeDue", Rate.per_minute(self._settings.connect_rate)))
-        return Users(self._store, messages=self._messages_meter, resumes=resumes)
-
-    @cached_property
-    def disconnector(self) -> Disconnector:
-        return Disconnector(connections=self.connections, delivery=self.delivery, now=self.now)
-
-    # --- What those are made of
-
-    @cached_property
-    def dispatcher(self) -> Dispatcher:
-        settings = self._settings
-        return Dispatcher(
-            audiences=self._audiences,
-            broadcaster=self._broadcaster,
-            publisher=self._publisher if settings.fanout_queue_url else None,
-            history=self.history,
-            encryption=self.encryption,
-            frame_bytes=settings.frame_bytes,
-            inline_recipients=settings.inline_recipients,
-            connections_per_user=settings.max_connections_per_user,
-            metrics=self.metrics,
-        )
-
-    @cached_property
-    def history(self) -> History:
-        return History(
-            self._store,
-            seconds=self._settings.history_seconds,
-            encryption=self.encryption,
-            now=self.now,
-        )
+    def progress(self) -> Progress:
+        return Progress(self._store, self.encryption)
 
     @cached_property
     def _publisher(self) -> FanoutPublisher:
@@ -280,16 +254,7 @@ class Herald:
             progress=self.progress, queue=self.queue, active_connections=self.active_connections
         )
 
-    @cached_property
-    def _resumer(self) -> Resumer:
-        return Resumer(
-            users=self.users,
-            history=self.history,
-            memberships=self._memberships,
-            delivery=self.delivery,
-            encryption=self.encryption,
-            frame_bytes=self._settings.frame_bytes,
-        )
+    # --- delivery
 
     @cached_property
     def _broadcaster(self) -> Broadcaster:
@@ -316,8 +281,41 @@ class Herald:
         )
 
     @cached_property
-    def _sweep_progress(self) -> SweepProgress:
-        return SweepProgress(self._store, now=self.now)
+    def disconnector(self) -> Disconnector:
+        return Disconnector(connections=self.connections, delivery=self.delivery, now=self.now)
+
+    # --- store
+
+    def check(self) -> None:
+        """Raise Unavailable unless every table can be read."""
+        self._store.check()
+
+    @cached_property
+    def connections(self) -> Connections:
+        settings = self._settings
+        return Connections(
+            self._store,
+            limit=settings.max_connections_per_user,
+            connects=Meter(Limiter("connectDue", Rate.per_minute(settings.connect_rate))),
+            messages=self._messages_meter,
+            memberships=self._memberships,
+            metrics=self.metrics,
+        )
+
+    @cached_property
+    def users(self) -> Users:
+        # A client resumes once for each time that it connects, so one rate serves both.
+        resumes = Meter(Limiter("resumeDue", Rate.per_minute(self._settings.connect_rate)))
+        return Users(self._store, messages=self._messages_meter, resumes=resumes)
+
+    @cached_property
+    def history(self) -> History:
+        return History(
+            self._store,
+            seconds=self._settings.history_seconds,
+            encryption=self.encryption,
+            now=self.now,
+        )
 
     @cached_property
     def _audiences(self) -> Audiences:
@@ -328,6 +326,14 @@ class Herald:
         return Memberships(self._store, seconds=self._settings.history_seconds)
 
     @cached_property
+    def _sweep_progress(self) -> SweepProgress:
+        return SweepProgress(self._store, now=self.now)
+
+    def active_connections(self) -> int | None:
+        """Return how many connections the last sweep counted; None before the first one."""
+        return self._sweep_progress.active_connections()
+
+    @cached_property
     def _messages_meter(self) -> Meter:
         settings = self._settings
         rate = Rate.per_second(settings.message_rate, settings.message_burst)
@@ -336,9 +342,11 @@ class Herald:
             fails_open=settings.limiter_failure == FAILS_OPEN,
         )
 
-    def active_connections(self) -> int | None:
-        """Return how many connections the last sweep counted; None before the first one."""
-        return self._sweep_progress.active_connections()
+    # --- protocol
+
+    @cached_property
+    def encryption(self) -> Encryption:
+        return Encryption(self._settings.encryption_keys)
 
     def parser(self, sender: Principal, stamp: Stamp) -> MessageParser:
         """Return a parser of what `sender` sends in one request."""

@@ -1,13 +1,22 @@
-"""Herald's Lambda entry points: what is called when. What happens then is in `chalicelib`."""
+"""Herald's Lambda functions: routes and triggers. Each hands its event to a part of `chalicelib`.
+
+To follow one, go to the definition of what it calls:
+
+    a POST       post_messages    Submissions.submit → Dispatcher.send → Broadcaster.send → Sender
+    a frame      on_ws_message    Actions.receive → an action, such as Dispatcher.send → Sender
+    a handshake  on_ws_connect    ConnectionLifecycle.on_connect → Connections.open
+    a job        deliver_queued   Worker.work → Broadcaster.send → Sender
+    the sweep    sweep            Sweeper.sweep → Disconnector, OutcomeRecorder → Sender
+
+`chalicelib/wiring.py` builds these parts. `Sender` posts to the sockets through `@connections`.
+"""
 
 import logging
 import os
-import time
-from collections.abc import Callable, Sequence
-from functools import cache, wraps
+from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from chalice.app import (
     AuthRequest,
@@ -17,7 +26,6 @@ from chalice.app import (
     CORSConfig,
     Rate,
     Request,
-    Response,
     SQSEvent,
 )
 from chalice.app import WebsocketEvent as ChaliceEvent
@@ -25,18 +33,17 @@ from chalice.app import WebsocketEvent as ChaliceEvent
 from chalicelib.auth import authorizers
 from chalicelib.auth.access import AccessRules
 from chalicelib.auth.bearer import bearer_token
-from chalicelib.auth.principal import Principal, Scope, user_key
+from chalicelib.auth.principal import Principal, Scope
 from chalicelib.errors import ANSWERS, Forbidden, HeraldError, Unauthorized, Unavailable
-from chalicelib.protocol.messages import parse_name
 from chalicelib.protocol.reports import Reply
-from chalicelib.protocol.strict_json import encode
-from chalicelib.rest import responses
+from chalicelib.rest.requests import RestRequest, path_name
+from chalicelib.rest.responses import answering
 from chalicelib.runtime import startup
+from chalicelib.runtime.deadlines import answer_deadline, work_deadline
 from chalicelib.runtime.logs import configure_logging, correlated
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import RESERVED, Settings
 from chalicelib.stage import stage_defaults
-from chalicelib.store.items import Connection
 from chalicelib.websocket.event import WebSocketEvent, authenticate
 
 if TYPE_CHECKING:
@@ -48,18 +55,14 @@ if "AWS_CHALICE_CLI_MODE" in os.environ and find_spec("infra"):  # never on Lamb
 
     chalice_cli.prepare(os.environ)
 
-JSON_HEADERS: responses.Headers = {**responses.SAFE_HEADERS, "Content-Type": "application/json"}
 QUEUE_BATCH = 10  # jobs that wait for the same recipients are done together
-REPLAY_HEADERS: responses.Headers = {**JSON_HEADERS, "Idempotent-Replayed": "true"}
-ANY_CONTENT_TYPE = ["*/*"]  # ours to refuse: Chalice's 415 is no problem+json
+ANY_CONTENT_TYPE = ["*/*"]  # accept any type here; we answer 415 ourselves, as problem+json
 REGION = os.environ.get("AWS_REGION")
-INTEGRATION_SECONDS = 29.0  # API Gateway waits no longer for a handler
-ANSWERING_SECONDS = 2.0  # kept back from delivery, for the answer
 
 app = Chalice(app_name="herald")
 app.experimental_feature_flags.update(["WEBSOCKETS"])
-# Any page may ask: what it may do depends on the token that it sends, and `caller` asks for its
-# origin. Nothing is sent along by the browser itself, such as a cookie.
+# Let pages of any origin call: the token decides what they may do, and `HERALD_ALLOWED_ORIGINS` is
+# checked for each request. Browsers add no credentials, such as cookies, by themselves.
 app.api.cors = CORSConfig(
     allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
     expose_headers=["Idempotent-Replayed", "Retry-After", "x-amzn-RequestId"],
@@ -72,17 +75,18 @@ settings = Settings.from_environ(os.environ, stage_defaults(os.environ))
 if settings.jwks_url is not None and settings.jwt_audience is None:  # RFC 8725 section 3.9
     logger.warning(
         "HERALD_JWKS_URL is set without HERALD_JWT_AUDIENCE:"
-        " tokens that its provider makes for other applications are accepted"
+        " tokens that its provider issues for other applications are accepted"
     )
 for variable in sorted(RESERVED & os.environ.keys()):
     logger.warning("%s is set, but has no effect in this version of Herald", variable)
 metrics = Metrics(settings.stage)
 rules = AccessRules(settings)
+answers = answering(app, rules)
 
 
 @cache
 def verifier() -> "TokenVerifier":
-    """Create the verifier lazily: most functions never need one, and start faster without."""
+    """Create the verifier lazily: most functions never need it, which shortens their cold start."""
     with startup.gc_frozen():
         from chalicelib.auth.verifier import TokenVerifier
 
@@ -90,13 +94,13 @@ def verifier() -> "TokenVerifier":
 
 
 def verify(token: str) -> Principal:
-    """Whom a token names. Raises Unauthorized, Unavailable."""
+    """Return the principal whom a token names. Raises Unauthorized, Unavailable."""
     return verifier().verify(token)
 
 
 @cache
 def herald() -> "Herald":
-    """Create Herald lazily: the authorizers never need it, which keeps their cold start short."""
+    """Create Herald lazily: the authorizers never need it, which shortens their cold start."""
     with startup.gc_frozen():
         from chalicelib.wiring import Herald
 
@@ -105,7 +109,10 @@ def herald() -> "Herald":
 
 @app.middleware("all")
 def observed(event: Any, get_response: Callable[[Any], Any]) -> Any:
-    """Around every function but the REST authorizer, whose calls Chalice leaves out."""
+    """Correlate the logs of an invocation, and write its metrics.
+
+    Chalice calls it around every function but the REST authorizer.
+    """
     raw = event.context if isinstance(event, Request) else event.to_dict().get("requestContext", {})
     with correlated(raw.get("requestId")):
         try:
@@ -119,10 +126,11 @@ def observed(event: Any, get_response: Callable[[Any], Any]) -> Any:
 
 @app.authorizer()
 def rest_authorizer(request: AuthRequest) -> AuthResponse:
-    """Who is calling. What they may do depends on the request, so the routes check it.
+    """Identify the caller. The routes check what the caller may do, since it depends on the path.
 
-    API Gateway reuses the policy for the token's other requests, so it names every route that a
-    token is needed for; and none that there isn't. Keys that can't be had are 500, by raising.
+    API Gateway reuses the policy for other requests with the same token, so it names every route
+    that needs a token. Raises Unavailable, which API Gateway answers with 500, if the keys can't
+    be fetched.
     """
     try:
         principal = verify(bearer_token(request.token))
@@ -133,7 +141,7 @@ def rest_authorizer(request: AuthRequest) -> AuthResponse:
 
 @app.lambda_function()
 def connect_authorizer(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """The REQUEST authorizer of `$connect`; the deployment attaches it."""
+    """Authorize a handshake. The deployment attaches this to `$connect` as REQUEST authorizer."""
     try:
         principal = authenticate(WebSocketEvent(event), verify)
     except Unauthorized as error:
@@ -150,6 +158,7 @@ def connect_authorizer(event: dict[str, Any], context: object) -> dict[str, Any]
 
 @app.on_ws_connect()
 def on_ws_connect(event: ChaliceEvent) -> dict[str, Any]:
+    """Let a client connect, or refuse its handshake."""
     try:
         subprotocol = herald().lifecycle.on_connect(WebSocketEvent(event.to_dict(), REGION))
     except HeraldError as error:
@@ -163,35 +172,36 @@ def on_ws_connect(event: ChaliceEvent) -> dict[str, Any]:
 
 @app.on_ws_message()
 def on_ws_message(event: ChaliceEvent) -> None:
-    herald().actions.receive(WebSocketEvent(event.to_dict(), REGION), deadline(event.context))
+    """Carry out a client's frame, and answer it over the socket."""
+    message = WebSocketEvent(event.to_dict(), REGION)
+    herald().actions.receive(message, answer_deadline(event.context))
 
 
 @app.on_ws_disconnect()
 def on_ws_disconnect(event: ChaliceEvent) -> None:
+    """Remove a connection. API Gateway does not repeat the event: the sweep repairs a failure."""
     try:
         herald().lifecycle.on_disconnect(WebSocketEvent(event.to_dict(), REGION))
-    except Unavailable as error:  # API Gateway tells it once: it is as if it had been lost
-        logger.error("a connection is left to the sweep: %s", error.detail)
+    except Unavailable as error:
+        logger.error("the sweep has to remove a connection: %s", error.detail)
 
 
-# --- Schedule
+# --- Schedule and queue
 
 
 @app.schedule(Rate(1, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
+    """Find dead, stale and expired connections."""
     try:
-        herald().sweeper.sweep(end(event.context))
+        herald().sweeper.sweep(work_deadline(event.context))
     except Unavailable as error:
-        logger.error("the sweep is left to the next: %s", error.detail)
-
-
-# --- Queue
+        logger.error("the next sweep has to continue this one: %s", error.detail)
 
 
 def deliver_queued(event: SQSEvent) -> None:
-    """Do a batch of jobs. Raises where any failed: SQS brings those again."""
+    """Carry out a batch of fan-out jobs. Raises if any failed: SQS delivers those again."""
     records = event.to_dict()["Records"]
-    herald().queue.settle(records, herald().worker.work(records, end(event.context)))
+    herald().queue.settle(records, herald().worker.work(records, work_deadline(event.context)))
 
 
 if settings.fanout_queue_name is not None:
@@ -205,134 +215,74 @@ if settings.fanout_queue_name is not None:
 # --- REST
 
 
-def answering(view: Callable[..., Any]) -> Callable[..., Response]:
-    """Answer a view's value as JSON, none as 204, and its errors as problems."""
-
-    @wraps(view)
-    def answered(*args: Any, **kwargs: Any) -> Response:
-        try:
-            value = view(*args, **kwargs)
-            if value is None:
-                return Response("", responses.SAFE_HEADERS, 204)
-            if isinstance(value, Reply):
-                headers = REPLAY_HEADERS if value.replayed else JSON_HEADERS
-                return Response(value.body.decode(), headers, value.status)
-            return Response(encode(value).decode(), JSON_HEADERS)
-        except HeraldError as error:
-            status, headers, body = responses.problem(error)
-        except Exception:
-            logger.exception("a route failed")
-            status, headers, body = responses.problem(HeraldError("it has been logged"))
-        return Response(encode(body).decode(), headers, status)
-
-    return answered
-
-
 @app.route(
     "/messages", methods=["POST"], authorizer=rest_authorizer, content_types=ANY_CONTENT_TYPE
 )
-@answering
-def post_messages() -> Reply:
-    return herald().submissions.submit(
-        caller(), request().headers, request().raw_body, deadline(app.lambda_context)
-    )
+@answers
+def post_messages(request: RestRequest) -> Reply:
+    """Send messages, or queue them."""
+    sender = request.caller()
+    return herald().submissions.submit(sender, request.headers, request.body, request.deadline)
 
 
 @app.route("/messages/{message_id}", methods=["GET"], authorizer=rest_authorizer)
-@answering
-def get_message(message_id: str) -> dict[str, object]:
-    """How far a queued message has come."""
-    reader = caller()
-    return herald().progress.of(name("messageId", message_id), reader, herald().now())
+@answers
+def get_message(request: RestRequest, message_id: str) -> dict[str, object]:
+    """Return how far the delivery of a queued message is."""
+    reader = request.caller()
+    message_id = path_name("messageId", message_id)
+    return herald().progress.of(message_id, reader, herald().now())
 
 
 @app.route("/users/{user_id}", methods=["GET"], authorizer=rest_authorizer)
-@answering
-def get_user(user_id: str) -> dict[str, object]:
-    tenant, user_id = owner(user_id, Scope.USERS_READ)
-    return herald().users.presence(tenant, user_id).to_dict()
+@answers
+def get_user(request: RestRequest, user_id: str) -> dict[str, object]:
+    """Return a user's presence."""
+    owner = request.owner(user_id, Scope.USERS_READ)
+    return herald().users.presence(*owner).to_dict()
 
 
 @app.route("/users/{user_id}/connections", methods=["GET"], authorizer=rest_authorizer)
-@answering
-def get_connections(user_id: str) -> dict[str, object]:
-    now = herald().now()
-    connections = herald().users.presence(*owner(user_id, Scope.CONNECTIONS_MANAGE)).connections
-    return {"connections": [one.to_dict(now, settings.stale_after_seconds) for one in connections]}
+@answers
+def get_connections(request: RestRequest, user_id: str) -> dict[str, object]:
+    """List a user's connections."""
+    owner = request.owner(user_id, Scope.CONNECTIONS_MANAGE)
+    return herald().user_connections.list_all(*owner)
 
 
 @app.route("/users/{user_id}/connections", methods=["DELETE"], authorizer=rest_authorizer)
-@answering
-def delete_connections(user_id: str) -> None:
-    close(herald().users.presence(*owner(user_id, Scope.CONNECTIONS_MANAGE)).connections)
+@answers
+def delete_connections(request: RestRequest, user_id: str) -> None:
+    """Close a user's connections."""
+    owner = request.owner(user_id, Scope.CONNECTIONS_MANAGE)
+    herald().user_connections.close_all(*owner, request.deadline)
 
 
 @app.route(
     "/users/{user_id}/connections/{connection_id}", methods=["DELETE"], authorizer=rest_authorizer
 )
-@answering
-def delete_connection(user_id: str, connection_id: str) -> None:
-    """One that is another's, or doesn't exist, is told apart by nothing."""
-    key = user_key(*owner(user_id, Scope.CONNECTIONS_MANAGE))
-    connection = herald().connections.find(name("connectionId", connection_id))
-    if connection is not None and connection.principal.key == key:
-        close([connection])
+@answers
+def delete_connection(request: RestRequest, user_id: str, connection_id: str) -> None:
+    """Close one of a user's connections.
+
+    Answers 204 whether the connection is missing or someone else's, so that ids can't be probed.
+    """
+    owner = request.owner(user_id, Scope.CONNECTIONS_MANAGE)
+    connection_id = path_name("connectionId", connection_id)
+    herald().user_connections.close_one(*owner, connection_id, request.deadline)
 
 
 @app.route("/keys", methods=["GET"], authorizer=rest_authorizer)
-@answering
-def get_keys() -> dict[str, object]:
-    return {"keys": herald().encryption.keys_of(caller().key)}
+@answers
+def get_keys(request: RestRequest) -> dict[str, object]:
+    """Return the keys that decrypt the caller's messages."""
+    caller = request.caller()
+    return {"keys": herald().encryption.keys_of(caller.key)}
 
 
 @app.route("/health", methods=["GET"])
-@answering
-def get_health() -> dict[str, object]:
+@answers
+def get_health(request: RestRequest) -> dict[str, object]:
+    """Say whether storage can be reached."""
     herald().check()
     return {"status": "ok"}
-
-
-def owner(user_id: str, scope: Scope) -> tuple[str | None, str]:
-    """The tenant and the id of the user whom a path names, who is the caller but for `scope`."""
-    principal = caller()
-    user_id = name("userId", user_id)
-    if user_id != principal.user_id:
-        principal.require(scope)
-    return principal.tenant, user_id
-
-
-def name(parameter: str, value: str) -> str:
-    """A name that a path holds, decoded. Raises BadRequest."""
-    return parse_name(parameter, unquote(value))
-
-
-def close(connections: Sequence[Connection]) -> None:
-    """Close connections, within the request's time."""
-    recipients = [connection.recipient for connection in connections]
-    herald().disconnector.disconnect(recipients, deadline(app.lambda_context))
-
-
-def caller() -> Principal:
-    """Who calls, from where they may. Raises Forbidden, or TokenExpired for a cached verdict."""
-    context = request().context
-    principal = Principal.from_context(context["authorizer"])
-    principal.require_unexpired(time.time())
-    rules.check(context["identity"]["sourceIp"], request().headers.get("origin"))
-    return principal
-
-
-def request() -> Request:
-    """The request that a route answers; there is one while it runs."""
-    assert app.current_request is not None  # noqa: S101
-    return app.current_request
-
-
-def deadline(context: Any) -> float:
-    """When delivery must end for the answer to arrive in time, in `time.monotonic` seconds."""
-    return min(time.monotonic() + INTEGRATION_SECONDS - ANSWERING_SECONDS, end(context))
-
-
-def end(context: Any) -> float:
-    """When a function must have done before Lambda ends it, in `time.monotonic` seconds."""
-    remaining: float = context.get_remaining_time_in_millis() / 1000
-    return time.monotonic() + remaining - ANSWERING_SECONDS

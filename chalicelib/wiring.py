@@ -1,7 +1,8 @@
-"""Herald's parts, put together from the settings and the ports to AWS.
+"""Builds Herald's parts from the settings and the ports to AWS.
 
-Each part is built at its first use, so that a function pays at its cold start for the parts that it
-needs. A test gives its own ports, and gets the same Herald.
+The parts stand in the order of the layers: each takes parts of its own section and of those below.
+A part is built when it is first used, so that a cold start builds only what the function needs. A
+test hands in its own ports, and gets the same `Herald`.
 """
 
 import time
@@ -31,8 +32,9 @@ from chalicelib.messaging.submissions import Submissions
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import MessageParser
 from chalicelib.protocol.ulid import Stamp
+from chalicelib.rest.user_connections import UserConnections
 from chalicelib.runtime.aws import credentials, sdk_client
-from chalicelib.runtime.metrics import Metrics, Unit
+from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import EVICT_OLDEST, FAILS_OPEN, Settings
 from chalicelib.store.audience import Audiences
 from chalicelib.store.connections import Connections
@@ -47,10 +49,11 @@ from chalicelib.store.schema import (
     RESUME_RATE_ATTRIBUTE,
     Tables,
 )
+from chalicelib.store.sweep_progress import SweepProgress
 from chalicelib.store.users import Users
 from chalicelib.websocket.actions import Actions
 from chalicelib.websocket.lifecycle import ConnectionLifecycle
-from chalicelib.websocket.sweep import Sweeper, active_connections
+from chalicelib.websocket.sweep import Sweeper
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -66,7 +69,7 @@ def now_ms() -> int:
 
 
 class Herald:
-    """The parts that the handlers of `app.py` call."""
+    """The parts of Herald, in one execution environment."""
 
     def __init__(
         self,
@@ -85,8 +88,8 @@ class Herald:
         """Take the ports.
 
         Args:
-            sqs, sns: make a client; called at the first use, since few requests need one.
-            region: the region that this function runs in; each has its own fan-out rate.
+            sqs, sns: return a client; called when one is first needed, as few requests need it.
+            region: where this function runs; each region has its own fan-out rate.
             now: the clock, in epoch milliseconds.
         """
         self.delivery = delivery
@@ -113,7 +116,10 @@ class Herald:
     def on_aws(
         cls, settings: Settings, *, verify: Verify, rules: AccessRules, metrics: Metrics
     ) -> "Herald":
-        """Connect to AWS as botocore is configured. Raises Unavailable where it isn't."""
+        """Create Herald with ports to AWS, as botocore is configured.
+
+        Raises Unavailable if the configuration is not usable.
+        """
         session = Session()
         region = session.get_config_variable("region") or DEFAULT_REGION
         return cls(
@@ -130,11 +136,7 @@ class Herald:
             metrics=metrics,
         )
 
-    def check(self) -> None:
-        """Raise Unavailable unless every table can be read."""
-        self._store.check()
-
-    # --- What the handlers call
+    # --- websocket, rest: what the handlers of `app.py` call
 
     @cached_property
     def lifecycle(self) -> ConnectionLifecycle:
@@ -164,6 +166,31 @@ class Herald:
         )
 
     @cached_property
+    def sweeper(self) -> Sweeper:
+        return Sweeper(
+            self._store,
+            progress=self._sweep_progress,
+            connections=self.connections,
+            outcome_recorder=self._outcome_recorder,
+            disconnector=self.disconnector,
+            stale_after_seconds=self._settings.stale_after_seconds,
+            metrics=self.metrics,
+            now=self.now,
+        )
+
+    @cached_property
+    def user_connections(self) -> UserConnections:
+        return UserConnections(
+            users=self.users,
+            connections=self.connections,
+            disconnector=self.disconnector,
+            stale_after_seconds=self._settings.stale_after_seconds,
+            now=self.now,
+        )
+
+    # --- messaging
+
+    @cached_property
     def submissions(self) -> Submissions:
         return Submissions(
             parser=self.parser,
@@ -173,6 +200,34 @@ class Herald:
             now=self.now,
             metrics=self.metrics,
         )
+
+    @cached_property
+    def dispatcher(self) -> Dispatcher:
+        settings = self._settings
+        return Dispatcher(
+            audiences=self._audiences,
+            broadcaster=self._broadcaster,
+            publisher=self._publisher if settings.fanout_queue_url else None,
+            history=self.history,
+            encryption=self.encryption,
+            frame_bytes=settings.frame_bytes,
+            inline_recipients=settings.inline_recipients,
+            connections_per_user=settings.max_connections_per_user,
+            metrics=self.metrics,
+        )
+
+    @cached_property
+    def _resumer(self) -> Resumer:
+        return Resumer(
+            users=self.users,
+            history=self.history,
+            memberships=self._memberships,
+            delivery=self.delivery,
+            encryption=self.encryption,
+            frame_bytes=self._settings.frame_bytes,
+        )
+
+    # --- fanout
 
     @cached_property
     def worker(self) -> Worker:
@@ -191,82 +246,12 @@ class Herald:
         )
 
     @cached_property
-    def sweeper(self) -> Sweeper:
-        return Sweeper(
-            self._store,
-            connections=self.connections,
-            outcome_recorder=self._outcome_recorder,
-            disconnector=self.disconnector,
-            stale_after_seconds=self._settings.stale_after_seconds,
-            now=self.now,
-            report=partial(self.metrics.value, "ActiveConnections", unit=Unit.COUNT),
-        )
-
-    @cached_property
-    def progress(self) -> Progress:
-        return Progress(self._store, self.encryption)
-
-    @cached_property
     def queue(self) -> Queue:
         return Queue(self._sqs, self._settings.fanout_queue_url or "")
 
     @cached_property
-    def encryption(self) -> Encryption:
-        return Encryption(self._settings.encryption_keys)
-
-    @cached_property
-    def connections(self) -> Connections:
-        settings = self._settings
-        return Connections(
-            self._store,
-            limit=settings.max_connections_per_user,
-            connect_limiter=UserRateLimiter(
-                RateLimit(CONNECT_RATE_ATTRIBUTE, Rate.per_minute(settings.connect_rate))
-            ),
-            message_limiter=self._message_limiter,
-            memberships=self._memberships,
-            metrics=self.metrics,
-        )
-
-    @cached_property
-    def users(self) -> Users:
-        # A client resumes once for each time that it connects, so one rate serves both.
-        rate = Rate.per_minute(self._settings.connect_rate)
-        return Users(
-            self._store,
-            message_limiter=self._message_limiter,
-            resume_limiter=UserRateLimiter(RateLimit(RESUME_RATE_ATTRIBUTE, rate)),
-        )
-
-    @cached_property
-    def disconnector(self) -> Disconnector:
-        return Disconnector(connections=self.connections, delivery=self.delivery, now=self.now)
-
-    # --- What those are made of
-
-    @cached_property
-    def dispatcher(self) -> Dispatcher:
-        settings = self._settings
-        return Dispatcher(
-            audiences=self._audiences,
-            broadcaster=self._broadcaster,
-            publisher=self._publisher if settings.fanout_queue_url else None,
-            history=self.history,
-            encryption=self.encryption,
-            frame_bytes=settings.frame_bytes,
-            inline_recipients=settings.inline_recipients,
-            connections_per_user=settings.max_connections_per_user,
-            metrics=self.metrics,
-        )
-
-    @cached_property
-    def history(self) -> History:
-        return History(
-            self._store,
-            seconds=self._settings.history_seconds,
-            encryption=self.encryption,
-            now=self.now,
-        )
+    def progress(self) -> Progress:
+        return Progress(self._store, self.encryption)
 
     @cached_property
     def _publisher(self) -> FanoutPublisher:
@@ -274,16 +259,7 @@ class Herald:
             progress=self.progress, queue=self.queue, active_connections=self.active_connections
         )
 
-    @cached_property
-    def _resumer(self) -> Resumer:
-        return Resumer(
-            users=self.users,
-            history=self.history,
-            memberships=self._memberships,
-            delivery=self.delivery,
-            encryption=self.encryption,
-            frame_bytes=self._settings.frame_bytes,
-        )
+    # --- delivery
 
     @cached_property
     def _broadcaster(self) -> Broadcaster:
@@ -310,12 +286,63 @@ class Herald:
         )
 
     @cached_property
+    def disconnector(self) -> Disconnector:
+        return Disconnector(connections=self.connections, delivery=self.delivery, now=self.now)
+
+    # --- store
+
+    def check(self) -> None:
+        """Raise Unavailable unless every table can be read."""
+        self._store.check()
+
+    @cached_property
+    def connections(self) -> Connections:
+        settings = self._settings
+        return Connections(
+            self._store,
+            limit=settings.max_connections_per_user,
+            connect_limiter=UserRateLimiter(
+                RateLimit(CONNECT_RATE_ATTRIBUTE, Rate.per_minute(settings.connect_rate))
+            ),
+            message_limiter=self._message_limiter,
+            memberships=self._memberships,
+            metrics=self.metrics,
+        )
+
+    @cached_property
+    def users(self) -> Users:
+        # A client resumes once for each time that it connects, so one rate serves both.
+        rate = Rate.per_minute(self._settings.connect_rate)
+        return Users(
+            self._store,
+            message_limiter=self._message_limiter,
+            resume_limiter=UserRateLimiter(RateLimit(RESUME_RATE_ATTRIBUTE, rate)),
+        )
+
+    @cached_property
+    def history(self) -> History:
+        return History(
+            self._store,
+            seconds=self._settings.history_seconds,
+            encryption=self.encryption,
+            now=self.now,
+        )
+
+    @cached_property
     def _audiences(self) -> Audiences:
         return Audiences(self._store)
 
     @cached_property
     def _memberships(self) -> Memberships:
         return Memberships(self._store, seconds=self._settings.history_seconds)
+
+    @cached_property
+    def _sweep_progress(self) -> SweepProgress:
+        return SweepProgress(self._store, now=self.now)
+
+    def active_connections(self) -> int | None:
+        """Return how many connections the last sweep counted; None before the first one."""
+        return self._sweep_progress.active_connections()
 
     @cached_property
     def _message_limiter(self) -> UserRateLimiter:
@@ -326,9 +353,11 @@ class Herald:
             fails_open=settings.limiter_failure == FAILS_OPEN,
         )
 
-    def active_connections(self) -> int | None:
-        """Return how many connections the last sweep counted; None before the first one."""
-        return active_connections(self._store)
+    # --- protocol
+
+    @cached_property
+    def encryption(self) -> Encryption:
+        return Encryption(self._settings.encryption_keys)
 
     def parser(self, sender: Principal, stamp: Stamp) -> MessageParser:
         """Return a parser of what `sender` sends in one request."""

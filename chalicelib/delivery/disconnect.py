@@ -11,12 +11,13 @@ from chalicelib.delivery.outcomes import HANDSHAKE_PAUSES
 from chalicelib.delivery.parcel import Delivery, Parcel
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.reports import Result
+from chalicelib.protocol.server_frames import token_expired
 from chalicelib.protocol.strict_json import encode
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Recipient
 
 THREADS = 8
-TOKEN_EXPIRED = frame_of(encode({"type": "notice", "code": "token_expired"}))
+TOKEN_EXPIRED = frame_of(encode(token_expired()))
 EVICTED = "connection_limit"
 
 logger = logging.getLogger("herald.terminate")

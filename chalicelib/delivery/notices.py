@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.parcel import Delivery, Outcome, Parcel
 from chalicelib.errors import Unavailable
+from chalicelib.protocol.server_frames import ServerFrame, connection_removed
 from chalicelib.protocol.strict_json import encode
 from chalicelib.store.audience import Audiences
 from chalicelib.store.items import Recipient
@@ -29,14 +30,9 @@ class Removed(NamedTuple):
     recipient: Recipient
     reason: str
 
-    def to_frame(self) -> dict[str, object]:
-        """The notice, as the user's other connections and the topic get it."""
-        return {
-            "type": "notice",
-            "code": "connection_removed",
-            "connectionId": self.recipient.connection_id,
-            "reason": self.reason,
-        }
+    def to_frame(self) -> ServerFrame:
+        """Return the notice, as the user's other connections and the topic get it."""
+        return connection_removed(self.recipient.connection_id, self.reason)
 
 
 class Topic:

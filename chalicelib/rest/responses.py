@@ -1,13 +1,17 @@
-"""REST requests and answers, apart from the framework that carries them."""
+"""REST responses: JSON, or a problem (RFC 9457) for an error."""
 
+import logging
+from collections.abc import Callable
+from functools import wraps
 from math import ceil
 
-from chalicelib.errors import (
-    ANSWERS,
-    HeraldError,
-    InsufficientScope,
-)
-from chalicelib.protocol.reports import Interrupted
+from chalice.app import Chalice, Response
+
+from chalicelib.auth.access import AccessRules
+from chalicelib.errors import ANSWERS, HeraldError, InsufficientScope, InternalError
+from chalicelib.protocol.reports import Interrupted, Reply
+from chalicelib.protocol.strict_json import encode
+from chalicelib.rest.requests import RestRequest
 
 Headers = dict[str, str | list[str]]
 
@@ -16,14 +20,57 @@ SAFE_HEADERS: Headers = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
-"""For browsers: an answer is kept nowhere, shown as no page, and taken for nothing but its type.
+"""Tell browsers not to store an answer, not to show it as a page, and not to guess its type.
 https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers"""
+
+JSON_HEADERS: Headers = {**SAFE_HEADERS, "Content-Type": "application/json"}
+REPLAY_HEADERS: Headers = {**JSON_HEADERS, "Idempotent-Replayed": "true"}
 
 PROBLEM_TYPE_PREFIX = "urn:herald:problem:"
 
+View = Callable[..., Reply | dict[str, object] | None]
+"""A route's function: takes the request, then the parts of the path by name."""
 
-def problem(error: HeraldError) -> tuple[int, Headers, dict[str, object]]:
-    """Status, headers and body (RFC 9457) that tell a client of `error`."""
+logger = logging.getLogger("herald.rest")
+
+
+def answering(app: Chalice, rules: AccessRules) -> Callable[[View], Callable[..., Response]]:
+    """Return a decorator for the routes' functions.
+
+    It passes the current request as the first argument, and answers the returned value as JSON,
+    None with 204, an error with a problem.
+    """
+
+    def decorate(view: View) -> Callable[..., Response]:
+        @wraps(view)
+        def answered(**path: str) -> Response:
+            current = app.current_request
+            assert current is not None  # noqa: S101 - Chalice sets it before it calls a route
+            try:
+                return success(view(RestRequest(current, app.lambda_context, rules=rules), **path))
+            except HeraldError as error:
+                return problem(error)
+            except Exception:
+                logger.exception("a route failed")
+                return problem(InternalError())
+
+        return answered
+
+    return decorate
+
+
+def success(value: Reply | dict[str, object] | None) -> Response:
+    """Return the response for the value of a route's function."""
+    if value is None:
+        return Response("", SAFE_HEADERS, 204)
+    if isinstance(value, Reply):
+        headers = REPLAY_HEADERS if value.replayed else JSON_HEADERS
+        return Response(value.body.decode(), headers, value.status)
+    return Response(encode(value).decode(), JSON_HEADERS)
+
+
+def problem(error: HeraldError) -> Response:
+    """Return the response (RFC 9457) that tells a client of `error`."""
     answer = ANSWERS[error.code]
     headers = {**SAFE_HEADERS, "Content-Type": "application/problem+json"}
     if error.retry_after is not None:
@@ -41,4 +88,4 @@ def problem(error: HeraldError) -> tuple[int, Headers, dict[str, object]]:
     }
     if isinstance(error, Interrupted):
         body["messages"] = [report.to_dict() for report in error.reports]
-    return answer.status, headers, body
+    return Response(encode(body).decode(), headers, answer.status)

@@ -1,4 +1,4 @@
-"""What a client may ask over its WebSocket, and the frame that answers it."""
+"""The actions that a client may ask for over its WebSocket, and their answers."""
 
 import logging
 from collections.abc import Callable
@@ -11,16 +11,18 @@ from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.parcel import Delivery
 from chalicelib.errors import (
-    ANSWERS,
     BadRequest,
     ConnectionGone,
     Forbidden,
     HeraldError,
+    InternalError,
     TokenExpired,
 )
 from chalicelib.messaging.dispatch import Dispatcher
 from chalicelib.messaging.resume import Resumer
+from chalicelib.protocol import server_frames
 from chalicelib.protocol.messages import Message, MessageParser, parse_name, parse_text
+from chalicelib.protocol.server_frames import ServerFrame
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.runtime.metrics import Metrics
@@ -28,29 +30,29 @@ from chalicelib.store.connections import Connections
 from chalicelib.store.items import Connection, Recipient
 from chalicelib.websocket.event import WebSocketEvent
 
-AnswerFrame = dict[str, object]
-
-ANSWER_SECONDS = 1.0  # for the answer itself, when what it answers took all the time
+ANSWER_SECONDS = 1.0  # extra time to send the answer, in case the action used up its deadline
 
 logger = logging.getLogger("herald.actions")
 
 
 @dataclass(slots=True)
 class Request:
-    """What a frame asks. Reading it goes as far as it can: `error` says what is wrong with it."""
+    """A frame from a client. Reading fills in the fields in order, as far as they are valid.
+
+    `deadline` is for the action, in `time.monotonic` seconds.
+    """
 
     recipient: Recipient
-    principal: Principal
     deadline: float
-    action: str = ""
+    principal: Principal = field(init=False)
     ref: str | None = None
+    action: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
     message: Message | None = None
-    error: HeraldError | None = None
 
 
 class Actions:
-    """Answers the frames of connected clients; a wrong one gets an error frame, never a crash."""
+    """Carries out the frames of connected clients, and answers each, if only with an error."""
 
     def __init__(
         self,
@@ -65,8 +67,12 @@ class Actions:
         parser: Callable[[Principal, Stamp], MessageParser],
         metrics: Metrics,
     ) -> None:
-        """`now` is the clock, in epoch milliseconds; `parser` reads what a principal sends in
-        one request."""
+        """Take the parts that the actions use.
+
+        Args:
+            now: the clock, in epoch milliseconds.
+            parser: returns a parser for what a principal sends in one request.
+        """
         self._dispatcher = dispatcher
         self._delivery = delivery
         self._connections = connections
@@ -76,7 +82,7 @@ class Actions:
         self._now = now
         self._parser = parser
         self._metrics = metrics
-        self._actions: dict[str, Callable[[Request], AnswerFrame]] = {
+        self._actions: dict[str, Callable[[Request], ServerFrame]] = {
             "ping": self._ping,
             "send": self._send,
             "join": self._join,
@@ -86,75 +92,73 @@ class Actions:
         }
 
     def receive(self, event: WebSocketEvent, deadline: float) -> None:
-        """Do what a MESSAGE event asks, and send its answer. `deadline`: see `Delivery.deliver`.
+        """Carry out the frame of a MESSAGE event, and send the answer.
 
-        A client that may stay no longer is told so, and its connection ends.
+        Closes the connection after the answer if its token has expired or it was removed.
+        `deadline`: see `Delivery.deliver`. Raises Unavailable if such a connection could not be
+        removed.
         """
-        recipient = Recipient(event.connection_id, "", None, event.endpoint)
-        ref, ending = None, None
+        request = Request(Recipient(event.connection_id, "", None, event.endpoint), deadline)
         try:
-            principal = event.principal or self._stored_principal(event)
-            recipient = event.recipient(principal)
-            request = self._read(event, recipient, principal, deadline)
-            ref = request.ref
-            frame = self._answer(request)
+            answer = self._carry_out(request, event)
         except HeraldError as error:
-            frame = error_frame(error)
-            if isinstance(error, TokenExpired):
-                ending = self._disconnector.disconnect
-            elif isinstance(error, ConnectionGone):
-                ending = self._disconnector.close_sockets
+            if request.action == "send":
+                self._metrics.count("MessagesRejected", Reason=error.code)
+            self._refuse(request, error)
         except Exception:
             logger.exception(
                 "a message handler failed", extra={"connectionId": event.connection_id}
             )
-            frame = error_frame(HeraldError("something went wrong here; it has been logged"))
-        body = encode(frame if ref is None else {**frame, "ref": ref})
-        deadline += ANSWER_SECONDS
-        if ending is None:
-            self._delivery.post(event.connection_id, event.endpoint, body, deadline)
+            self._refuse(request, InternalError())
         else:
-            ending([recipient], deadline, frame_of(body))
+            self._delivery.post(
+                event.connection_id,
+                event.endpoint,
+                _answer_body(request, answer),
+                deadline + ANSWER_SECONDS,
+            )
 
-    def _stored_principal(self, event: WebSocketEvent) -> Principal:
-        """Whose connection it is where no authorizer ran at its start."""
-        connection = self._connections.find(event.connection_id)
-        if connection is None:
-            raise ConnectionGone("the connection has ended: connect again")
-        return connection.principal
+    # --- Identify, read, charge, act
 
-    def _read(
-        self, event: WebSocketEvent, recipient: Recipient, principal: Principal, deadline: float
-    ) -> Request:
-        request = Request(recipient, principal, deadline)
+    def _carry_out(self, request: Request, event: WebSocketEvent) -> ServerFrame:
+        """Carry out a frame; return the answer. A frame is charged even if it can't be read."""
+        self._identify(request, event)
         try:
-            fields = parse_json(event.body)
-            if not isinstance(fields, dict):
-                raise BadRequest("a frame must be a JSON object")
-            ref = fields.pop("ref", None)
-            if ref is not None and not isinstance(ref, str):
-                raise BadRequest("ref must be a string")
-            request.ref, request.fields = ref and parse_text("ref", ref), fields
-            action = fields.pop("action", None)
-            if not isinstance(action, str) or action not in self._actions:
-                raise BadRequest(f"action must be one of {', '.join(self._actions)}")
-            request.action = action
-            if action == "send":
-                request.message = self._parser(principal, Stamp.fresh(self._now())).one(fields)
-        except BadRequest as error:
-            request.error = error
-        return request
+            self._read(request, event.body)
+        finally:
+            self._charge(request)
+        return self._actions[request.action](request)
 
-    def _answer(self, request: Request) -> AnswerFrame:
-        try:
-            return self._do(request)
-        except HeraldError as error:
-            if request.action == "send":
-                self._metrics.count("MessagesRejected", Reason=error.code)
-            raise
+    def _identify(self, request: Request, event: WebSocketEvent) -> None:
+        """Fill in whose connection it is: from the authorizer, or else from the table.
 
-    def _do(self, request: Request) -> AnswerFrame:
-        """Whatever a frame holds, its client has been heard, and pays for it."""
+        Raises ConnectionGone, Unavailable.
+        """
+        request.principal = event.principal or self._find(event.connection_id).principal
+        request.recipient = event.recipient(request.principal)
+
+    def _read(self, request: Request, body: str) -> None:
+        """Fill in what the frame asks for. Raises BadRequest."""
+        fields = parse_json(body)
+        if not isinstance(fields, dict):
+            raise BadRequest("a frame must be a JSON object")
+        ref = fields.pop("ref", None)
+        if ref is not None and not isinstance(ref, str):
+            raise BadRequest("ref must be a string")
+        request.ref, request.fields = ref and parse_text("ref", ref), fields
+        action = fields.pop("action", None)
+        if not isinstance(action, str) or action not in self._actions:
+            raise BadRequest(f"action must be one of {', '.join(self._actions)}")
+        request.action = action
+        if action == "send":
+            parser = self._parser(request.principal, Stamp.fresh(self._now()))
+            request.message = parser.one(fields)
+
+    def _charge(self, request: Request) -> None:
+        """Record the client's activity, and charge the user for the frame.
+
+        Raises ConnectionGone, RateLimited, QuotaExceeded, TokenExpired, Unavailable.
+        """
         now = self._now()
         request.principal = self._connections.record_activity(
             request.recipient.connection_id,
@@ -162,80 +166,92 @@ class Actions:
             now,
             0 if request.message is None else 1,
         )
-        if request.action != "refresh":  # which brings a token of its own
+        if request.action != "refresh":  # it brings a new token
             request.principal.require_unexpired(now / 1000)
-        if request.error is not None:
-            raise request.error
-        return self._actions[request.action](request)
 
-    def _ping(self, request: Request) -> AnswerFrame:
-        _only(request)
-        return {"type": "pong", "timestamp": self._now()}
+    def _refuse(self, request: Request, error: HeraldError) -> None:
+        """Send the error; then close the connection if it may not stay open."""
+        recipient, deadline = request.recipient, request.deadline + ANSWER_SECONDS
+        body = _answer_body(request, server_frames.error(error))
+        if isinstance(error, TokenExpired):
+            self._disconnector.disconnect([recipient], deadline, frame_of(body))
+        elif isinstance(error, ConnectionGone):
+            self._disconnector.close_sockets([recipient], deadline, frame_of(body))
+        else:
+            self._delivery.post(recipient.connection_id, recipient.endpoint, body, deadline)
 
-    def _send(self, request: Request) -> AnswerFrame:
-        assert request.message is not None  # noqa: S101 - it was read without an error
+    # --- The actions
+
+    def _ping(self, request: Request) -> ServerFrame:
+        _allow_only(request)
+        return server_frames.pong(self._now())
+
+    def _send(self, request: Request) -> ServerFrame:
+        assert request.message is not None  # noqa: S101 - reading a `send` fills it in
         [sent] = self._dispatcher.send([request.message], request.principal, request.deadline)
-        return {"type": "ack", **sent.to_dict()}
+        return server_frames.ack(sent)
 
-    def _join(self, request: Request) -> AnswerFrame:
+    def _join(self, request: Request) -> ServerFrame:
         group = _group(request)
         if not request.principal.may_join(group):
             raise Forbidden("the token's groups do not allow this group")
         self._connections.join(self._connection(request), group, self._now())
-        return {"type": "joined", "group": group}
+        return server_frames.joined(group)
 
-    def _leave(self, request: Request) -> AnswerFrame:
+    def _leave(self, request: Request) -> ServerFrame:
         group = _group(request)
         self._connections.leave(self._connection(request), group, self._now())
-        return {"type": "left", "group": group}
+        return server_frames.left(group)
 
-    def _resume(self, request: Request) -> AnswerFrame:
-        _only(request, "after")
-        after = request.fields.get("after")
-        if not isinstance(after, str):
-            raise BadRequest("after must be a string")
+    def _resume(self, request: Request) -> ServerFrame:
         resumed = self._resumer.resume(
-            request.principal, request.recipient, after, self._now(), request.deadline
+            request.principal,
+            request.recipient,
+            _only_string(request, "after"),
+            self._now(),
+            request.deadline,
         )
-        return {"type": "resumed", "count": resumed.count, "complete": resumed.complete}
+        return server_frames.resumed(count=resumed.count, complete=resumed.complete)
 
-    def _refresh(self, request: Request) -> AnswerFrame:
-        _only(request, "token")
-        token = request.fields.get("token")
-        if not isinstance(token, str):
-            raise BadRequest("token must be a string")
-        principal = self._verify(token)
+    def _refresh(self, request: Request) -> ServerFrame:
+        principal = self._verify(_only_string(request, "token"))
         principal.require(Scope.WS_CONNECT)
         if principal.key != request.principal.key:
-            raise Forbidden("the token is another user's")
+            raise Forbidden("the token belongs to another user")
         self._connections.refresh(self._connection(request), principal, self._now())
-        return {"type": "refreshed", "expiresAt": principal.expires_at * 1000}
+        return server_frames.refreshed(principal.expires_at * 1000)
 
     def _connection(self, request: Request) -> Connection:
-        connection = self._connections.find(request.recipient.connection_id)
+        return self._find(request.recipient.connection_id)
+
+    def _find(self, connection_id: str) -> Connection:
+        connection = self._connections.find(connection_id)
         if connection is None:
             raise ConnectionGone("the connection has ended: connect again")
         return connection
 
 
-def _only(request: Request, *known: str) -> None:
+def _answer_body(request: Request, frame: ServerFrame) -> bytes:
+    return encode(server_frames.with_ref(frame, request.ref))
+
+
+def _allow_only(request: Request, *known: str) -> None:
+    """Raise BadRequest for a field that the action does not know."""
     for name in request.fields:
         if name not in known:
             raise BadRequest(f"{name} is not a known field of {request.action}")
 
 
+def _only_string(request: Request, name: str) -> str:
+    """Return the only field of the action, a string. Raises BadRequest."""
+    _allow_only(request, name)
+    value = request.fields.get(name)
+    if not isinstance(value, str):
+        raise BadRequest(f"{name} must be a string")
+    return value
+
+
 def _group(request: Request) -> str:
-    _only(request, "group")
+    """Return the only field of `join` and `leave`. Raises BadRequest."""
+    _allow_only(request, "group")
     return parse_name("group", request.fields.get("group"))
-
-
-def error_frame(error: HeraldError) -> AnswerFrame:
-    """The error frame that tells a client of `error`."""
-    frame: AnswerFrame = {
-        "type": "error",
-        "code": ANSWERS[error.code].frame_code,
-        "message": error.detail,
-    }
-    if error.retry_after is not None:
-        frame["retryAfterMs"] = max(1, round(error.retry_after * 1000))
-    return frame

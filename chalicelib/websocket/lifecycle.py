@@ -1,4 +1,4 @@
-"""A connection's first and last event: who comes in, and who has left."""
+"""The start and the end of a connection: the `$connect` and `$disconnect` events."""
 
 import time
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from chalicelib.store.connections import MAX_GROUPS, Connections, LimitReached
 from chalicelib.store.items import Connection
 from chalicelib.websocket.event import WebSocketEvent, authenticate
 
-EVICTIONS = 30  # of one handshake, while others take the room that it makes
-MAKING_ROOM_SECONDS = 2.0
+MAX_OPEN_TRIES = 30  # another handshake may take the room that this one makes
+MAKE_ROOM_SECONDS = 2.0
 
 
 class ConnectionLifecycle:
-    """Lets connections in, and sees them off."""
+    """Opens connections at `$connect` and removes them at `$disconnect`."""
 
     def __init__(
         self,
@@ -31,9 +31,14 @@ class ConnectionLifecycle:
         endpoint: str | None,
         now: Callable[[], int],
     ) -> None:
-        """`disconnector` evicts the oldest connection of a user who has too many; without it, the
-        new one is refused. `endpoint` overrides the event's; `now` is the clock, in epoch
-        milliseconds."""
+        """Take the parts.
+
+        Args:
+            disconnector: evicts the oldest connection of a user who has as many as allowed;
+                None refuses the new connection instead.
+            endpoint: overrides the endpoint of the event.
+            now: the clock, in epoch milliseconds.
+        """
         self._verify = verify
         self._rules = rules
         self._connections = connections
@@ -43,10 +48,17 @@ class ConnectionLifecycle:
         self._now = now
 
     def on_connect(self, event: WebSocketEvent) -> str | None:
-        """Store the connection of a `$connect` event; the subprotocol to echo, if any.
+        """Store the connection of a `$connect` event; return the subprotocol to echo, if any.
 
-        Verifies the token itself where no authorizer ran before, so that a deployment which forgot
-        to attach one is not open. Raises the errors that a handshake can be refused with.
+        Verifies the token if no authorizer did, so that a deployment without one is not open to
+        everybody.
+
+        Raises:
+            Unauthorized, Forbidden: for the token, the address or the origin.
+            BadRequest: for the subprotocols, or a token that names too many groups.
+            LimitReached, RateLimited: if the user has too many connections, or connects too often.
+            ConnectionGone: if the client has left already.
+            Unavailable: if storage or the keys can't be reached.
         """
         principal = event.principal or authenticate(event, self._verify)
         self._rules.check(event.source_ip, event.headers.get("origin"))
@@ -65,37 +77,41 @@ class ConnectionLifecycle:
         return subprotocol
 
     def on_disconnect(self, event: WebSocketEvent) -> None:
-        """Remove the connection of a `$disconnect` event, whether it comes once, twice, late, or
-        before its `$connect` has ended."""
+        """Remove the connection of a `$disconnect` event. Raises Unavailable.
+
+        The event may come late, twice, or before its `$connect` has ended.
+        """
         principal = event.principal
         if principal is None:
-            found = self._connections.find(event.connection_id)
-            if found is None:
+            connection = self._connections.find(event.connection_id)
+            if connection is None:
                 return
-            principal = found.principal
+            principal = connection.principal
         self._connections.remove(event.recipient(principal), self._now(), principal.own_groups)
 
     def _open(self, connection: Connection) -> None:
-        """Open a connection, in the room that others leave if there is none."""
-        for _ in range(EVICTIONS):
+        """Open a connection; if the user has too many, make room for it first."""
+        for _ in range(MAX_OPEN_TRIES):
             try:
                 self._connections.open(connection)
                 return
             except LimitReached as reached:
                 self._make_room(connection, reached)
-        raise Unavailable("too many connections of this user open at once", retry_after=1.0)
+        raise Unavailable("the user opens too many connections at once", retry_after=1.0)
 
     def _make_room(self, connection: Connection, reached: LimitReached) -> None:
-        """Evict the oldest, or remove who has left without a `$disconnect`; others may be faster
-        in the room that this makes. Raises `reached` when there is none to be made."""
-        deadline = time.monotonic() + MAKING_ROOM_SECONDS
+        """Evict the user's oldest connection, or else remove those that turn out to be dead.
+
+        Raises `reached` if neither makes room.
+        """
+        deadline = time.monotonic() + MAKE_ROOM_SECONDS
         if self._disconnector is not None and reached.recipients:
             self._disconnector.evict(reached.recipients[0], deadline)
             return
         now = self._now()
-        settled = [one for one in reached.recipients if not one.may_be_in_handshake(now)]
-        if not settled or not self._connections.may_probe(connection.principal.key, now):
+        opened = [one for one in reached.recipients if not one.may_be_in_handshake(now)]
+        if not opened or not self._connections.may_probe(connection.principal.key, now):
             raise reached
-        outcomes = self._outcome_recorder.probe(settled, deadline)
+        outcomes = self._outcome_recorder.probe(opened, deadline)
         if not any(outcome.result in (Result.GONE, Result.REJECTED) for outcome in outcomes):
             raise reached

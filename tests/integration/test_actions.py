@@ -1,4 +1,4 @@
-"""What a client may ask over its WebSocket."""
+"""The actions that a client may ask for over its WebSocket."""
 
 import json
 import time
@@ -9,7 +9,7 @@ import pytest
 from tests.support.clients import Client, eventually
 
 
-def test_ping(herald: Client) -> None:
+def test_a_ping_is_answered_with_the_time_and_its_ref(herald: Client) -> None:
     socket = herald.connect()
     before = int(time.time() * 1000)
     pong = socket.ask({"action": "ping", "ref": "r1"})
@@ -18,7 +18,7 @@ def test_ping(herald: Client) -> None:
     assert "ref" not in socket.ask({"action": "ping"})
 
 
-def test_send_is_acknowledged_with_the_report(herald: Client, user: str) -> None:
+def test_a_send_is_acknowledged_with_its_report(herald: Client, user: str) -> None:
     sender, receiver = herald.connect("sender"), herald.connect(user)
     ack = sender.ask(
         {"action": "send", "to": {"users": [user]}, "data": {"n": 1}, "type": "chat", "ref": "7"}
@@ -31,7 +31,7 @@ def test_send_is_acknowledged_with_the_report(herald: Client, user: str) -> None
     assert (message["from"], message["type"], message["data"]) == ("sender", "chat", {"n": 1})
 
 
-def test_send_to_oneself_brings_the_message_and_the_ack(herald: Client, user: str) -> None:
+def test_a_send_to_oneself_brings_the_message_and_the_ack(herald: Client, user: str) -> None:
     socket = herald.connect(user)
     frame = {"action": "send", "to": {"users": [user]}, "data": 1}
     assert {socket.ask(frame)["type"], socket.receive()["type"]} == {"messages", "ack"}
@@ -62,7 +62,7 @@ DEEP = "[" * 10_000
         ('{"action": "send", "to": {"all": true}, "data": 1}', "forbidden", "messages:broadcast"),
     ],
 )
-def test_bad_input_gets_the_named_error_and_the_socket_stays_open(
+def test_bad_input_is_answered_with_an_error_and_the_socket_stays_open(
     herald: Client, frame: str, code: str, names: str
 ) -> None:
     socket = herald.connect("clumsy", scope="ws:connect messages:send")
@@ -76,7 +76,7 @@ def test_bad_input_gets_the_named_error_and_the_socket_stays_open(
     eventually(lambda: not herald.connections("clumsy"))
 
 
-def test_a_message_updates_the_last_activity(herald: Client, user: str) -> None:
+def test_a_frame_updates_the_last_activity(herald: Client, user: str) -> None:
     socket = herald.connect(user)
 
     def timestamp() -> int:
@@ -89,7 +89,7 @@ def test_a_message_updates_the_last_activity(herald: Client, user: str) -> None:
     assert timestamp() > connected
 
 
-def test_many_messages_at_once_are_all_answered(herald: Client, user: str) -> None:
+def test_many_frames_at_once_are_all_answered(herald: Client, user: str) -> None:
     socket = herald.connect(user)
     for number in range(100):
         socket.connection.send(json.dumps({"action": "ping", "ref": str(number)}))

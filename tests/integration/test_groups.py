@@ -1,4 +1,4 @@
-"""Groups: from the token and by `join`, left by `leave` and with the connection."""
+"""Groups: joined by token and by `join`, left by `leave` and at the end of the connection."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def test_a_group_that_the_token_allows_is_joined_and_left(herald: Client, user: 
         ({"action": "join", "group": "room-" + "x" * 130}, "bad_request", "group"),
     ],
 )
-def test_what_cannot_be_joined(
+def test_a_group_that_cannot_be_joined_is_refused_by_name(
     herald: Client, user: str, frame: Any, code: str, names: str
 ) -> None:
     socket = herald.connect(user, groups=["room-*"])

@@ -1,4 +1,4 @@
-"""Who gets a WebSocket, and what the others are told."""
+"""Handshakes: the ones that get a WebSocket, and the statuses of the others."""
 
 import time
 from collections.abc import Callable
@@ -77,7 +77,7 @@ def test_the_subprotocol_is_echoed_and_the_token_is_not(herald: Client) -> None:
     assert herald.connect().connection.subprotocol is None
 
 
-def test_foreign_subprotocols_are_400(herald: Client) -> None:
+def test_unknown_subprotocols_are_400(herald: Client) -> None:
     assert herald.refusal(f"?token={token()}", subprotocols=["mqtt", "herald.v2"]) == 400
 
 
@@ -116,7 +116,9 @@ def test_tenants_do_not_share_a_limit(herald_with: Callable[..., Client]) -> Non
     assert herald.refusal(f"?token={token('a', tenant='x')}") == 429
 
 
-def test_addresses_and_origins(herald_with: Callable[..., Client]) -> None:
+def test_denied_addresses_and_foreign_origins_are_refused(
+    herald_with: Callable[..., Client],
+) -> None:
     herald = herald_with(
         HERALD_IP_DENY="10.0.0.0/8", HERALD_ALLOWED_ORIGINS="https://app.example.com"
     )
@@ -124,7 +126,7 @@ def test_addresses_and_origins(herald_with: Callable[..., Client]) -> None:
     herald.open(headers=bearer)
     herald.open(headers=bearer, origin="https://app.example.com")
     assert herald.refusal(headers=bearer, origin="https://evil.example.com") == 403
-    # A header that a client can send says nothing of where it is.
+    # A client can send any header, so none can tell its address.
     herald.open(headers={**bearer, "X-Forwarded-For": "10.1.2.3"})
 
 
@@ -146,7 +148,7 @@ def test_without_a_key_every_token_is_refused(herald_with: Callable[..., Client]
 
 
 @pytest.mark.parametrize("path", ["/ws", "/ws/"])
-def test_plain_http_is_426(herald: Client, path: str) -> None:
+def test_plain_http_is_answered_with_426(herald: Client, path: str) -> None:
     answer = httpx.get(f"{herald.running.http}{path}")
     assert answer.status_code == 426
     assert answer.headers["Upgrade"] == "websocket"

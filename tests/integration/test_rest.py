@@ -1,4 +1,4 @@
-"""REST: what is answered to whom, beside the main path."""
+"""REST beside the main path: bad requests, headers, limits, failures."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,8 +32,8 @@ def test_answers_are_safe_for_browsers(herald: Client, method: str, path: str, s
     assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
 
 
-def test_the_app_says_how_to_authenticate(herald_with: Callable[..., Client]) -> None:
-    """RFC 6750 section 3, in the answers that are not the authorizer's."""
+def test_the_apps_own_401_and_403_have_a_challenge(herald_with: Callable[..., Client]) -> None:
+    """RFC 6750 section 3, where the app answers and not API Gateway for the authorizer."""
     herald = herald_with(HERALD_IP_DENY="10.0.0.0/8")
     lacking = herald.post({"to": {"all": True}, "data": 1}, scope="messages:send")
     assert lacking.status_code == 403
@@ -78,7 +78,7 @@ TO = {"users": ["nobody"]}
         ({"messages": [{"to": {"users": [0]}, "data": 1}]}, "messages[0].to.users[0] must"),
     ],
 )
-def test_400_names_the_field(herald: Client, body: Any, detail: str) -> None:
+def test_a_400_names_the_field(herald: Client, body: Any, detail: str) -> None:
     answer = herald.post(body)
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
@@ -107,7 +107,7 @@ def test_400_names_the_field(herald: Client, body: Any, detail: str) -> None:
     ],
     ids=range(13),
 )
-def test_what_can_not_be_read_is_400_and_said_briefly(
+def test_an_unreadable_body_is_400_with_a_short_detail(
     herald: Client, body: bytes, detail: str, user: str
 ) -> None:
     headers = {"Authorization": f"Bearer {token(user)}", "Content-Type": "application/json"}
@@ -117,7 +117,9 @@ def test_what_can_not_be_read_is_400_and_said_briefly(
     assert len(answer.content) < 1000
 
 
-def test_the_same_over_a_websocket(herald: Client, user: str) -> None:
+def test_an_unreadable_frame_is_a_bad_request_with_a_short_message(
+    herald: Client, user: str
+) -> None:
     socket = herald.connect(user)
     for frame, detail in (
         ("[" * 32_000, "the JSON is nested deeper than 500"),
@@ -133,7 +135,7 @@ def test_the_same_over_a_websocket(herald: Client, user: str) -> None:
 
 
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/jsonx"])
-def test_415_for_another_content_type(herald: Client, content_type: str | None) -> None:
+def test_another_content_type_is_415(herald: Client, content_type: str | None) -> None:
     headers = {"Authorization": f"Bearer {token()}"}
     if content_type:
         headers["Content-Type"] = content_type
@@ -151,7 +153,7 @@ def test_json_with_a_charset_is_json(herald: Client) -> None:
     assert herald.http.post("/messages", content=body, headers=headers).status_code == 200
 
 
-def test_413_for_a_frame_over_128_kb(herald: Client, user: str) -> None:
+def test_a_frame_over_128_kb_is_413(herald: Client, user: str) -> None:
     socket = herald.connect(user)
     head = len('{"type":"messages","messages":[{"id":"","type":"message","from":"alice",')
     head += len('"timestamp":1795477071772,"data":""}]}') + 26
@@ -168,7 +170,7 @@ def test_unknown_paths_and_methods_are_api_gateways_403(herald: Client) -> None:
         assert answer.json() == {"message": "Missing Authentication Token"}
 
 
-def test_503_when_storage_is_unreachable(herald_with: Callable[..., Client]) -> None:
+def test_unreachable_storage_is_503(herald_with: Callable[..., Client]) -> None:
     herald = herald_with(HERALD_CONNECTIONS_TABLE="elsewhere")
     herald.tables.delete_table(TableName="elsewhere")
     for answer in (
@@ -181,7 +183,7 @@ def test_503_when_storage_is_unreachable(herald_with: Callable[..., Client]) -> 
     assert herald.refusal(f"?token={token()}") == 503
 
 
-def test_pages_of_other_origins_may_ask_and_read(herald: Client) -> None:
+def test_pages_of_other_origins_may_send_requests_and_read_answers(herald: Client) -> None:
     origin = {"Origin": "https://app.example.com"}
     asked = {**origin, "Access-Control-Request-Method": "POST"}
     preflight = herald.http.options("/messages", headers=asked)
@@ -206,7 +208,7 @@ def test_pages_of_other_origins_may_ask_and_read(herald: Client) -> None:
     assert set(exposed) == {"Idempotent-Replayed", "Retry-After", "x-amzn-RequestId"}
 
 
-def test_what_allows_no_other_origins_has_no_preflight(herald: Client) -> None:
+def test_an_unknown_path_has_no_preflight(herald: Client) -> None:
     assert herald.http.options("/nothing").status_code == 403
 
 
@@ -229,7 +231,7 @@ def test_a_name_in_a_path_that_is_too_long_is_named(
     assert answer.json()["detail"] == f"{field} must be a string of 1 to 128 characters"
 
 
-def test_a_path_may_hold_anything(herald: Client) -> None:
+def test_a_user_id_in_a_path_may_have_control_characters(herald: Client) -> None:
     headers = {"Authorization": f"Bearer {token()}"}
     answer = herald.http.get("/users/a%0Ab%00c", headers=headers)
     assert (answer.status_code, answer.json()["userId"]) == (200, "a\nb\0c")

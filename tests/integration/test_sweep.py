@@ -1,4 +1,4 @@
-"""The sweep as it runs beside everything else: what no event has told."""
+"""The sweep as it runs beside everything else, with real sockets."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,9 @@ def herald(herald_with: Callable[..., Client]) -> Client:
     return herald_with(GATEWAY_SCHEDULE_SECONDS="0.5", HERALD_STALE_AFTER_SECONDS="1")
 
 
-def test_the_dead_go_the_silent_stay_and_the_expired_are_told(herald: Client, user: str) -> None:
+def test_the_sweep_removes_dead_connections_keeps_silent_ones_and_ends_expired_ones(
+    herald: Client, user: str
+) -> None:
     silent = herald.connect(user)
     expiring = herald.connect(f"{user}-expiring", exp=int(time.time()) + 4 - LEEWAY)
     [item] = herald.connections(user)

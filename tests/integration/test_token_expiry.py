@@ -1,4 +1,4 @@
-"""A connection lives no longer than its token, unless that is refreshed."""
+"""A connection ends when its token expires, unless the token is refreshed."""
 
 import time
 from collections.abc import Callable
@@ -12,16 +12,18 @@ LEEWAY = 5
 
 
 def nearly_expired() -> int:
-    """The `exp` of a token that is accepted for three seconds more."""
+    """Return the `exp` of a token that is accepted for three more seconds."""
     return int(time.time()) + 4 - LEEWAY
 
 
 def outlive(exp: int) -> None:
-    """Wait until a token is accepted no more."""
+    """Wait until a token with this `exp` is no longer accepted."""
     time.sleep(exp + LEEWAY - time.time() + 0.1)
 
 
-def test_it_is_told_closed_and_removed_and_not_delivered_to(herald: Client, user: str) -> None:
+def test_an_expired_connection_is_told_so_closed_and_removed_and_not_delivered_to(
+    herald: Client, user: str
+) -> None:
     exp = nearly_expired()
     socket = herald.connect(user, exp=exp)
     other = herald.connect(user)
@@ -35,7 +37,7 @@ def test_it_is_told_closed_and_removed_and_not_delivered_to(herald: Client, user
     assert herald.presence(user)["connections"] == 1
 
 
-def test_a_client_that_speaks_is_told_and_closed(
+def test_a_frame_after_the_expiry_is_answered_with_an_error_and_a_close(
     herald_with: Callable[..., Client], user: str
 ) -> None:
     herald = herald_with(GATEWAY_SCHEDULE_SECONDS="86400")  # the sweep would come first
@@ -48,7 +50,9 @@ def test_a_client_that_speaks_is_told_and_closed(
     eventually(lambda: not herald.connections(user))
 
 
-def test_a_refreshed_token_keeps_it_alive_with_what_it_allows(herald: Client, user: str) -> None:
+def test_a_refreshed_token_keeps_a_connection_alive_with_its_own_rights(
+    herald: Client, user: str
+) -> None:
     exp = nearly_expired()
     socket = herald.connect(user, exp=exp, groups=["a", "b"])
     expires = int(time.time()) + 900
@@ -76,7 +80,9 @@ def test_a_refreshed_token_keeps_it_alive_with_what_it_allows(herald: Client, us
         ({"user": "another"}, "forbidden"),
     ],
 )
-def test_what_does_not_refresh(herald: Client, user: str, claims: Any, code: str) -> None:
+def test_a_token_that_does_not_fit_is_refused_and_the_connection_stays_open(
+    herald: Client, user: str, claims: Any, code: str
+) -> None:
     socket = herald.connect(user)
     wrong = token(**{"user": user, "scope": EVERY_SCOPE, **claims})
     answer = socket.ask({"action": "refresh", "token": wrong, "ref": "r"})

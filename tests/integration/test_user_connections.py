@@ -1,4 +1,4 @@
-"""A user's connections over REST: seen, and closed."""
+"""A user's connections over REST: listed and closed."""
 
 import time
 from typing import Any
@@ -19,7 +19,7 @@ def listed(herald: Client, user: str, asked_by: str | None = None, **claims: Any
     return answer.json()["connections"]
 
 
-def test_they_are_listed_the_oldest_first(herald: Client, user: str) -> None:
+def test_connections_are_listed_with_the_oldest_first(herald: Client, user: str) -> None:
     assert listed(herald, user) == []
     before = int(time.time() * 1000)
     expires = int(time.time()) + 600
@@ -32,10 +32,10 @@ def test_they_are_listed_the_oldest_first(herald: Client, user: str) -> None:
     assert before <= one["connectedAt"] <= one["timestamp"] <= time.time() * 1000
     assert one["status"] == "active"
     assert one["expiresAt"] == expires * 1000
-    assert two["expiresAt"] == two["connectedAt"] + 7_200_000  # API Gateway keeps none longer
+    assert two["expiresAt"] == two["connectedAt"] + 7_200_000  # API Gateway closes it then
 
 
-def test_one_is_closed_and_the_other_stays(herald: Client, user: str) -> None:
+def test_one_connection_is_closed_and_the_other_stays_open(herald: Client, user: str) -> None:
     closed = herald.connect(user)
     connection_id = herald.connection_id(user)
     kept = herald.connect(user)
@@ -49,7 +49,7 @@ def test_one_is_closed_and_the_other_stays(herald: Client, user: str) -> None:
     assert kept.ask({"action": "ping"})["type"] == "pong"
 
 
-def test_all_are_closed_with_the_scope(herald: Client, user: str) -> None:
+def test_all_connections_of_a_user_are_closed_with_the_scope(herald: Client, user: str) -> None:
     sockets = [herald.connect(user) for _ in range(3)]
     path = f"/users/{user}/connections"
     assert call(herald, "DELETE", path, "admin", scope="users:read").status_code == 403
@@ -63,9 +63,7 @@ def test_all_are_closed_with_the_scope(herald: Client, user: str) -> None:
     eventually(lambda: not herald.connections(user))
 
 
-def test_what_is_another_users_or_another_tenants_is_told_apart_by_nothing(
-    herald: Client, user: str
-) -> None:
+def test_ids_of_others_connections_cannot_be_probed(herald: Client, user: str) -> None:
     socket = herald.connect(user, tenant="a")
     connection_id = herald.connection_id(user, "a").replace("=", "%3D")
     answers = [

@@ -1,7 +1,7 @@
-"""API Gateway and its clients as a model, and Herald's parts over a client that can be stopped.
+"""A model of API Gateway and its clients, and Herald over a DynamoDB client that can be stopped.
 
-For what the real local gateway can't be brought to do: events late, twice or never, and handlers
-that die between any two of their DynamoDB calls.
+It does what the local gateway can't be made to do: events come late, twice or never, and handlers
+die between any two of their DynamoDB calls.
 """
 
 import threading
@@ -27,21 +27,22 @@ from chalicelib.store.schema import Tables
 from chalicelib.websocket.event import WebSocketEvent
 from tests.support.tables import HISTORY_SECONDS
 
-LIMIT = 2
+LIMIT = 2  # connections of a user
 STALE_AFTER_SECONDS = 600
 SCOPES = frozenset({Scope.WS_CONNECT, Scope.MESSAGES_SEND})
 LIFE = Tables("life-connections", "life-users", "life-groups", "life-messages", "life-history")
 FRAME_BYTES = 32768
 UNLIMITED_RATE = 1_000_000  # requests a second
 NEVER = 10_000.0  # seconds: no deadline
+SECRET = "x" * 32
 
 
 class Crash(BaseException):
-    """The execution environment is gone."""
+    """The end of an execution environment, which no handler can catch."""
 
 
 class Inline:
-    """Stands in for a ThreadPoolExecutor, so that a handler is one thread that can be stopped."""
+    """A ThreadPoolExecutor without threads, so that a handler is one thread that can be stopped."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -56,7 +57,7 @@ class Inline:
 
 
 class Aws:
-    """A DynamoDB client, and the queue of a world: SQS, as far as it takes jobs in."""
+    """A DynamoDB client that also takes jobs for the world's queue, as SQS does."""
 
     def __init__(self, client: Any, world: "World") -> None:
         self._client = client
@@ -77,7 +78,7 @@ class Aws:
 
 
 class Handler:
-    """A handler in a thread that stands still before each of its DynamoDB calls."""
+    """A handler in a thread that pauses before each of its DynamoDB calls."""
 
     def __init__(self, client: Any, run: Callable[[Any], object]) -> None:
         self.result: Any = None
@@ -95,7 +96,7 @@ class Handler:
         call = getattr(self._client, operation)
 
         def stopped(*arguments: Any, **parameters: Any) -> Any:
-            if self._dying:  # and the dead clean nothing up
+            if self._dying:  # also in an `except` or a `finally`: a dead handler cleans nothing up
                 raise Crash
             self._stopped.release()
             self._go.acquire()
@@ -106,14 +107,14 @@ class Handler:
         return stopped
 
     def step(self) -> None:
-        """Let it make one call, and run until it wants to make another."""
+        """Let it make one call, and run until it is about to make the next."""
         self._go.release()
         self._stopped.acquire()
         if self.done:
             self._thread.join()
 
     def crash(self) -> None:
-        """It never gets to its next call."""
+        """Let it die before its next call."""
         self._dying = True
         self.step()
 
@@ -136,6 +137,7 @@ class Socket:
     state: str = "handshake"
 
     def event(self, body: str = "") -> WebSocketEvent:
+        """Return an event of this socket; with a body, a MESSAGE."""
         principal = Principal(self.user, 10**12, scopes=SCOPES, groups=("team", "room-*"))
         context = {
             "connectionId": self.connection_id,
@@ -149,7 +151,7 @@ class Socket:
 
 
 class World:
-    """API Gateway and its clients. Stands in for `Delivery`, since only it knows the sockets."""
+    """API Gateway and its clients. It implements `Delivery`, since it has the sockets."""
 
     def __init__(self) -> None:
         self.now = int(time.time() * 1000)
@@ -158,29 +160,32 @@ class World:
         self.trouble = False
         self.queue: list[dict[str, Any]] = []
         self.estimate: int | None = None
-        """How many connections the fan-out believes that there are."""
+        """The number of active connections that the fan-out is told; None is unknown."""
         self.calls = 0
-        """How many frames were sent to `@connections`."""
+        """The number of calls to `@connections`."""
         self.received: defaultdict[str, list[str]] = defaultdict(list)
-        """The ids of the messages that each connection got, in order."""
+        """The ids of the messages that each connection received, in order."""
 
     def connect(self, user: str) -> Socket:
+        """Begin a handshake; the test calls `on_connect` with its event."""
         socket = Socket(f"{len(self.sockets):015}=", user, self.now)
         self.sockets[socket.connection_id] = socket
         return socket
 
     def end(self, socket: Socket, state: str = "closed") -> None:
+        """End a socket, from either side; one that was accepted owes a `$disconnect`."""
         if socket.state in ("accepted", "open"):
             self.disconnects.append(socket)
         socket.state = state
 
-    def finish_handshakes(self, _: float = 0.0) -> None:
-        """What happens while a handler sleeps for it: sockets open that have been accepted."""
+    def finish_handshakes(self, _: object = None) -> None:
+        """Open the accepted sockets; stands in for `time.sleep`, since handlers sleep for this."""
         for socket in self.sockets.values():
             if socket.state == "accepted":
                 socket.state = "open"
 
     def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: float) -> Iterator[Outcome]:
+        """Implement `Delivery.deliver`."""
         for page in pages:
             for recipient, frames in page:
                 for frame in frames:
@@ -195,9 +200,10 @@ class World:
                         break
 
     def arrive(self, connection_id: str, body: bytes) -> None:
-        """A frame comes to a client; who wants to know of it overrides this."""
+        """Take a frame that reaches a client. Subclasses override it to look at frames."""
 
     def post(self, connection_id: str, endpoint: str, body: bytes, deadline: float) -> None:
+        """Implement `Delivery.post`."""
         list(self.deliver([[Parcel(self._recipient(connection_id), (frame_of(body),))]], deadline))
 
     def _recipient(self, connection_id: str) -> Recipient:
@@ -215,7 +221,7 @@ class World:
 
 
 class Herald(wiring.Herald):
-    """Herald over one handler's client, as an execution environment builds it."""
+    """Herald over one handler's DynamoDB client, as in one execution environment."""
 
     def __init__(
         self,
@@ -226,10 +232,15 @@ class Herald(wiring.Herald):
         inline: int | None = None,
         delivery: Any = None,
     ) -> None:
-        """A message with more recipients than `inline` goes through the world's queue. `delivery`
-        is the world unless one is given."""
+        """Compose Herald.
+
+        Args:
+            evicts: evict the oldest connection at the limit, instead of refusing the new one.
+            inline: queue a message with more recipients; None delivers everything inline.
+            delivery: the port to the sockets; the world by default.
+        """
         settings = replace(
-            Settings.from_environ({"HERALD_JWT_SECRET": "x" * 32}),
+            Settings.from_environ({"HERALD_JWT_SECRET": SECRET}),
             connections_table=LIFE.connections,
             users_table=LIFE.users,
             groups_table=LIFE.groups,
@@ -262,4 +273,5 @@ class Herald(wiring.Herald):
         self._world = world
 
     def active_connections(self) -> int | None:
+        """Return the world's estimate."""
         return self._world.estimate

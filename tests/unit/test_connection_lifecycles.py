@@ -1,8 +1,8 @@
-"""Connections under races, lost events, crashes and time: a property of every interleaving.
+"""Connections under races, lost events, crashes and time: properties of every interleaving.
 
-Hypothesis plays API Gateway, its clients and fate: events come late, twice, in any order or never;
-every handler stops before each of its DynamoDB calls, where others go on or it dies. After each
-step the tables must agree with one another, and when all is quiet, with the sockets.
+Hypothesis plays API Gateway, its clients and chance. Events come late, twice, in any order or
+never. Every handler pauses before each of its DynamoDB calls; others then run, or it dies. After
+each step the tables must agree with one another, and at the end with the sockets.
 """
 
 import json
@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from chalicelib.auth.principal import Principal
-from chalicelib.delivery import disconnect as terminate_module
-from chalicelib.delivery import outcomes as consequences_module
+from chalicelib.delivery import disconnect as disconnect_module
+from chalicelib.delivery import outcomes as outcomes_module
 from chalicelib.errors import HeraldError
 from chalicelib.protocol.ulid import Stamp
 from tests.support.tables import Remembering, assert_they_agree, empty
@@ -38,12 +38,12 @@ from tests.support.world import (
 )
 
 EXPLORE = os.environ.get("LIFE_EXAMPLES")
-"""How many lives to try, new ones each time; by default it's the same few."""
+"""How many random lives to try, new ones each time; by default always the same few."""
 
 USERS = ("alice",)
 
 SOON = st.sampled_from([0, 1, 2, 3, 50, 50, 50])
-"""How many calls a handler makes before anything else happens; 50 is all."""
+"""How many calls a handler makes before something else happens; 50 are more than any makes."""
 
 
 class Life(RuleBasedStateMachine):
@@ -56,7 +56,7 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.world = World()
         self.handlers: list[tuple[Handler, Socket | None]] = []
-        self.smooth = True  # nothing was lost, so nothing may be left to the sweep
+        self.smooth = True  # until something is lost; then the sweep has to repair it
         time.sleep = self.world.finish_handshakes
         empty(self.client, LIFE)
 
@@ -64,14 +64,14 @@ class Life(RuleBasedStateMachine):
 
     @rule(user=st.sampled_from(USERS), soon=SOON)
     def a_client_connects(self, user: str, soon: int) -> None:
-        self._admit(self.world.connect(user), soon)
+        self._connect(self.world.connect(user), soon)
 
     @precondition(lambda self: self.world.sockets)
     @rule(data=st.data(), soon=SOON)
     def connect_is_invoked_again(self, data: st.DataObject, soon: int) -> None:
         socket = self._draw(data, "handshake", "accepted", "open", "closed")
         if socket and self.world.now - socket.connected_at < 20_000:
-            self._admit(socket, soon, again=True)
+            self._connect(socket, soon, again=True)
 
     @rule()
     def accepted_sockets_open(self) -> None:
@@ -102,14 +102,13 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: any(it.state == "open" for it in self.world.sockets.values()))
     @rule(data=st.data(), action=st.sampled_from(["ping", "join", "join", "leave"]), soon=SOON)
-    def a_client_says_something(self, data: st.DataObject, action: str, soon: int) -> None:
+    def a_client_sends_a_frame(self, data: st.DataObject, action: str, soon: int) -> None:
         socket = self._draw(data, "open")
         assert socket is not None
         frame = {"action": action}
         if action != "ping":
             frame["group"] = data.draw(st.sampled_from(["team", "room-1"]))
-        event = socket.event(json.dumps(frame))
-        self._run(lambda herald: herald.actions.receive(event, NEVER + time.monotonic()), soon)
+        self._send_frame(socket, frame, soon)
 
     @rule(soon=SOON)
     def a_message_is_posted(self, soon: int) -> None:
@@ -122,13 +121,13 @@ class Life(RuleBasedStateMachine):
 
         self._run(post, soon)
 
-    # --- What fate does
+    # --- What happens by chance
 
     @precondition(lambda self: self.handlers)
     @rule(data=st.data(), soon=SOON)
-    def a_handler_goes_on(self, data: st.DataObject, soon: int) -> None:
+    def a_handler_continues(self, data: st.DataObject, soon: int) -> None:
         entry = self.handlers[data.draw(st.integers(0, len(self.handlers) - 1))]
-        self._go_on(entry, max(1, soon))
+        self._continue(entry, max(1, soon))
 
     @precondition(lambda self: self.handlers)
     @rule(data=st.data())
@@ -166,7 +165,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def no_open_socket_is_forgotten(self) -> None:
-        """But for one that is being evicted, by a handler that is at work or has crashed."""
+        """Except one that a handler evicts; the handler may have crashed since."""
         if not self.evicts or (self.smooth and not self.handlers):
             assert self._sockets("open") <= self._items()
 
@@ -176,8 +175,8 @@ class Life(RuleBasedStateMachine):
             assert self._items() == self._sockets("accepted", "open")
 
     def teardown(self) -> None:
-        """When all is quiet: nobody is locked out, and after the sweep the tables agree with the
-        sockets."""
+        """Let every handler end; then nobody is locked out, and a sweep makes the tables agree with
+        the sockets."""
         self._finish_all()
         self.world.trouble = False
         self.world.finish_handshakes()
@@ -186,20 +185,19 @@ class Life(RuleBasedStateMachine):
             alive = [it for it in self.world.sockets.values() if it.state == "open"]
             if sum(socket.user == user for socket in alive) < LIMIT:
                 socket = self.world.connect(user)
-                self._admit(socket)
+                self._connect(socket)
                 assert socket.state == "accepted"
                 self.world.finish_handshakes()
         for socket in list(self.world.sockets.values()):
-            # One that was evicted by a handler which crashed finds out when it speaks.
+            # If its eviction crashed half way, the client is told at its next frame.
             if socket.state == "open":
-                event = socket.event('{"action": "ping"}')
-                self._run(lambda herald, event=event: herald.actions.receive(event, NEVER))
+                self._send_frame(socket, {"action": "ping"})
         self.world.now += (STALE_AFTER_SECONDS + 61) * 1000
         self._run(lambda herald: herald.sweeper.sweep(NEVER + time.monotonic()))
         self.the_tables_agree()
         assert self._items() == self._sockets("open")
 
-    # --- How
+    # --- Helpers
 
     def _items(self) -> set[str]:
         return {item["connectionId"]["S"] for item in self.client.items(LIFE.connections)}
@@ -211,11 +209,16 @@ class Life(RuleBasedStateMachine):
         ids = sorted(self._sockets(*states))
         return self.world.sockets[data.draw(st.sampled_from(ids))] if ids else None
 
-    def _admit(self, socket: Socket, steps: int = 1000, *, again: bool = False) -> None:
-        def admit(herald: Herald) -> None:
-            herald.lifecycle.on_connect(socket.event())
+    def _connect(self, socket: Socket, steps: int = 1000, *, again: bool = False) -> None:
+        self._run(
+            lambda herald: herald.lifecycle.on_connect(socket.event()),
+            steps,
+            None if again else socket,
+        )
 
-        self._run(admit, steps, None if again else socket)
+    def _send_frame(self, socket: Socket, frame: object, steps: int = 1000) -> None:
+        event = socket.event(json.dumps(frame))
+        self._run(lambda herald: herald.actions.receive(event, NEVER + time.monotonic()), steps)
 
     def _run(
         self,
@@ -223,15 +226,15 @@ class Life(RuleBasedStateMachine):
         steps: int = 1000,
         socket: Socket | None = None,
     ) -> None:
-        """Start a handler, and let it make so many calls."""
+        """Start a handler, and let it make `steps` calls."""
         handler = Handler(
             self.client, lambda client: act(Herald(client, self.world, evicts=self.evicts))
         )
         self.handlers.append((handler, socket))
         self._settle(handler, socket)
-        self._go_on((handler, socket), steps)
+        self._continue((handler, socket), steps)
 
-    def _go_on(self, entry: tuple[Handler, Socket | None], steps: int) -> None:
+    def _continue(self, entry: tuple[Handler, Socket | None], steps: int) -> None:
         for _ in range(steps):
             if entry[0].done:
                 break
@@ -239,7 +242,7 @@ class Life(RuleBasedStateMachine):
             self._settle(*entry)
 
     def _settle(self, handler: Handler, socket: Socket | None) -> None:
-        """Note how a handler ended, if it did."""
+        """Record how a handler ended, if it did."""
         if not handler.done:
             return
         self.handlers.remove((handler, socket))
@@ -250,17 +253,17 @@ class Life(RuleBasedStateMachine):
 
     def _finish_all(self) -> None:
         while self.handlers:
-            self._go_on(self.handlers[0], 1000)
+            self._continue(self.handlers[0], 1000)
 
 
 @pytest.mark.ministack
 @pytest.mark.timeout(0 if EXPLORE else 300)
 @pytest.mark.parametrize("evicts", [False, True], ids=["reject", "evict-oldest"])
-def test_connections_are_never_wrong(
+def test_the_tables_agree_with_the_sockets_whatever_happens(
     life: Any, evicts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consequences_module, "ThreadPoolExecutor", Inline)
-    monkeypatch.setattr(terminate_module, "ThreadPoolExecutor", Inline)
+    monkeypatch.setattr(outcomes_module, "ThreadPoolExecutor", Inline)
+    monkeypatch.setattr(disconnect_module, "ThreadPoolExecutor", Inline)
     monkeypatch.setattr(time, "sleep", time.sleep)  # each example sets its own
     machine = type("Machine", (Life,), {"client": Remembering(life), "evicts": evicts})
     run_machine(

@@ -1,4 +1,4 @@
-"""What the SDK supplies."""
+"""Herald on AWS: its credentials, its ids, and what `import app` loads."""
 
 import datetime
 import subprocess
@@ -24,7 +24,7 @@ from tests.support.tables import NOW
 
 
 class Session:
-    """A session whose chain found these credentials."""
+    """A session whose providers found these credentials."""
 
     def __init__(self, found: Any) -> None:
         self._found = found
@@ -51,21 +51,21 @@ def test_credentials_that_expire_are_refreshed() -> None:
     assert credentials(session)() == Credentials("AK2", "secret2", "token2")
 
 
-def test_the_sdks_own_chain_supplies_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sdks_chain_of_providers_finds_the_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
     assert credentials(SdkSession())() == Credentials("AK", "secret", "token")
 
 
-def test_no_credentials_are_an_error_that_says_so() -> None:
+def test_missing_credentials_are_reported_as_such() -> None:
     session: Any = Session(None)
     with pytest.raises(Unavailable, match="credentials are missing"):
         credentials(session)()
 
 
 def test_the_authorizers_need_no_sdk() -> None:
-    """Importing it takes longer than all that an authorizer does."""
+    """Importing the SDK takes longer than everything else that an authorizer does."""
     loaded = subprocess.run(
         [sys.executable, "-c", "import app, sys; print(*sys.modules)"],
         cwd=PROJECT,
@@ -74,12 +74,14 @@ def test_the_authorizers_need_no_sdk() -> None:
         check=True,
     ).stdout.split()
     assert "chalicelib.auth.authorizers" in loaded
-    # Powertools loads the bare package `botocore`, which is a millisecond, and nothing in it.
+    # Powertools imports the bare package `botocore`, which takes a millisecond, and nothing in it.
     assert [name for name in loaded if name == "boto3" or name.startswith("botocore.")] == []
 
 
-def test_ids_tell_nobody_that_others_sent_just_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within a request they are neighbours, so that they rise; between requests chance decides."""
+def test_ids_do_not_reveal_what_others_sent_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They ascend within a request, and are random between requests."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     settings = Settings(jwt_secret="s" * 32)
     wired = Herald.on_aws(

@@ -1,4 +1,4 @@
-"""By which URL a connection is called, whatever it came through."""
+"""The URL that reaches a connection, whatever domain name its client used."""
 
 import pytest
 
@@ -19,7 +19,7 @@ OWN = "api1.execute-api.eu-west-1.amazonaws.com"
         ("127.0.0.1:8000", "api1", "eu-west-1", "127.0.0.1:8000"),
     ],
 )
-def test_an_api_is_called_by_its_own_name(
+def test_a_connection_is_reached_by_its_apis_own_name(
     domain: str, api: str | None, region: str | None, host: str
 ) -> None:
     context = {"domainName": domain, "stage": "prod", **({"apiId": api} if api else {})}

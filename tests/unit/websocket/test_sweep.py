@@ -1,8 +1,8 @@
-"""The sweep's own ways: pages, shards, resuming, what it reports; what it mends, in `test_life`."""
+"""Pages, shards and reports of the sweep. `test_connection_lifecycles.py` shows what it repairs."""
 
-import time
+from collections.abc import Callable
+from itertools import chain, repeat
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 
@@ -10,17 +10,23 @@ from chalicelib.auth.principal import user_key
 from chalicelib.delivery.frames import PROBE
 from chalicelib.delivery.parcel import Outcome
 from chalicelib.protocol.reports import Result
-from chalicelib.runtime.metrics import Metrics
+from chalicelib.runtime.metrics import Metrics, Unit
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.items import Recipient
 from chalicelib.store.memberships import Memberships
-from chalicelib.websocket import sweep as sweep_module
-from chalicelib.websocket.sweep import CONNECTIONS, SHARDS, USERS_EVERY_MS, Sweeper
+from chalicelib.store.sweep_progress import (
+    CONNECTIONS,
+    LEASE_MS,
+    SHARDS,
+    USERS_INTERVAL_MS,
+    SweepProgress,
+)
+from chalicelib.websocket.sweep import PAGE_ITEMS, Sweeper
 from tests.support.tables import NOW, Counted, connection, limiter
 from tests.support.world import LIFE
 
-LONG = 1000.0
+DEADLINE = 1000.0
 
 
 @pytest.fixture
@@ -35,29 +41,34 @@ class Sweep:
         self.now = NOW
         self.probed: list[str] = []
         self.expired: list[str] = []
-        self.reported: list[int] = []
-        this: Any = self  # stands in for OutcomeRecorder and Disconnector
-        store = Store(client, LIFE)
+        self.reported: list[float] = []
+        self.store = Store(client, LIFE)
+        self.progress = SweepProgress(self.store, now=lambda: self.now)
         self.connections = Connections(
-            store,
+            self.store,
             limit=10,
             connect_limiter=limiter("connectDue"),
             message_limiter=limiter("messageDue"),
-            memberships=Memberships(store, seconds=0),
+            memberships=Memberships(self.store, seconds=0),
             metrics=Metrics("test"),
         )
-        self.sweeper = Sweeper(
-            store,
+
+    def sweep(
+        self, monotonic: Callable[[], float] = lambda: 0.0, page_items: int = PAGE_ITEMS
+    ) -> None:
+        this: Any = self  # stands in for OutcomeRecorder, Disconnector and Metrics
+        Sweeper(
+            self.store,
+            progress=self.progress,
             connections=self.connections,
             outcome_recorder=this,
             disconnector=this,
             stale_after_seconds=600,
+            metrics=this,
             now=lambda: self.now,
-            report=self.reported.append,
-        )
-
-    def sweep(self, seconds: float = LONG) -> None:
-        self.sweeper.sweep(time.monotonic() + seconds)
+            monotonic=monotonic,
+            page_items=page_items,
+        ).sweep(DEADLINE)
 
     def probe(self, recipients: list[Recipient], deadline: float) -> list[Outcome]:
         self.probed += [one.connection_id for one in recipients]
@@ -70,12 +81,16 @@ class Sweep:
     def disconnect_expired(self, recipients: list[Recipient], deadline: float) -> None:
         self.expired += [one.connection_id for one in recipients]
 
+    def value(self, name: str, value: float, unit: Unit) -> None:
+        assert (name, unit) == ("ActiveConnections", Unit.COUNT)
+        self.reported.append(value)
+
     def open(self, *ids: str, at: int = NOW) -> None:
         for one in ids:
             self.connections.open(connection(one, f"user-of-{one}", at=at))
 
 
-def test_who_is_asked_who_is_ended_and_how_many_are_active(client: Any) -> None:
+def test_stale_connections_are_probed_expired_ones_end_and_the_rest_is_counted(client: Any) -> None:
     swept = Sweep(client)
     swept.open("silent", "gone", at=NOW - 600_001)
     swept.open("fresh", "marked", at=NOW - 1000)
@@ -90,18 +105,14 @@ def test_who_is_asked_who_is_ended_and_how_many_are_active(client: Any) -> None:
     assert swept.reported == [3, 0]
 
 
-def test_a_sweep_that_is_short_of_time_is_continued(
-    client: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With time for one page of one shard at a time, of which each has some ten."""
-    monkeypatch.setattr(sweep_module, "PAGE_ITEMS", 1)
+def test_the_next_sweep_continues_one_that_ran_out_of_time(client: Any) -> None:
+    """Each has the time for one page of one shard, and each shard has some ten pages."""
     swept = Sweep(client)
     ids = [f"c{number}" for number in range(40)]
     swept.open(*ids, at=NOW - 600_001)
     sweeps = 0
     while not swept.reported:
-        monkeypatch.setattr(sweep_module, "_is_short", Mock(side_effect=[False, True, True]))
-        swept.sweep()
+        swept.sweep(chain([0.0], repeat(DEADLINE)).__next__, page_items=1)
         sweeps += 1
         assert sweeps < 1000
     assert sweeps >= 40
@@ -109,24 +120,24 @@ def test_a_sweep_that_is_short_of_time_is_continued(
     assert swept.reported == [40]
 
 
-def test_a_shard_is_swept_by_one_at_a_time_until_it_dies(client: Any) -> None:
+def test_a_shard_is_swept_by_one_sweep_at_a_time_until_that_dies(client: Any) -> None:
     swept, other = Sweep(client), Sweep(client)
     swept.open("silent", at=NOW - 600_001)
     for shard in CONNECTIONS:
-        assert other.sweeper._claim(shard) is not None
+        assert other.progress.claim(shard) is not None
     swept.sweep()
-    assert swept.probed == swept.reported == []
-    swept.now += sweep_module.LEASE_MS + 1
+    assert (swept.probed, swept.reported) == ([], [])
+    swept.now += LEASE_MS + 1
     swept.sweep()
     assert swept.probed == ["silent"]
 
 
-def test_users_are_looked_through_each_hour_and_untied_from_what_is_no_more(client: Any) -> None:
+def test_users_lose_the_ids_of_lost_connections_within_an_hour(client: Any) -> None:
     swept = Sweep(client)
     swept.open("there", "lost")
     swept.sweep()
     client.delete_item(TableName=LIFE.connections, Key={"connectionId": {"S": "lost"}})
-    swept.now += USERS_EVERY_MS - 1
+    swept.now += USERS_INTERVAL_MS - 1
     swept.sweep()
     assert "connections" in user_item(client, "user-of-lost")
     swept.now += 2
@@ -140,7 +151,7 @@ def user_item(client: Any, user: str) -> Any:
     return client.get_item(TableName=LIFE.users, Key=key, ConsistentRead=True)["Item"]
 
 
-def test_what_is_not_heralds_stops_nothing(client: Any) -> None:
+def test_an_item_that_is_not_heralds_is_skipped_and_kept(client: Any) -> None:
     swept = Sweep(client)
     swept.open("silent", at=NOW - 600_001)
     client.put_item(TableName=LIFE.connections, Item={"connectionId": {"S": "foreign"}})

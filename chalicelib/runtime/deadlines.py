@@ -1,0 +1,21 @@
+"""Deadlines of an invocation, in `time.monotonic` seconds, by the time that Lambda leaves it.
+
+`context` is Lambda's context object. Chalice passes it on under other types, hence `Any`.
+"""
+
+import time
+from typing import Any
+
+INTEGRATION_SECONDS = 29.0  # API Gateway waits this long for a function's answer
+RESERVED_SECONDS = 2.0  # kept back for what follows the work: the answer, logs, metrics
+
+
+def work_deadline(context: Any) -> float:
+    """Return when work must end so that Lambda does not cut the invocation off."""
+    left: float = context.get_remaining_time_in_millis() / 1000
+    return time.monotonic() + left - RESERVED_SECONDS
+
+
+def answer_deadline(context: Any) -> float:
+    """Return when work must end so that API Gateway still receives the answer."""
+    return min(time.monotonic() + INTEGRATION_SECONDS - RESERVED_SECONDS, work_deadline(context))

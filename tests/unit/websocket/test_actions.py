@@ -1,0 +1,195 @@
+"""Reads, charges and answers frames without sockets; `tests/integration` has the same over them."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chalicelib.auth.principal import Principal
+from chalicelib.websocket.event import WebSocketEvent
+from tests.support.clients import token
+from tests.support.schemas import check_received
+from tests.support.tables import Counted
+from tests.support.world import NEVER, SECRET, Herald, Socket, World
+
+
+class Clients(World):
+    """A world that keeps the frames which reach its clients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames: list[Any] = []
+
+    def arrive(self, connection_id: str, body: bytes) -> None:
+        if body:
+            self.frames.append(json.loads(body))
+            check_received(self.frames[-1])
+
+
+@pytest.fixture
+def client(life: Any) -> Any:
+    return Counted(life)
+
+
+@pytest.fixture
+def world() -> Clients:
+    return Clients()
+
+
+@pytest.fixture
+def herald(client: Any, world: Clients) -> Herald:
+    return Herald(client, world)
+
+
+@pytest.fixture
+def socket(herald: Herald, world: Clients, user: str) -> Socket:
+    """An open connection of `user`."""
+    socket = world.connect(user)
+    herald.lifecycle.on_connect(socket.event())
+    socket.state = "open"
+    return socket
+
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def ask(client: Any, herald: Herald, world: Clients, socket: Socket) -> Ask:
+    """Sends a frame, and returns the answer."""
+
+    def ask(frame: Any, event: WebSocketEvent | None = None) -> Any:
+        body = frame if isinstance(frame, str) else json.dumps(frame)
+        client.calls.clear()
+        herald.actions.receive(event or socket.event(body), time.monotonic() + NEVER)
+        return world.frames.pop()
+
+    return ask
+
+
+def event(socket: Socket, body: Any = None, *, expires_at: int | None) -> WebSocketEvent:
+    """Return an event whose token expires then; None means that no authorizer had run."""
+    context = {
+        "connectionId": socket.connection_id,
+        "connectedAt": socket.connected_at,
+        "domainName": "example.com",
+        "stage": "prod",
+        "identity": {"sourceIp": "127.0.0.1"},
+        "authorizer": expires_at and Principal(socket.user, expires_at).to_context(),
+    }
+    return WebSocketEvent({"requestContext": context, "body": json.dumps(body)})
+
+
+@pytest.fixture
+def expired(herald: Herald, world: Clients, user: str) -> tuple[Socket, int]:
+    """An open connection whose token has expired, and when it did."""
+    socket = world.connect(user)
+    expires_at = world.now // 1000 + 10
+    herald.lifecycle.on_connect(event(socket, expires_at=expires_at))
+    socket.state = "open"
+    world.now += 20_000
+    return socket, expires_at
+
+
+@pytest.mark.parametrize(
+    ("frame", "names"),
+    [
+        ('{"ref": "r", "action": ', "not JSON"),
+        ([], "object"),
+        ({"action": "ping", "ref": 1}, "ref"),
+        ({"action": "nope", "ref": "r"}, "action must be one of ping"),
+        ({"action": "send", "data": 1, "ref": "r"}, "to is missing"),
+    ],
+)
+def test_a_frame_that_cannot_be_read_is_charged_and_refused(
+    ask: Ask, client: Any, frame: Any, names: str
+) -> None:
+    answer = ask(frame)
+    assert (answer["type"], answer["code"]) == ("error", "bad_request")
+    assert names in answer["message"]
+    assert client.calls == ["transact_write_items"]
+
+
+def test_an_error_has_the_ref_of_a_frame_as_soon_as_that_is_read(ask: Ask) -> None:
+    assert ask({"action": "nope", "ref": "r"})["ref"] == "r"
+    assert "ref" not in ask({"action": "ping", "ref": 1})
+    assert ask({"action": "ping", "ref": ""})["ref"] == ""
+
+
+@pytest.mark.parametrize("frame", [{"action": "ping"}, {"action": "nope"}])
+def test_a_client_whose_token_expired_is_told_so_and_closed(
+    ask: Ask, herald: Herald, expired: tuple[Socket, int], frame: Any
+) -> None:
+    socket, expires_at = expired
+    answer = ask(None, event(socket, frame, expires_at=expires_at))
+    assert answer["code"] == "token_expired"
+    assert socket.state == "closed"
+    assert herald.connections.find(socket.connection_id) is None
+
+
+def test_a_client_whose_token_expired_may_still_refresh_it(
+    ask: Ask, expired: tuple[Socket, int]
+) -> None:
+    socket, expires_at = expired
+    fresh = {"action": "refresh", "token": token(socket.user, key=SECRET, exp=10**10)}
+    answer = ask(None, event(socket, fresh, expires_at=expires_at))
+    assert answer == {"type": "refreshed", "expiresAt": 10**13}
+    assert socket.state == "open"
+
+
+def test_a_token_of_another_user_does_not_refresh(ask: Ask, user: str) -> None:
+    answer = ask({"action": "refresh", "token": token(f"{user}-other", key=SECRET)})
+    assert (answer["code"], answer["message"]) == (
+        "forbidden",
+        "the token belongs to another user",
+    )
+
+
+@pytest.mark.parametrize("expires_at", [None, 10**10])
+def test_a_client_whose_connection_was_removed_is_told_so_and_closed(
+    ask: Ask, herald: Herald, socket: Socket, expires_at: int | None
+) -> None:
+    herald.lifecycle.on_disconnect(socket.event())
+    answer = ask(None, event(socket, {"action": "ping"}, expires_at=expires_at))
+    assert (answer["type"], answer["code"]) == ("error", "unauthorized")
+    assert socket.state == "closed"
+
+
+def test_without_an_authorizer_the_table_says_whose_connection_it_is(
+    ask: Ask, socket: Socket
+) -> None:
+    frame = {"action": "join", "group": "room-1"}
+    answer = ask(None, event(socket, frame, expires_at=None))
+    assert answer == {"type": "joined", "group": "room-1"}
+
+
+def test_only_a_refused_send_counts_as_a_rejected_message(
+    ask: Ask, herald: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[Any] = []
+    monkeypatch.setattr(herald.metrics, "count", lambda name, **by: counted.append((name, by)))
+    ask({"action": "join", "group": "elsewhere"})
+    ask({"action": "nope"})
+    assert counted == []
+    ask({"action": "send", "data": 1})
+    ask({"action": "send", "to": {"all": True}, "data": 1})
+    assert counted == [
+        ("MessagesRejected", {"Reason": "bad_request"}),
+        ("MessagesRejected", {"Reason": "forbidden"}),
+    ]
+
+
+def test_a_bug_is_logged_and_answered_as_an_internal_error(
+    ask: Ask, herald: Herald, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(herald.connections, "join", fail)
+    answer = ask({"action": "join", "group": "room-1", "ref": "r"})
+    assert answer == {
+        "type": "error", "code": "internal", "ref": "r",
+        "message": "Internal error. It has been logged.",
+    }  # fmt: skip
+    assert "secret" in caplog.text

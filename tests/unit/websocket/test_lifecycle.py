@@ -1,0 +1,140 @@
+"""Opening and removing connections. `test_connection_lifecycles.py` tries every interleaving."""
+
+from typing import Any
+
+import pytest
+
+from chalicelib.errors import BadRequest, InsufficientScope, TooManyConnections, Unauthorized
+from chalicelib.store.connections import MAX_GROUPS
+from chalicelib.websocket.event import WebSocketEvent
+from tests.support.clients import token
+from tests.support.world import LIMIT, SECRET, Herald, Socket, World
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def herald(life: Any, world: World) -> Herald:
+    return Herald(life, world)
+
+
+def event_without_authorizer(socket: Socket, **headers: str) -> WebSocketEvent:
+    """Return the socket's event as it comes if no authorizer is attached."""
+    context = {
+        "connectionId": socket.connection_id,
+        "connectedAt": socket.connected_at,
+        "domainName": "example.com",
+        "stage": "prod",
+        "identity": {"sourceIp": "127.0.0.1"},
+    }
+    return WebSocketEvent({"requestContext": context, "headers": headers})
+
+
+def connected(herald: Herald, world: World, user: str) -> Socket:
+    socket = world.connect(user)
+    herald.lifecycle.on_connect(socket.event())
+    socket.state = "open"
+    return socket
+
+
+def online(herald: Herald, user: str) -> list[str]:
+    return [one.connection_id for one in herald.users.presence(None, user).connections]
+
+
+def test_a_connection_is_stored_with_the_plain_groups_of_its_token(
+    herald: Herald, world: World, user: str
+) -> None:
+    socket = connected(herald, world, user)
+    stored = herald.connections.find(socket.connection_id)
+    assert stored is not None
+    assert stored.groups == {"team"}
+    assert stored.endpoint == "https://example.com/prod"
+    assert online(herald, user) == [socket.connection_id]
+
+
+def test_a_handshake_without_an_authorizer_needs_a_token(
+    herald: Herald, world: World, user: str
+) -> None:
+    socket = world.connect(user)
+    for headers in ({}, {"Authorization": f"Bearer {token(user, key='another' * 8)}"}):
+        with pytest.raises(Unauthorized):
+            herald.lifecycle.on_connect(event_without_authorizer(socket, **headers))
+    good = {"Authorization": f"Bearer {token(user, key=SECRET)}"}
+    herald.lifecycle.on_connect(event_without_authorizer(socket, **good))
+    assert online(herald, user) == [socket.connection_id]
+
+
+def test_a_token_that_names_too_many_groups_is_refused(
+    herald: Herald, world: World, user: str
+) -> None:
+    groups = [f"group-{number}" for number in range(MAX_GROUPS + 1)]
+    bearer = f"Bearer {token(user, key=SECRET, groups=groups)}"
+    with pytest.raises(BadRequest, match="groups"):
+        herald.lifecycle.on_connect(
+            event_without_authorizer(world.connect(user), Authorization=bearer)
+        )
+
+
+def test_a_handshake_needs_the_scope(herald: Herald, world: World, user: str) -> None:
+    bearer = f"Bearer {token(user, 'messages:send', key=SECRET)}"
+    with pytest.raises(InsufficientScope):
+        herald.lifecycle.on_connect(
+            event_without_authorizer(world.connect(user), Authorization=bearer)
+        )
+
+
+def test_the_subprotocol_is_returned_to_be_echoed(herald: Herald, world: World, user: str) -> None:
+    offered = {"sec-websocket-protocol": "herald.v1"}
+    context = world.connect(user).event()._context
+    event = WebSocketEvent({"requestContext": context, "headers": offered})
+    assert herald.lifecycle.on_connect(event) == "herald.v1"
+
+
+def test_a_disconnect_removes_the_connection_and_may_come_twice(
+    herald: Herald, world: World, user: str
+) -> None:
+    socket = connected(herald, world, user)
+    for _ in range(2):
+        herald.lifecycle.on_disconnect(socket.event())
+        assert online(herald, user) == []
+
+
+def test_a_disconnect_without_an_authorizer_finds_the_user_in_the_table(
+    herald: Herald, world: World, user: str
+) -> None:
+    socket = connected(herald, world, user)
+    for _ in range(2):
+        herald.lifecycle.on_disconnect(event_without_authorizer(socket))
+        assert online(herald, user) == []
+
+
+def test_one_connection_too_many_is_refused(herald: Herald, world: World, user: str) -> None:
+    for _ in range(LIMIT):
+        connected(herald, world, user)
+    with pytest.raises(TooManyConnections):
+        herald.lifecycle.on_connect(world.connect(user).event())
+
+
+def test_a_dead_connection_makes_room_for_a_new_one(
+    herald: Herald, world: World, user: str
+) -> None:
+    dead, alive = (connected(herald, world, user) for _ in range(LIMIT))
+    world.end(dead)
+    world.now += 31_000  # when the handshakes have certainly ended
+    new = connected(herald, world, user)
+    assert set(online(herald, user)) == {alive.connection_id, new.connection_id}
+
+
+def test_the_oldest_connection_is_evicted_where_the_policy_says_so(
+    life: Any, world: World, user: str
+) -> None:
+    herald = Herald(life, world, evicts=True)
+    sockets = []
+    for _ in range(LIMIT + 1):
+        world.now += 31_000
+        sockets.append(connected(herald, world, user))
+    assert online(herald, user) == [socket.connection_id for socket in sockets[1:]]
+    assert sockets[0].state == "closed"

@@ -13,13 +13,14 @@ from botocore.session import Session
 
 from chalicelib.auth.access import AccessRules
 from chalicelib.auth.bearer import Verify
-from chalicelib.auth.principal import Principal
 from chalicelib.delivery.broadcast import Broadcaster
 from chalicelib.delivery.disconnect import Disconnector
+from chalicelib.delivery.frames import Framing
 from chalicelib.delivery.notices import Notifier, Topic
 from chalicelib.delivery.outcomes import OutcomeRecorder
 from chalicelib.delivery.parcel import Delivery
 from chalicelib.delivery.sender import Sender
+from chalicelib.fanout.limits import DEFAULT_LIMITS, FanoutLimits
 from chalicelib.fanout.progress import Progress
 from chalicelib.fanout.publisher import FanoutPublisher
 from chalicelib.fanout.queue import Queue
@@ -29,8 +30,6 @@ from chalicelib.messaging.dispatch import Dispatcher
 from chalicelib.messaging.resume import Resumer
 from chalicelib.messaging.submissions import Submissions
 from chalicelib.protocol.encryption import Encryption
-from chalicelib.protocol.messages import MessageParser
-from chalicelib.protocol.ulid import Stamp
 from chalicelib.runtime.aws import credentials, sdk_client
 from chalicelib.runtime.metrics import Metrics, Unit
 from chalicelib.settings import EVICT_OLDEST, FAILS_OPEN, Settings
@@ -76,6 +75,7 @@ class Herald:
         rules: AccessRules,
         metrics: Metrics,
         now: Callable[[], int] = now_ms,
+        fanout_limits: FanoutLimits = DEFAULT_LIMITS,
     ) -> None:
         """Take the ports.
 
@@ -83,11 +83,13 @@ class Herald:
             sqs, sns: make a client; called at the first use, since few requests need one.
             region: the region that this function runs in; each has its own fan-out rate.
             now: the clock, in epoch milliseconds.
+            fanout_limits: the sizes of shards, slices and pages.
         """
         self.delivery = delivery
         self.metrics = metrics
         self.now = now
         self._settings = settings
+        self._fanout_limits = fanout_limits
         self._sqs = sqs
         self._sns = sns
         self._region = region
@@ -154,17 +156,17 @@ class Herald:
             resumer=self._resumer,
             verify=self._verify,
             now=self.now,
-            parser=self.parser,
+            may_encrypt=self.encryption.available,
             metrics=self.metrics,
         )
 
     @cached_property
     def submissions(self) -> Submissions:
         return Submissions(
-            parser=self.parser,
             users=self.users,
             dispatcher=self.dispatcher,
             idempotency=Idempotency(self._store),
+            may_encrypt=self.encryption.available,
             now=self.now,
             metrics=self.metrics,
         )
@@ -179,10 +181,10 @@ class Herald:
             rate_limiter=FanoutRateLimiter(
                 self._store, region=self._region, per_second=self._settings.fanout_rate
             ),
-            encryption=self.encryption,
-            frame_bytes=self._settings.frame_bytes,
+            framing=self._framing,
             now=self.now,
             metrics=self.metrics,
+            limits=self._fanout_limits,
         )
 
     @cached_property
@@ -241,8 +243,7 @@ class Herald:
             broadcaster=self._broadcaster,
             publisher=self._publisher if settings.fanout_queue_url else None,
             history=self.history,
-            encryption=self.encryption,
-            frame_bytes=settings.frame_bytes,
+            framing=self._framing,
             inline_recipients=settings.inline_recipients,
             connections_per_user=settings.max_connections_per_user,
             metrics=self.metrics,
@@ -260,7 +261,10 @@ class Herald:
     @cached_property
     def _publisher(self) -> FanoutPublisher:
         return FanoutPublisher(
-            progress=self.progress, queue=self.queue, active_connections=self.active_connections
+            progress=self.progress,
+            queue=self.queue,
+            active_connections=self.active_connections,
+            limits=self._fanout_limits,
         )
 
     @cached_property
@@ -270,8 +274,7 @@ class Herald:
             history=self.history,
             memberships=self._memberships,
             delivery=self.delivery,
-            encryption=self.encryption,
-            frame_bytes=self._settings.frame_bytes,
+            framing=self._framing,
         )
 
     @cached_property
@@ -299,6 +302,10 @@ class Herald:
         )
 
     @cached_property
+    def _framing(self) -> Framing:
+        return Framing(self._settings.frame_bytes, self.encryption)
+
+    @cached_property
     def _audiences(self) -> Audiences:
         return Audiences(self._store)
 
@@ -318,7 +325,3 @@ class Herald:
     def active_connections(self) -> int | None:
         """Return how many connections the last sweep counted; None before the first one."""
         return active_connections(self._store)
-
-    def parser(self, sender: Principal, stamp: Stamp) -> MessageParser:
-        """Return a parser of what `sender` sends in one request."""
-        return MessageParser(sender.user_id, stamp, may_encrypt=self.encryption.available)

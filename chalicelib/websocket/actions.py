@@ -20,7 +20,7 @@ from chalicelib.errors import (
 )
 from chalicelib.messaging.dispatch import Dispatcher
 from chalicelib.messaging.resume import Resumer
-from chalicelib.protocol.messages import Message, MessageParser, parse_name, parse_text
+from chalicelib.protocol.messages import Message, accept, parse_message, parse_name, parse_text
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.runtime.metrics import Metrics
@@ -62,11 +62,10 @@ class Actions:
         resumer: Resumer,
         verify: Verify,
         now: Callable[[], int],
-        parser: Callable[[Principal, Stamp], MessageParser],
+        may_encrypt: bool,
         metrics: Metrics,
     ) -> None:
-        """`now` is the clock, in epoch milliseconds; `parser` reads what a principal sends in
-        one request."""
+        """`now` is the clock, in epoch milliseconds; `may_encrypt`: see `parse_messages`."""
         self._dispatcher = dispatcher
         self._delivery = delivery
         self._connections = connections
@@ -74,7 +73,7 @@ class Actions:
         self._resumer = resumer
         self._verify = verify
         self._now = now
-        self._parser = parser
+        self._may_encrypt = may_encrypt
         self._metrics = metrics
         self._actions: dict[str, Callable[[Request], AnswerFrame]] = {
             "ping": self._ping,
@@ -140,7 +139,9 @@ class Actions:
                 raise BadRequest(f"action must be one of {', '.join(self._actions)}")
             request.action = action
             if action == "send":
-                request.message = self._parser(principal, Stamp.fresh(self._now())).one(fields)
+                draft = parse_message(fields, may_encrypt=self._may_encrypt)
+                stamp = Stamp.fresh(self._now())
+                [request.message] = accept([draft], sender=principal.user_id, stamp=stamp)
         except BadRequest as error:
             request.error = error
         return request

@@ -23,7 +23,8 @@ from chalicelib.auth.principal import Principal, Scope
 from chalicelib.delivery import disconnect as terminate
 from chalicelib.delivery import outcomes as outcome_recorder
 from chalicelib.errors import HeraldError
-from chalicelib.fanout import worker
+from chalicelib.fanout.limits import FanoutLimits
+from chalicelib.protocol.messages import accept, parse_message
 from chalicelib.protocol.reports import Queued
 from chalicelib.protocol.ulid import Stamp, earliest
 from chalicelib.store import history
@@ -46,6 +47,8 @@ EXPLORE = os.environ.get("LIFE_EXAMPLES")
 
 USERS = ("alice", "bob", "carol")
 ROOM = "room-1"
+ONE_PAGE = FanoutLimits(slice_seconds=0.0)
+"""A worker re-queues its jobs after one page."""
 SENDER = Principal("server", 10**12, scopes=SCOPES | {Scope.MESSAGES_BROADCAST})
 SOON = st.sampled_from([0, 1, 2, 3, 4, 50, 50, 50])
 """How many calls a handler makes before anything else happens; 50 is all."""
@@ -224,12 +227,8 @@ class Lives(RuleBasedStateMachine):
                 sent.ended = next(self.moments)
                 sent.queued = isinstance(handler.result[0], Queued)
 
-        stamp = Stamp.fresh(self.world.now)
-        message = (
-            Herald(None, self.world)
-            .parser(SENDER, stamp)
-            .one({"to": to, "data": 1, "store": store})
-        )
+        draft = parse_message({"to": to, "data": 1, "store": store}, may_encrypt=False)
+        [message] = accept([draft], sender="server", stamp=Stamp.fresh(self.world.now))
         sent = Sent(message.id, to, next(self.moments), stored=store)
         self.sent.append(sent)
         self.world.now += 1
@@ -370,7 +369,7 @@ class Lives(RuleBasedStateMachine):
         first = Herald(None, self.world).history
 
         def herald_of(client: Any) -> Herald:
-            herald = Herald(client, self.world, inline=1, evicts=True)
+            herald = Herald(client, self.world, inline=1, evicts=True, fanout_limits=ONE_PAGE)
             herald.history._writer, herald.history._numbers = first._writer, first._numbers
             return herald
 
@@ -400,7 +399,6 @@ class Lives(RuleBasedStateMachine):
 def test_nothing_is_lost(life: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (outcome_recorder, history, terminate):
         monkeypatch.setattr(module, "ThreadPoolExecutor", Inline)
-    monkeypatch.setattr(worker, "SLICE_SECONDS", 0.0)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     run_machine(
         type("Machine", (Lives,), {"client": life}),

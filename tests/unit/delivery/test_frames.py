@@ -15,7 +15,7 @@ from chalicelib.errors import PayloadTooLarge
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Audience, AudienceKind, Message
 from chalicelib.settings import MasterKey
-from tests.unit.protocol.test_messages import json_values
+from tests.support.strategies import json_values
 
 FRAME_BYTES = 32 * 1024
 MASTER_KEY = MasterKey("2026-11", b"m" * 32)

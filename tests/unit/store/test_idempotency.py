@@ -92,10 +92,10 @@ def test_a_flood_with_keys_costs_as_little_as_any(life: Any) -> None:
     store = Store(client, LIFE)
     once = meter("messageDue", Rate.per_second(1, 1))
     submissions = Submissions(
-        parser=herald.parser,
         users=Users(store, messages=once, resumes=meter("resumeDue")),
         dispatcher=herald.dispatcher,
         idempotency=Idempotency(store),
+        may_encrypt=False,
         now=lambda: world.now,
         metrics=herald.metrics,
     )

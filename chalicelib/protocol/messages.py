@@ -52,7 +52,7 @@ class Draft:
     stored: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """An accepted message: a draft with an id, a sender and a time in epoch milliseconds."""
 

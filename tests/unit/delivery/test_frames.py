@@ -22,7 +22,15 @@ MASTER_KEY = MasterKey("2026-11", b"m" * 32)
 
 
 def message(data: Any, name: str = "id", *, encrypted: bool = False) -> Message:
-    return Message(name, "alice", 1, Audience(AudienceKind.ALL), "t", data, encrypted)
+    return Message(
+        id=name,
+        sender="alice",
+        timestamp=1,
+        audience=Audience(AudienceKind.ALL),
+        type="t",
+        data=data,
+        encrypted=encrypted,
+    )
 
 
 class Counting(Encryption):

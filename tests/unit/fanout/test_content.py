@@ -21,8 +21,15 @@ def contents(client: Any, keys: tuple[MasterKey, ...] = KEYS) -> Contents:
 
 
 def message(message_id: str, data: object = "a secret", *, encrypted: bool = False) -> Message:
-    audience = Audience(AudienceKind.USERS, ("bob",))
-    return Message(message_id, "alice", 1, audience, "message", data, encrypted)
+    return Message(
+        id=message_id,
+        sender="alice",
+        timestamp=1,
+        audience=Audience(AudienceKind.USERS, ("bob",)),
+        type="message",
+        data=data,
+        encrypted=encrypted,
+    )
 
 
 def parts(client: Any, request: str, count: int) -> list[bytes]:

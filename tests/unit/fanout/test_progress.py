@@ -37,7 +37,14 @@ def request_id(progress: Progress, user: str) -> str:
 
 
 def message(message_id: str) -> Message:
-    return Message(message_id, "alice", NOW, Audience(AudienceKind.ALL), "message", 1)
+    return Message(
+        id=message_id,
+        sender="alice",
+        timestamp=NOW,
+        audience=Audience(AudienceKind.ALL),
+        type="message",
+        data=1,
+    )
 
 
 def start(request: str, after: str = "") -> ShardPosition:

@@ -60,7 +60,14 @@ class Parts:
 
 
 def message(kind: AudienceKind, *names: str, data: object = 1) -> Message:
-    return Message("id", "alice", 1, Audience(kind, names), "message", data)
+    return Message(
+        id="id",
+        sender="alice",
+        timestamp=1,
+        audience=Audience(kind, names),
+        type="message",
+        data=data,
+    )
 
 
 EVERYBODY = message(AudienceKind.ALL)

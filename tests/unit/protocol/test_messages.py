@@ -82,10 +82,16 @@ def test_accepting_drafts_gives_them_ids_a_sender_and_the_time() -> None:
         parsed({**body_of(data), "store": False, "encrypt": True}, may_encrypt=True)
         for data in (1, [2])
     ]
-    audience = Audience(AudienceKind.USERS, ("bob",))
     assert accept(drafts, sender="alice", stamp=STAMP) == [
         Message(
-            message_id, "alice", STAMP.now, audience, "message", data, encrypted=True, stored=False
+            id=message_id,
+            sender="alice",
+            timestamp=STAMP.now,
+            audience=Audience(AudienceKind.USERS, ("bob",)),
+            type="message",
+            data=data,
+            encrypted=True,
+            stored=False,
         )
         for message_id, data in zip(islice(STAMP.ids(), 2), (1, [2]), strict=True)
     ]

@@ -21,9 +21,9 @@ from typing import Any
 import simpy
 
 from chalicelib.delivery.congestion import MAX_WINDOW
+from chalicelib.fanout.limits import DEFAULT_LIMITS
 from chalicelib.fanout.publisher import shards_for
 from chalicelib.fanout.rate import STEP_SECONDS
-from chalicelib.fanout.worker import SLICE_SECONDS
 from chalicelib.store.audience import PAGE_ITEMS
 
 RESULTS = Path(__file__).parent / "results"
@@ -140,7 +140,7 @@ class Broadcast:
                 batch.append((yield self._queue.get()))
             for job in batch:
                 yield self._environment.timeout(JOB)
-                yield from self._slice(job, SLICE_SECONDS / len(batch))
+                yield from self._slice(job, DEFAULT_LIMITS.slice_seconds / len(batch))
                 if job.left:
                     self._queue.put(job)
 

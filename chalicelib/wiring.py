@@ -14,13 +14,14 @@ from botocore.session import Session
 
 from chalicelib.auth.access import AccessRules
 from chalicelib.auth.bearer import Verify
-from chalicelib.auth.principal import Principal
 from chalicelib.delivery.broadcast import Broadcaster
 from chalicelib.delivery.disconnect import Disconnector
+from chalicelib.delivery.frames import Framing
 from chalicelib.delivery.notices import Notifier, Topic
 from chalicelib.delivery.outcomes import OutcomeRecorder
 from chalicelib.delivery.parcel import Delivery
 from chalicelib.delivery.sender import Sender
+from chalicelib.fanout.limits import DEFAULT_LIMITS, FanoutLimits
 from chalicelib.fanout.progress import Progress
 from chalicelib.fanout.publisher import FanoutPublisher
 from chalicelib.fanout.queue import Queue
@@ -30,8 +31,6 @@ from chalicelib.messaging.dispatch import Dispatcher
 from chalicelib.messaging.resume import Resumer
 from chalicelib.messaging.submissions import Submissions
 from chalicelib.protocol.encryption import Encryption
-from chalicelib.protocol.messages import MessageParser
-from chalicelib.protocol.ulid import Stamp
 from chalicelib.rest.user_connections import UserConnections
 from chalicelib.runtime.aws import credentials, sdk_client
 from chalicelib.runtime.metrics import Metrics
@@ -84,6 +83,7 @@ class Herald:
         rules: AccessRules,
         metrics: Metrics,
         now: Callable[[], int] = now_ms,
+        fanout_limits: FanoutLimits = DEFAULT_LIMITS,
     ) -> None:
         """Take the ports.
 
@@ -91,11 +91,13 @@ class Herald:
             sqs, sns: return a client; called when one is first needed, as few requests need it.
             region: where this function runs; each region has its own fan-out rate.
             now: the clock, in epoch milliseconds.
+            fanout_limits: the sizes of shards, slices and pages.
         """
         self.delivery = delivery
         self.metrics = metrics
         self.now = now
         self._settings = settings
+        self._fanout_limits = fanout_limits
         self._sqs = sqs
         self._sns = sns
         self._region = region
@@ -161,7 +163,7 @@ class Herald:
             resumer=self._resumer,
             verify=self._verify,
             now=self.now,
-            parser=self.parser,
+            may_encrypt=self.encryption.available,
             metrics=self.metrics,
         )
 
@@ -193,10 +195,10 @@ class Herald:
     @cached_property
     def submissions(self) -> Submissions:
         return Submissions(
-            parser=self.parser,
             users=self.users,
             dispatcher=self.dispatcher,
             idempotency=Idempotency(self._store),
+            may_encrypt=self.encryption.available,
             now=self.now,
             metrics=self.metrics,
         )
@@ -209,8 +211,7 @@ class Herald:
             broadcaster=self._broadcaster,
             publisher=self._publisher if settings.fanout_queue_url else None,
             history=self.history,
-            encryption=self.encryption,
-            frame_bytes=settings.frame_bytes,
+            framing=self._framing,
             inline_recipients=settings.inline_recipients,
             connections_per_user=settings.max_connections_per_user,
             metrics=self.metrics,
@@ -223,8 +224,7 @@ class Herald:
             history=self.history,
             memberships=self._memberships,
             delivery=self.delivery,
-            encryption=self.encryption,
-            frame_bytes=self._settings.frame_bytes,
+            framing=self._framing,
         )
 
     # --- fanout
@@ -239,10 +239,10 @@ class Herald:
             rate_limiter=FanoutRateLimiter(
                 self._store, region=self._region, per_second=self._settings.fanout_rate
             ),
-            encryption=self.encryption,
-            frame_bytes=self._settings.frame_bytes,
+            framing=self._framing,
             now=self.now,
             metrics=self.metrics,
+            limits=self._fanout_limits,
         )
 
     @cached_property
@@ -256,7 +256,10 @@ class Herald:
     @cached_property
     def _publisher(self) -> FanoutPublisher:
         return FanoutPublisher(
-            progress=self.progress, queue=self.queue, active_connections=self.active_connections
+            progress=self.progress,
+            queue=self.queue,
+            active_connections=self.active_connections,
+            limits=self._fanout_limits,
         )
 
     # --- delivery
@@ -288,6 +291,10 @@ class Herald:
     @cached_property
     def disconnector(self) -> Disconnector:
         return Disconnector(connections=self.connections, delivery=self.delivery, now=self.now)
+
+    @cached_property
+    def _framing(self) -> Framing:
+        return Framing(self._settings.frame_bytes, self.encryption)
 
     # --- store
 
@@ -358,7 +365,3 @@ class Herald:
     @cached_property
     def encryption(self) -> Encryption:
         return Encryption(self._settings.encryption_keys)
-
-    def parser(self, sender: Principal, stamp: Stamp) -> MessageParser:
-        """Return a parser of what `sender` sends in one request."""
-        return MessageParser(sender.user_id, stamp, may_encrypt=self.encryption.available)

@@ -99,6 +99,18 @@ class Framer:
         return tuple(frames)
 
 
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """Creates framers: frames are filled up to `frame_bytes`, and `encryption` encrypts entries."""
+
+    frame_bytes: int
+    encryption: Encryption
+
+    def framer(self, messages: Sequence[Message], tenant: str | None) -> Framer:
+        """Return the framer of messages to recipients of `tenant`. Raises PayloadTooLarge."""
+        return Framer(messages, self.frame_bytes, tenant, self.encryption)
+
+
 class _Entry:
     """A message in its frames. `size` is in bytes, the same for every reader."""
 

@@ -1,71 +1,73 @@
-"""How far queued messages have come: what is kept of a request from its 202 on.
+"""The progress of queued messages, from a request's 202 to the end of its delivery.
 
-No `@connections` here, and no queue. In the messages table a request has, for a day:
+This module calls neither `@connections` nor the queue. The messages table has, for a day and for
+each message, an item `message/<id>`: its sender, the counts so far, and some of the recipients that
+were not reached. The item of a request's first message, whose id is the request's, also has the
+state of each shard of the audience:
 
-- `content/<id>/<n>`: its messages, as the workers read them, in parts of a size that an item takes;
-- `message/<id>` for each message: whose it is, the counts so far, and who was not reached. That of
-  the first message, whose id is the request's, also has the state of each shard of the audience:
+- `at<shard>`: the position up to which the shard is delivered; absent when the shard is done;
+- `claim<shard>`: the job that works on the shard; another job at the same position is a duplicate
+  and gets dropped;
+- `by<shard>`: the job that advanced the shard to `at<shard>`. SQS delivers that job again if its
+  worker died before it re-queued the rest;
+- `until<shard>`: the end of a job's last try. If the shard has not advanced by then, it has failed.
 
-  - `at<shard>`: where the rest of the shard begins; absent when nothing is left of it;
-  - `claim<shard>`: the job that works there; another job for the same is a double, and dropped;
-  - `by<shard>`: the job that came as far as `at`. SQS brings it again when its worker died before
-    it could put the rest into the queue;
-  - `until<shard>`: a job is tried for the last time. If `at` is still there then, it has failed.
-
-So whatever a worker has done is written once, in one transaction with the position up to which it
-is done, on the condition that nobody else has written it.
+What a worker delivered is recorded once: the counts are written in one transaction with the new
+position, on the condition that no other job has advanced the shard.
 """
 
-import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from chalicelib.auth.principal import Principal, Scope, split_user_key
-from chalicelib.errors import HeraldError, NotFound
+from chalicelib.errors import NotFound
+from chalicelib.fanout.content import ContentLost, Contents, StoredContent
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import MAX_FAILED, Report, Result
-from chalicelib.protocol.strict_json import encode
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Action, Clause, number, put, update
 from chalicelib.store.schema import (
     Item,
-    content_id,
     message_key,
     queued_expires_at,
 )
 
-CONTENT_BYTES = 300_000  # in one item of at most 400 KB
 LAST_TRY_MS = 60_000  # longer than a worker lives
 
-_FAILURE = ("connectionId", "userId", "reason")
-
-
-class ContentLost(HeraldError):
-    """A job's messages are not there: they were kept for a day, or its keys are not any more."""
+_FAILED_FIELDS = ("connectionId", "userId", "reason")
 
 
 class ShardTaken(Exception):
-    """The place is not this job's. `rest` is where to go on from, if that is for it to see to."""
+    """Another job works on the shard, or the shard has advanced.
 
-    def __init__(self, rest: str | None) -> None:
-        super().__init__("another job has come, or comes, so far")
-        self.rest = rest
+    `requeue_from` is the position that the job (or its duplicate) still has to re-queue, if any.
+    """
+
+    def __init__(self, requeue_from: str | None) -> None:
+        super().__init__("another job works on the shard, or the shard has advanced")
+        self.requeue_from = requeue_from
 
 
 @dataclass(frozen=True, slots=True)
 class ShardPosition:
-    """Where a job works: a shard of a request, from `after` on."""
+    """A position in a shard of a request's audience: after the recipient, or name, `after`."""
 
     request: str
     shard: int
     after: str
 
 
-class Claimed(NamedTuple):
-    """What a job may deliver; the correlation id is that of the request which brought it."""
+class Begun(NamedTuple):
+    """A request that has progress: the number of its shards, and its messages' size in bytes."""
+
+    shards: int
+    content_bytes: int
+
+
+class ClaimedMessages(NamedTuple):
+    """The messages that a job may deliver, and the correlation id of their request."""
 
     messages: list[Message]
     correlation_id: str | None
@@ -77,7 +79,7 @@ class Progress:
     def __init__(self, store: Store, encryption: Encryption) -> None:
         self._store = store
         self._table = store.tables.messages
-        self._encryption = encryption
+        self._contents = Contents(store, encryption)
 
     def begin(
         self,
@@ -85,34 +87,22 @@ class Progress:
         sender: Principal,
         shards: int,
         correlation_id: str | None = None,
-    ) -> tuple[int, int]:
-        """Store messages that shall be delivered in so many shards; these, and the messages' bytes.
+    ) -> Begun:
+        """Store the messages of a request that will be delivered in `shards` shards.
 
-        `correlation_id` is for the logs of whoever delivers them.
-
-        A request that was begun before, and whose first try has died since, keeps its shards.
+        `correlation_id` is for the logs of the workers. A request that an earlier try has begun
+        keeps the shards that it has.
         """
         request, now = messages[0].id, messages[0].timestamp
-        expires = number(queued_expires_at(now))
-        content = encode([message.to_dict() for message in messages])
-        sealed = any(message.encrypted for message in messages)
-        # Not both: how well it compressed would say something of what is encrypted.
-        packed = self._encryption.seal(content) if sealed else zlib.compress(content)
-        parts = range(0, len(packed), CONTENT_BYTES)
-        for index, start in enumerate(parts):
-            item: Item = {
-                "id": {"S": content_id(request, index)},
-                "part": {"B": packed[start : start + CONTENT_BYTES]},
-                "expiresAt": expires,
-            }
-            self._store.put(self._table, item)
+        expires_at = queued_expires_at(now)
+        stored, content_bytes = self._contents.put(messages, expires_at)
         common: Item = {
             "sender": {"S": sender.key},
             "request": {"S": request},
-            "parts": number(len(parts)),
-            "sealed": {"BOOL": sealed},
+            "parts": number(stored.parts),
+            "sealed": {"BOOL": stored.sealed},
             "shards": number(shards),
-            "expiresAt": expires,
+            "expiresAt": number(expires_at),
         }
         if correlation_id is not None:
             common["correlation"] = {"S": correlation_id}
@@ -121,7 +111,11 @@ class Progress:
         actions = [
             put(
                 self._table,
-                {**common, **(starts if message.id == request else {}), **message_key(message.id)},
+                {
+                    **common,
+                    **(starts if message.id == request else {}),
+                    **message_key(message.id),
+                },
                 new,
             )
             for message in messages
@@ -130,188 +124,194 @@ class Progress:
             self._store.transact(actions)
         except Cancelled as cancelled:
             begun = cancelled.items[0]
-            assert begun is not None  # noqa: S101 - all of a request are stored at once
+            assert begun is not None  # noqa: S101 - a request's items are written all at once
             shards = int(begun["shards"]["N"])
-        return shards, len(content)
+        return Begun(shards, content_bytes)
 
-    def claim(self, place: ShardPosition, job: str, last_try: int | None = None) -> Claimed:
-        """The messages that a job has to deliver, from its place on.
+    def claim(
+        self, start: ShardPosition, job_id: str, last_try: int | None = None
+    ) -> ClaimedMessages:
+        """Claim a shard at `start` for a job, and return the messages to deliver.
 
-        `last_try` is the clock, in epoch milliseconds, where SQS will not bring the job again.
-        Raises ShardTaken where the place is not this job's, or not any more, and ContentLost.
+        Args:
+            last_try: The time in epoch milliseconds, if SQS will not deliver the job again.
+
+        Raises:
+            ShardTaken: Another job works on the shard, or the shard has advanced.
+            ContentLost: The messages can't be read any more.
         """
-        names = _names(place)
-        held = Clause(
-            set=("#claim = :job",),
-            when=("#at = :after", "attribute_not_exists(#claim) OR #claim = :job"),
-            names={"#claim": names["claim"], "#at": names["at"]},
-            values={":job": {"S": job}, ":after": {"S": place.after}},
-        )
-        parts = [held]
+        attributes = _attributes(start.shard)
+        clauses = [
+            Clause(
+                set=("#claim = :job",),
+                when=("#at = :after", "attribute_not_exists(#claim) OR #claim = :job"),
+                names={"#claim": attributes["claim"], "#at": attributes["at"]},
+                values={":job": {"S": job_id}, ":after": {"S": start.after}},
+            )
+        ]
         if last_try is not None:
-            until = number(last_try + LAST_TRY_MS)
-            parts.append(
+            clauses.append(
                 Clause(
                     set=("#until = :until",),
-                    names={"#until": names["until"]},
-                    values={":until": until},
+                    names={"#until": attributes["until"]},
+                    values={":until": number(last_try + LAST_TRY_MS)},
                 )
             )
-        action = update(self._table, message_key(place.request), *parts)
+        action = update(self._table, message_key(start.request), *clauses)
         try:
             item = self._store.update(action, ReturnValues="ALL_NEW")
         except Cancelled as cancelled:
             if not cancelled.items[0]:
-                raise ContentLost("a job's messages are not kept any more") from None
-            raise ShardTaken(_rest(cancelled.items[0], place, job)) from None
-        correlation = item["correlation"]["S"] if "correlation" in item else None
-        return Claimed(self._messages(place.request, item), correlation)
+                raise ContentLost("a job's messages have expired") from None
+            raise ShardTaken(_requeue_from(cancelled.items[0], start.shard, job_id)) from None
+        stored = StoredContent(int(item["parts"]["N"]), item["sealed"]["BOOL"])
+        correlation_id = item["correlation"]["S"] if "correlation" in item else None
+        return ClaimedMessages(self._contents.get(start.request, stored), correlation_id)
 
     def advance(
-        self, place: ShardPosition, job: str, position: str | None, reports: Sequence[Report]
+        self, start: ShardPosition, job_id: str, end: str | None, reports: Sequence[Report]
     ) -> str | None:
-        """Note what a job has done up to `position`, None for the end; where to go on from.
+        """Record what a job delivered from `start` up to `end`, which is None for the shard's end.
 
-        When that was noted before, by a double of the job, it is that one's position.
+        Returns the position that has to be re-queued, or None. It is `end`, unless a duplicate of
+        the job has advanced the shard.
         """
-        for with_names in (True, False):  # of whom was not reached, while there is room for them
-            actions = self._advances(place, job, position, reports, with_names=with_names)
+        for with_failed in (True, False):  # without, if an item lists `MAX_FAILED` already
+            actions = self._advance(start, job_id, end, reports, with_failed=with_failed)
             try:
                 if len(actions) == 1:
                     self._store.update(actions[0])
                 else:
                     self._store.transact(actions)
-                return position
+                return end
             except Cancelled as cancelled:
                 state = cancelled.items[0]
-        assert state is not None  # noqa: S101 - the first action is the only one with a condition
-        return _rest(state, place, job)
+        assert state is not None  # noqa: S101 - only the first action has a condition left
+        return _requeue_from(state, start.shard, job_id)
+
+    def _advance(
+        self,
+        start: ShardPosition,
+        job_id: str,
+        end: str | None,
+        reports: Sequence[Report],
+        *,
+        with_failed: bool,
+    ) -> list[Action]:
+        """Return the actions of `advance`; the first one updates the shard's state."""
+        attributes = _attributes(start.shard)
+        values = {":job": {"S": job_id}, ":after": {"S": start.after}}
+        if end is None:
+            sets, removes = ["#by = :job"], ["#claim", "#until", "#at"]
+        else:
+            sets, removes = ["#by = :job", "#at = :end"], ["#claim", "#until"]
+            values[":end"] = {"S": end}
+        state = Clause(
+            set=sets,
+            remove=removes,
+            when=("#at = :after AND #claim = :job",),
+            names={f"#{name}": attribute for name, attribute in attributes.items()},
+            values=values,
+        )
+        counts = {report.id: _counts(report, with_failed=with_failed) for report in reports}
+        first = update(self._table, message_key(start.request), state, *counts.pop(start.request))
+        others = [
+            update(self._table, message_key(message_id), *clauses)
+            for message_id, clauses in counts.items()
+            if clauses
+        ]
+        return [first, *others]
 
     def of(self, message_id: str, reader: Principal, now: int) -> dict[str, object]:
-        """A message's report so far, for its sender or who may manage. `now`: epoch milliseconds.
+        """Return a message's report so far. `now` is in epoch milliseconds.
 
-        Raises NotFound, also for what is another tenant's; InsufficientScope.
+        Raises:
+            NotFound: The message was not queued in the last day, or not in the reader's tenant.
+            InsufficientScope: The reader is neither the sender nor may manage connections.
         """
         item = self._item(message_id)
         tenant = item and split_user_key(item["sender"]["S"])[0]
         if item is None or tenant != reader.tenant or int(item["expiresAt"]["N"]) * 1000 <= now:
-            raise NotFound("no message with this id is in the queue, or was on this day")
+            raise NotFound("no message with this id was queued in the last 24 hours")
         if item["sender"]["S"] != reader.key:
             reader.require(Scope.CONNECTIONS_MANAGE)
         request = item["request"]["S"]
         state = item if request == message_id else self._item(request) or {}
-        shards = range(int(item["shards"]["N"]))
-        unfinished = [shard for shard in shards if f"at{shard}" in state]
-        lost = [
-            shard
-            for shard in unfinished
-            if f"until{shard}" in state and int(state[f"until{shard}"]["N"]) < now
-        ]
-        report = Report(message_id)
-        for result in Result:
-            report.counts[result] = int(item[result]["N"]) if result in item else 0
-        report.failed += [
-            {name: entry["M"][name]["S"] for name in _FAILURE}
-            for entry in item.get("failed", {"L": []})["L"][:MAX_FAILED]
-        ]
+        total = int(item["shards"]["N"])
+        unfinished = [shard for shard in range(total) if f"at{shard}" in state]
+        failed = [shard for shard in unfinished if _has_failed(state, shard, now)]
         return {
-            **report.to_dict(),
-            "done": len(unfinished) == len(lost),
+            **_report(message_id, item).to_dict(),
+            "done": len(unfinished) == len(failed),
             "shards": {
-                "total": len(shards),
-                "done": len(shards) - len(unfinished),
-                "failed": len(lost),
+                "total": total,
+                "done": total - len(unfinished),
+                "failed": len(failed),
             },
         }
-
-    def _advances(
-        self,
-        place: ShardPosition,
-        job: str,
-        position: str | None,
-        reports: Sequence[Report],
-        *,
-        with_names: bool,
-    ) -> list[Action]:
-        by_id = {report.id: report for report in reports}
-        own = by_id.pop(place.request)
-        names = _names(place)
-        state = Clause(
-            set=("#by = :job", *(("#at = :position",) if position is not None else ())),
-            remove=("#claim", "#until", *(("#at",) if position is None else ())),
-            when=("#at = :after AND #claim = :job",),
-            names={f"#{name}": attribute for name, attribute in names.items()},
-            values={
-                ":job": {"S": job},
-                ":after": {"S": place.after},
-                **({":position": {"S": position}} if position is not None else {}),
-            },
-        )
-        first = update(
-            self._table, message_key(place.request), state, *_counts(own, with_names=with_names)
-        )
-        others = [
-            update(self._table, message_key(report.id), *counts)
-            for report in by_id.values()
-            if (counts := _counts(report, with_names=with_names))
-        ]
-        return [first, *others]
-
-    def _messages(self, request: str, item: Item) -> list[Message]:
-        ids = [content_id(request, index) for index in range(int(item["parts"]["N"]))]
-        found = {
-            part["id"]["S"]: bytes(part["part"]["B"])
-            for page in self._store.batch_get(self._table, "id", ids)
-            for part in page
-        }
-        try:
-            packed = b"".join(found[part] for part in ids)
-            sealed = item["sealed"]["BOOL"]
-            content = self._encryption.unseal(packed) if sealed else zlib.decompress(packed)
-        except KeyError:
-            raise ContentLost("a job's messages, or the key to them, are not there") from None
-        return [Message.from_dict(fields) for fields in json.loads(content)]
 
     def _item(self, message_id: str) -> Item | None:
         return self._store.get(self._table, message_key(message_id))
 
 
-def _names(place: ShardPosition) -> dict[str, str]:
-    """The attributes of a shard's state."""
-    return {name: f"{name}{place.shard}" for name in ("at", "claim", "by", "until")}
+def _attributes(shard: int) -> dict[str, str]:
+    """Return the names of the attributes with a shard's state."""
+    return {name: f"{name}{shard}" for name in ("at", "claim", "by", "until")}
 
 
-def _rest(state: Mapping[str, Any], place: ShardPosition, job: str) -> str | None:
-    """Where the rest begins that a job, done by itself or its double, has to see into the queue."""
-    names = _names(place)
-    done = state.get(names["by"], {}).get("S") == job
-    return state[names["at"]]["S"] if done and names["at"] in state else None
+def _requeue_from(state: Mapping[str, Any], shard: int, job_id: str) -> str | None:
+    """Return the position that the job (or its duplicate) still has to re-queue, or None.
+
+    Only the job that advanced the shard re-queues the rest of it.
+    """
+    attributes = _attributes(shard)
+    advanced = state.get(attributes["by"], {}).get("S") == job_id
+    return state[attributes["at"]]["S"] if advanced and attributes["at"] in state else None
 
 
-def _counts(report: Report, *, with_names: bool) -> list[Clause]:
-    """What a report adds to its message's item."""
+def _has_failed(state: Mapping[str, Any], shard: int, now: int) -> bool:
+    """Return whether the last try of an unfinished shard is over."""
+    until = f"until{shard}"
+    return until in state and int(state[until]["N"]) < now
+
+
+def _report(message_id: str, item: Item) -> Report:
+    report = Report(message_id)
+    for result in Result:
+        report.counts[result] = int(item[result]["N"]) if result in item else 0
+    report.failed += [
+        {name: entry["M"][name]["S"] for name in _FAILED_FIELDS}
+        for entry in item.get("failed", {"L": []})["L"][:MAX_FAILED]
+    ]
+    return report
+
+
+def _counts(report: Report, *, with_failed: bool) -> list[Clause]:
+    """Return the clauses that add a report to its message's item."""
     counts = {str(result): count for result, count in report.counts.items() if count}
     if not counts:
         return []
-    parts = [
+    clauses = [
         Clause(
             add=tuple(f"#{name} :{name}" for name in counts),
             names={f"#{name}": name for name in counts},
             values={f":{name}": number(count) for name, count in counts.items()},
         )
     ]
-    if report.failed and with_names:
-        entries = [{"M": {name: {"S": one[name]} for name in _FAILURE}} for one in report.failed]
-        parts.append(
+    if report.failed and with_failed:
+        entries = [
+            {"M": {name: {"S": entry[name]} for name in _FAILED_FIELDS}} for entry in report.failed
+        ]
+        clauses.append(
             Clause(
-                set=("#failed = list_append(if_not_exists(#failed, :none), :failed)",),
-                when=("attribute_not_exists(#failed) OR size(#failed) < :enough",),
+                set=("#failed = list_append(if_not_exists(#failed, :empty), :failed)",),
+                when=("attribute_not_exists(#failed) OR size(#failed) < :most",),
                 names={"#failed": "failed"},
                 values={
-                    ":none": {"L": []},
+                    ":empty": {"L": []},
                     ":failed": {"L": entries},
-                    ":enough": number(MAX_FAILED),
+                    ":most": number(MAX_FAILED),
                 },
             )
         )
-    return parts
+    return clauses

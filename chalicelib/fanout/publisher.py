@@ -1,17 +1,18 @@
-"""Puts a request's messages into the queue: one job for each shard of their audience."""
+"""The publisher: puts a request's messages into the queue, one job for each audience shard.
+
+It is apart from the worker, so that a function that only publishes doesn't load the worker.
+"""
 
 from collections.abc import Callable, Sequence
 
 from chalicelib.auth.principal import Principal
+from chalicelib.fanout.limits import DEFAULT_LIMITS, FanoutLimits
 from chalicelib.fanout.progress import Progress
-from chalicelib.fanout.queue import Job, Queue, Route
+from chalicelib.fanout.queue import Job, Queue, Target
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Queued
 from chalicelib.runtime.logs import correlation_id
 from chalicelib.store.audience import Shard, Source, source_of
-
-SHARD_RECIPIENTS = 10_000  # about a second of one worker's time
-
 
 MAX_SHARDS = 64
 
@@ -20,28 +21,49 @@ class FanoutPublisher:
     """Puts messages into the queue."""
 
     def __init__(
-        self, *, progress: Progress, queue: Queue, active_connections: Callable[[], int | None]
+        self,
+        *,
+        progress: Progress,
+        queue: Queue,
+        active_connections: Callable[[], int | None],
+        limits: FanoutLimits = DEFAULT_LIMITS,
     ) -> None:
-        """`active_connections` returns how many there are, or None while that is unknown."""
+        """Take the parts. `active_connections` returns the number of connections, or None while
+        it is unknown."""
         self._progress = progress
         self._queue = queue
         self._active_connections = active_connections
+        self._limits = limits
 
     def publish(self, messages: Sequence[Message], sender: Principal) -> list[Queued]:
-        """Queue a request's messages. Raises Unavailable; then it is not said that they are
-        queued, and whoever tries again with the same ids does nothing twice."""
+        """Queue the messages of a request.
+
+        Raises Unavailable. Some jobs may be queued then; a new try with the same message ids
+        delivers nothing twice.
+        """
         source = source_of([message.audience for message in messages])
-        shards = shards_for(self._active_connections() or 0) if source is Source.EVERYONE else 1
-        shards, size = self._progress.begin(messages, sender, shards, correlation_id())
-        routes = [Route(sender.tenant, source, Shard(shard, shards)) for shard in range(shards)]
-        self._queue.put([Job({messages[0].id: size}, route) for route in routes])
+        shards = 1
+        if source is Source.EVERYONE:
+            recipients = self._active_connections() or 0
+            shards = shards_for(recipients, self._limits.shard_recipients)
+        begun = self._progress.begin(messages, sender, shards, correlation_id())
+        requests = {messages[0].id: begun.content_bytes}
+        self._queue.put(
+            [
+                Job(requests, Target(sender.tenant, source, Shard(shard, begun.shards)))
+                for shard in range(begun.shards)
+            ]
+        )
         return [Queued(message.id) for message in messages]
 
 
-def shards_for(recipients: int) -> int:
-    """How many parts an audience is cut into: a power of two, so that those of one table, which
-    grows and shrinks, are mostly cut alike, and can be read together."""
+def shards_for(recipients: int, shard_recipients: int = DEFAULT_LIMITS.shard_recipients) -> int:
+    """Return the number of shards for an audience.
+
+    It is a power of two, so that the number rarely changes while connections come and go: jobs of
+    several requests can be batched only if their requests have the same number of shards.
+    """
     shards = 1
-    while shards < MAX_SHARDS and shards * SHARD_RECIPIENTS < recipients:
+    while shards < MAX_SHARDS and shards * shard_recipients < recipients:
         shards *= 2
     return shards

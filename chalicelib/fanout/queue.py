@@ -1,4 +1,4 @@
-"""The queue of the fan-out: jobs that go through SQS, each a shard of an audience to deliver to.
+"""The fan-out's queue: an SQS queue of jobs, each of which delivers to a shard of an audience.
 
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/standard-queues.html
 """
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 MAX_BATCH = 10  # messages in one SendMessageBatch; jobs have some hundred bytes each
 TRIES = 3
 BACKOFF_SECONDS = 0.1
-MAX_RECEIVES = 5  # the queue's `maxReceiveCount`: a job that failed so often is a dead letter
+MAX_RECEIVES = 5  # the queue's `maxReceiveCount`: after that many failures, a dead letter
 
 logger = logging.getLogger("herald.jobs")
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """Which recipients: jobs with the same route read the same, and can be done together."""
+class Target:
+    """The recipients of a job. Jobs with equal targets read the same, so workers batch them."""
 
     tenant: str | None
     source: Source
@@ -42,82 +42,102 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Deliver the messages of `requests` along a route.
+    """A job: deliver the messages of `requests` to `target`.
 
-    A request goes by the id of its first message; beside it, the size of its messages, in bytes.
-    `id` tells a job from another for the same shard of the same request, and stays when SQS brings
+    `requests` maps a request, by the id of its first message, to the size of its messages in bytes.
+    `id` differs between jobs for the same shard of a request, and stays the same when SQS delivers
     the job again.
     """
 
     requests: Mapping[str, int]
-    route: Route
+    target: Target
     id: str = field(default_factory=lambda: uuid4().hex)
 
     def to_json(self) -> str:
-        route = self.route
+        """Return the job as the body of an SQS message."""
+        target = self.target
         return encode(
             {
                 "id": self.id,
                 "requests": self.requests,
-                "tenant": route.tenant,
-                "source": route.source,
-                "shard": route.shard.number,
-                "shards": route.shard.shards,
-                "after": route.shard.after,
+                "tenant": target.tenant,
+                "source": target.source,
+                "shard": target.shard.number,
+                "shards": target.shard.shards,
+                "after": target.shard.after,
             }
         ).decode()
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        """The inverse of `to_json`. Raises ValueError for what is no job."""
+        """Return the job that `to_json` was called on. Raises ValueError for other text."""
         try:
             fields: dict[str, Any] = json.loads(text)
             tenant = None if fields["tenant"] is None else str(fields["tenant"])
             shard = Shard(int(fields["shard"]), int(fields["shards"]), str(fields["after"]))
             requests = {request: int(size) for request, size in fields["requests"].items()}
-            return cls(requests, Route(tenant, Source(fields["source"]), shard), str(fields["id"]))
+            target = Target(tenant, Source(fields["source"]), shard)
+            return cls(requests, target, str(fields["id"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError("not a job of Herald's") from error
+            raise ValueError("the body is not a Herald job") from error
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedJob:
-    """A job as SQS hands it out: `receives` counts how often, this time included."""
+    """A job as SQS delivered it; `receives` counts its deliveries, including this one."""
 
     message_id: str
-    body: str
     receives: int
+    job: Job
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "ReceivedJob":
-        """Of a record of a Lambda event.
-        https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html"""
+        """Read a record of a Lambda event. Raises ValueError if its body is not a job.
+
+        https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html
+        """
         receives = int(record["attributes"]["ApproximateReceiveCount"])
-        return cls(record["messageId"], record["body"], receives)
+        return cls(record["messageId"], receives, Job.from_json(record["body"]))
 
 
 class JobsFailed(Exception):
-    """Some jobs of a batch have to come again."""
+    """Some jobs of a Lambda event failed; SQS delivers them again."""
 
 
 class Queue:
-    """An SQS queue to put jobs into."""
+    """The SQS queue of jobs."""
 
     def __init__(self, client: Callable[[], "SQSClient"], url: str) -> None:
-        """`client` makes the client at its first use: few requests need one. `url` may be the
-        queue's name; its URL is then looked up at the first use."""
+        """Take the ports.
+
+        Args:
+            client: Returns the SQS client; called when it is first needed, since few requests do.
+            url: The queue's URL, or its name; the URL of a name is looked up when it is needed.
+        """
         self._client = client
         self._url = url
 
+    def put(self, jobs: Sequence[Job]) -> None:
+        """Put jobs into the queue. Raises Unavailable; some jobs may be in the queue then."""
+        remaining = iter(jobs)
+        while batch := list(islice(remaining, MAX_BATCH)):
+            self._put(batch)
+
     def settle(self, records: Sequence[Mapping[str, Any]], failed: Collection[str]) -> None:
-        """Have SQS hand out the failed jobs of a batch again, and no other.
+        """Make SQS deliver the failed jobs of a Lambda event again, and only these.
 
-        `records` are those of the Lambda event; `failed` has the ids of messages. The function
-        that SQS invoked raises the error on: then Lambda deletes nothing of the batch by itself,
-        whether the event source mapping reports failures one by one or not. So this deletes what
-        is done. https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
+        The caller has to let JobsFailed propagate to Lambda. Then Lambda deletes none of the
+        event's jobs, whether or not the event source mapping reports failures one by one. So this
+        method deletes the jobs that succeeded.
+        https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
 
-        Raises JobsFailed where any failed, and Unavailable.
+        Args:
+            records: The records of the Lambda event.
+            failed: The SQS message ids of the jobs that failed.
+
+        Raises:
+            JobsFailed: At least one job failed.
+            Unavailable: SQS can't be reached; finished jobs that come again do nothing.
         """
         if not failed:
             return
@@ -128,50 +148,44 @@ class Queue:
                 for index, record in enumerate(done)
             ]
             try:
-                self._client().delete_message_batch(QueueUrl=self._found_url(), Entries=entries)
-            except (BotoCoreError, ClientError) as error:  # done jobs come again, and do nothing
+                self._client().delete_message_batch(QueueUrl=self._queue_url(), Entries=entries)
+            except (BotoCoreError, ClientError) as error:
                 raise _unreachable(error) from error
-        raise JobsFailed(f"{len(failed)} of {len(records)} jobs come again")
-
-    def _found_url(self) -> str:
-        """The queue's URL. Raises BotoCoreError or ClientError where it can't be looked up."""
-        if "://" not in self._url:
-            self._url = self._client().get_queue_url(QueueName=self._url)["QueueUrl"]
-        return self._url
-
-    def put(self, jobs: Sequence[Job]) -> None:
-        """Put all jobs in; some may be in when that fails. Raises Unavailable."""
-        following = iter(jobs)
-        while batch := list(islice(following, MAX_BATCH)):
-            self._put(batch)
+        raise JobsFailed(f"{len(failed)} of {len(records)} jobs failed and will be retried")
 
     def _put(self, batch: Sequence[Job]) -> None:
         entries: list[Any] = [
             {
                 "Id": str(index),
                 "MessageBody": job.to_json(),
-                # SQS then hands out first whose tenant has few in work ("fair queues"):
+                # SQS prefers the groups with few messages in flight ("fair queues"):
                 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-fair-queues.html
-                "MessageGroupId": hashlib.sha256(repr(job.route.tenant).encode()).hexdigest(),
+                "MessageGroupId": hashlib.sha256(repr(job.target.tenant).encode()).hexdigest(),
             }
             for index, job in enumerate(batch)
         ]
         for attempt in range(TRIES):
             try:
-                url = self._found_url()
+                url = self._queue_url()
                 answer = self._client().send_message_batch(QueueUrl=url, Entries=entries)
             except (BotoCoreError, ClientError) as error:
                 raise _unreachable(error) from error
             failed = {entry["Id"]: entry for entry in answer.get("Failed", [])}
             if not failed:
                 return
-            logger.warning("the queue refused %d jobs: %s", len(failed), list(failed.values()))
+            logger.warning("the queue rejected %d jobs: %s", len(failed), list(failed.values()))
             entries = [entry for entry in entries if entry["Id"] in failed]
             time.sleep(random.uniform(0, BACKOFF_SECONDS * 2**attempt))
-        raise Unavailable("the queue refuses jobs", retry_after=1.0)
+        raise Unavailable("the queue rejects jobs", retry_after=1.0)
+
+    def _queue_url(self) -> str:
+        """Return the queue's URL. Raises the SDK's errors if the lookup of a name fails."""
+        if "://" not in self._url:
+            self._url = self._client().get_queue_url(QueueName=self._url)["QueueUrl"]
+        return self._url
 
 
 def _unreachable(error: Exception) -> Unavailable:
-    """The error for callers, of one that is logged."""
+    """Log an error of the SDK, and return the one for callers."""
     logger.error("the queue is unreachable: %s", error)
     return Unavailable("the queue is unreachable", retry_after=1.0)

@@ -1,8 +1,8 @@
-"""The pace of the workers: so many frames a second together, in equal shares for the tenants at it.
+"""The fan-out's rate limit: frames a second of all workers together, shared equally by tenants.
 
-The virtual scheduling of GCRA (see `limits`), with a clock for each tenant, all in one item: a
-worker reserves the time that its next frames take at its tenant's share, and waits until that time
-has come. How many tenants share is in the answer to each reservation.
+It is GCRA with virtual scheduling (see `store.rate_limits`). One item has a clock for each tenant.
+A worker reserves the time that its next frames take at its tenant's share of the rate, and waits
+until that time comes. Each reservation returns all clocks, which tell how many tenants are active.
 """
 
 import hashlib
@@ -15,16 +15,16 @@ from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
 from chalicelib.store.schema import fanout_rate_key
 
-SECOND = 1_000_000  # microseconds, as all times here
-STEP_SECONDS = 0.1  # worth of frames in one reservation: a write, and how even the pace is
-ACTIVE = SECOND  # a tenant that reserved nothing for so long has no share
-FORGOTTEN = 60 * SECOND
-MOST_FORGOTTEN = 50  # at a time, for the sake of the expression's length
+SECOND = 1_000_000  # in microseconds, the unit of all clocks here
+STEP_SECONDS = 0.1  # of frames in a reservation: fewer make it more even, but cost more writes
+ACTIVE_FOR = SECOND  # after a reservation a tenant counts as active for so long
+FORGOTTEN_AFTER = 60 * SECOND
+MAX_FORGOTTEN = 50  # clocks that one write removes, which bounds the expression's length
 TRIES = 5
 
 
 class FanoutRateLimiter:
-    """Hands out the budget of one region."""
+    """Shares the rate of one region among tenants."""
 
     def __init__(
         self,
@@ -35,76 +35,106 @@ class FanoutRateLimiter:
         now: Callable[[], int] = lambda: time.time_ns() // 1000,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """`per_second` of 0 is no limit. `now` is the clock, in epoch microseconds."""
+        """Take the rate and the clock.
+
+        Args:
+            per_second: The most frames a second; 0 is no limit.
+            now: The clock, in epoch microseconds.
+        """
+        self.per_second = per_second
         self._store = store
         self._key = fanout_rate_key(region)
-        self._per_second = per_second
         self._now = now
         self._sleep = sleep
-        self._sharing = 1
-        self._stale: list[str] = []
+        self._active_tenants = 1
+        self._stale_clocks: list[str] = []
 
     def page_items(self, most: int) -> int:
-        """How many recipients to read at a time: no more than a second's worth."""
-        return min(most, self._per_second) if self._per_second else most
+        """Return how many recipients to read at a time: at most a second's worth."""
+        return min(most, self.per_second) if self.per_second else most
 
-    def throttle(
-        self, parcels: list[Parcel], tenant: str | None, end: float
-    ) -> Iterator[list[Parcel]]:
-        """The parcels of a page, some at a time, when they may be sent. What was read has to be
-        sent: after `end` (in `time.monotonic` seconds) it does not wait. Raises Unavailable."""
-        if not self._per_second:
-            yield parcels
-            return
-        while parcels:
-            step = max(1, int(self._per_second * STEP_SECONDS / self._sharing))
-            some, parcels = parcels[:step], parcels[step:]
-            due = self._reserve(tenant, sum(len(parcel.frames) for parcel in some))
-            left = max(0.0, end - time.monotonic())
-            self._sleep(min(left, max(0, due - self._now()) / SECOND))
-            yield some
+    def for_tenant(self, tenant: str | None, until: float) -> "TenantThrottle":
+        """Return the throttle of one tenant's parcels. `until` is in `time.monotonic` seconds."""
+        return TenantThrottle(self, tenant, until)
+
+    def step(self) -> int:
+        """Return how many parcels to send on one reservation."""
+        return max(1, int(self.per_second * STEP_SECONDS / self._active_tenants))
+
+    def wait(self, tenant: str | None, frames: int, until: float) -> None:
+        """Reserve time for frames, and sleep until it comes, but not longer than `until`."""
+        due = self._reserve(tenant, frames)
+        left = max(0.0, until - time.monotonic())
+        self._sleep(min(left, max(0, due - self._now()) / SECOND))
 
     def _reserve(self, tenant: str | None, frames: int) -> int:
-        """When a tenant's next frames are due."""
-        name = "due/" + hashlib.sha256(repr(tenant).encode()).hexdigest()[:32]
+        """Advance a tenant's clock by the time that frames take; return when they are due."""
+        clock = "due/" + hashlib.sha256(repr(tenant).encode()).hexdigest()[:32]
         for _ in range(TRIES):
             now = self._now()
-            cost = frames * self._sharing * SECOND // self._per_second
+            cost = frames * self._active_tenants * SECOND // self.per_second
             waits = Clause(
                 set=("#due = #due + :cost",),
                 when=("#due > :now",),
-                names={"#due": name},
+                names={"#due": clock},
                 values={":cost": number(cost), ":now": number(now)},
             )
             begins = Clause(
                 set=("#due = :due",),
                 when=("attribute_not_exists(#due) OR #due <= :now",),
-                names={"#due": name},
+                names={"#due": clock},
                 values={":due": number(now + cost), ":now": number(now)},
             )
-            for part in (waits, begins):
+            for clause in (waits, begins):
+                action = update(
+                    self._store.tables.messages, self._key, clause, self._forget_others(clock)
+                )
                 try:
-                    action = update(
-                        self._store.tables.messages, self._key, part, self._forgetting(name)
-                    )
-                    dues = self._store.update(action, ReturnValues="ALL_NEW")
+                    clocks = self._store.update(action, ReturnValues="ALL_NEW")
                 except Cancelled:
                     continue
-                self._look_around(dues, now)
-                return int(dues[name]["N"]) - cost
-        return self._now()  # so many others reserve in these moments that the pace is kept anyway
+                self._observe(clocks, now)
+                return int(clocks[clock]["N"]) - cost
+        return self._now()  # with that many competing reservations, the rate is kept anyway
 
-    def _look_around(self, dues: Mapping[str, Any], now: int) -> None:
-        """Who shares the budget, and whose last reservation is long past."""
-        times = {name: int(due["N"]) for name, due in dues.items() if name.startswith("due/")}
-        self._sharing = sum(due > now - ACTIVE for due in times.values())
-        self._stale = [name for name, due in times.items() if due < now - FORGOTTEN]
+    def _observe(self, clocks: Mapping[str, Any], now: int) -> None:
+        """Note how many tenants are active, and which clocks are stale."""
+        dues = {name: int(due["N"]) for name, due in clocks.items() if name.startswith("due/")}
+        self._active_tenants = sum(due > now - ACTIVE_FOR for due in dues.values())
+        self._stale_clocks = [name for name, due in dues.items() if due < now - FORGOTTEN_AFTER]
 
-    def _forgetting(self, own: str) -> Clause:
-        """Removes clocks that stand still. One that goes again just now loses a moment's debt."""
+    def _forget_others(self, own: str) -> Clause:
+        """Return a clause that removes stale clocks.
+
+        A tenant that reserves at the same moment loses at most one reservation.
+        """
         names = {
-            f"#old{index}": name
-            for index, name in enumerate(self._stale[:MOST_FORGOTTEN])
-            if name != own
+            f"#stale{index}": clock
+            for index, clock in enumerate(self._stale_clocks[:MAX_FORGOTTEN])
+            if clock != own
         }
         return Clause(remove=tuple(names), names=names)
+
+
+class TenantThrottle:
+    """Holds back one tenant's parcels until they may be sent."""
+
+    def __init__(self, limiter: FanoutRateLimiter, tenant: str | None, until: float) -> None:
+        self._limiter = limiter
+        self._tenant = tenant
+        self._until = until
+
+    def throttle(self, parcels: list[Parcel]) -> Iterator[list[Parcel]]:
+        """Yield the parcels of a page, some at a time, when they may be sent.
+
+        After `until` it stops waiting, since what was read has to be sent. Raises Unavailable.
+        """
+        if not self._limiter.per_second:
+            yield parcels
+            return
+        while parcels:
+            step = self._limiter.step()
+            some, parcels = parcels[:step], parcels[step:]
+            frames = sum(len(parcel.frames) for parcel in some)
+            self._limiter.wait(self._tenant, frames, self._until)
+            yield some

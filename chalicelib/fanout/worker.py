@@ -1,55 +1,54 @@
-"""One message to many: the audience in parts, through the queue, a worker for each part.
+"""The worker: delivers queued messages to their audience, shard by shard.
 
-A request becomes jobs, one for each shard of its audience. A worker takes a job up for a slice of
-time, notes how far it came, and puts the rest back to the end of the queue: there, whoever came
-meanwhile is before it. Jobs that wait for the same recipients are done together.
+A request becomes jobs, one for each shard of its audience. A worker delivers a job's shard for a
+slice of time, records how far it came, and re-queues the rest behind jobs that arrived in the
+meantime. Jobs with the same target are delivered as one batch, with one read of the recipients.
 """
 
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 from chalicelib.delivery.broadcast import Broadcaster
-from chalicelib.delivery.frames import Framer
+from chalicelib.delivery.frames import Framing
 from chalicelib.errors import HeraldError, Unavailable
-from chalicelib.fanout.progress import Claimed, Progress, ShardPosition, ShardTaken
-from chalicelib.fanout.queue import MAX_RECEIVES, Job, Queue, ReceivedJob, Route
+from chalicelib.fanout.limits import DEFAULT_LIMITS, FanoutLimits
+from chalicelib.fanout.progress import Progress, ShardPosition, ShardTaken
+from chalicelib.fanout.queue import MAX_RECEIVES, Job, Queue, ReceivedJob, Target
 from chalicelib.fanout.rate import FanoutRateLimiter
-from chalicelib.protocol.encryption import Encryption
+from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Report
 from chalicelib.runtime.logs import correlated
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.store.audience import PAGE_ITEMS, Audiences, Page
+from chalicelib.store.audience import Audiences, Page
 
-SLICE_SECONDS = 1.0  # of an invocation's reading: so long a job waits where all workers work
-LEAST_SECONDS = 3.0  # less time is not enough to begin, and what the last recipients may take
-TOGETHER_BYTES = 16 * 1024 * 1024  # of messages: what a worker holds in memory
-TOGETHER_REQUESTS = 100
+RESERVED_SECONDS = 3.0  # for the last recipients; with less time left, no job is begun
+BATCH_BYTES = 16 * 1024 * 1024  # of messages, which a worker holds in memory
+BATCH_REQUESTS = 100
 
 logger = logging.getLogger("herald.fanout")
 
+Batch = Sequence[ReceivedJob]
+"""Jobs with one target, in the order in which SQS delivered them."""
 
-Group = list[tuple[ReceivedJob, Job]]
-"""Jobs of one route, as they came."""
-
-Rests = defaultdict[str, dict[str, int]]
-"""Requests by the position from which they go on; with each, its size."""
+Requeue = defaultdict[str, dict[str, int]]
+"""What to re-queue: for a position in the shard the requests, each with its size in bytes."""
 
 
-class _Held(NamedTuple):
-    """A request that a job may deliver."""
+class _Claim(NamedTuple):
+    """A request that a job may deliver, from `start` on."""
 
-    place: ShardPosition
+    start: ShardPosition
     job: Job
-    claimed: Claimed
+    messages: list[Message]
+    correlation_id: str | None
 
 
 class Worker:
-    """Does the jobs that SQS hands out."""
+    """Runs the jobs that SQS delivers."""
 
     def __init__(
         self,
@@ -59,137 +58,159 @@ class Worker:
         progress: Progress,
         queue: Queue,
         rate_limiter: FanoutRateLimiter,
-        encryption: Encryption,
-        frame_bytes: int,
+        framing: Framing,
         now: Callable[[], int],
         metrics: Metrics,
+        limits: FanoutLimits = DEFAULT_LIMITS,
     ) -> None:
-        """`frame_bytes`: see `Framer`. `now` is the clock, in epoch milliseconds."""
+        """Take the parts. `now` is the clock, in epoch milliseconds."""
         self._audiences = audiences
         self._broadcaster = broadcaster
         self._progress = progress
         self._queue = queue
         self._rate_limiter = rate_limiter
-        self._encryption = encryption
-        self._frame_bytes = frame_bytes
+        self._framing = framing
         self._now = now
         self._metrics = metrics
+        self._limits = limits
 
     def work(self, records: Iterable[Mapping[str, Any]], deadline: float) -> list[str]:
-        """Do a batch of jobs, the records of a Lambda event; the ids of those that have to come
-        again. `deadline` is in `time.monotonic` seconds."""
+        """Run the jobs of a Lambda event.
+
+        Args:
+            records: The records of the event.
+            deadline: When the work must end, in `time.monotonic` seconds.
+
+        Returns:
+            The SQS message ids of the jobs that failed, which SQS has to deliver again.
+        """
         failed: list[str] = []
-        jobs: list[tuple[ReceivedJob, Job]] = []
-        for record in map(ReceivedJob.from_record, records):
+        jobs: list[ReceivedJob] = []
+        for record in records:
             try:
-                jobs.append((record, Job.from_json(record.body)))
+                jobs.append(ReceivedJob.from_record(record))
             except ValueError as error:
-                logger.error("in the queue is %s", error, extra={"sqsMessageId": record.message_id})
-                failed.append(record.message_id)
-        groups = _together(jobs)
-        for group in groups:
-            failed += self._try(group, SLICE_SECONDS / len(groups), deadline)
+                failed.append(record["messageId"])
+                fields = {"sqsMessageId": record["messageId"]}
+                logger.error("a queue message failed: %s", error, extra=fields)
+        batches = _batches(jobs)
+        for batch in batches:
+            failed += self._run(batch, self._limits.slice_seconds / len(batches), deadline)
         return failed
 
-    def _try(self, group: Group, seconds: float, deadline: float) -> list[str]:
-        """Do a group's jobs; the ids of those that failed. Where requests fail together, each is
-        tried alone: one that never succeeds shall not take the others with it."""
+    def _run(self, batch: Batch, seconds: float, deadline: float) -> list[str]:
+        """Run a batch for some seconds; return the SQS message ids of the jobs that failed.
+
+        If the batch fails, each request is run alone, so that one that always fails doesn't block
+        the others.
+        """
         try:
-            self._work(group, min(deadline, time.monotonic() + seconds), deadline)
+            self._run_batch(batch, min(deadline, time.monotonic() + seconds), deadline)
         except Unavailable as error:
-            logger.error("jobs are left for later: %s", error.detail, extra=_about(group))
+            logger.error("jobs will be retried: %s", error.detail, extra=_log_fields(batch))
         except Exception as error:
-            alone = [
-                (record, replace(job, requests={request: size}))
-                for record, job in group
-                for request, size in job.requests.items()
-            ]
-            if len(alone) > 1:
-                each = [self._try([entry], seconds / len(alone), deadline) for entry in alone]
-                return [message_id for failed in each for message_id in failed]
+            requests = _split(batch)
+            if len(requests) > 1:
+                share = seconds / len(requests)
+                failures = [self._run([request], share, deadline) for request in requests]
+                return [message_id for failed in failures for message_id in failed]
             if isinstance(error, HeraldError):
-                logger.error("a job failed: %s", error.detail, extra=_about(group))
+                logger.error("a job failed: %s", error.detail, extra=_log_fields(batch))
             else:
-                logger.exception("a job failed", extra=_about(group))
+                logger.exception("a job failed", extra=_log_fields(batch))
         else:
             return []
-        return [record.message_id for record, _ in group]
+        return [received.message_id for received in batch]
 
-    def _work(self, group: Group, end: float, deadline: float) -> None:
-        """Do what jobs of one route have in common: read until `end`, and deliver that."""
-        if time.monotonic() > deadline - LEAST_SECONDS:
-            self._queue.put([job for _, job in group])  # others took the time
+    def _run_batch(self, batch: Batch, end: float, deadline: float) -> None:
+        """Claim the batch's requests, deliver what is read until `end`, and re-queue the rest."""
+        if time.monotonic() > deadline - RESERVED_SECONDS:  # other jobs took the time
+            self._queue.put([received.job for received in batch])
             return
-        route = group[0][1].route
-        rests: Rests = defaultdict(dict)
-        held = self._claim(group, rests)
-        if held:
-            ids = {one.claimed.correlation_id or "" for one in held.values()}
+        target = batch[0].job.target
+        claims, requeue = self._claim(batch)
+        if claims:
+            ids = {claim.correlation_id or "" for claim in claims.values()}
             with correlated(" ".join(sorted(ids)).strip() or None):
-                self._do(route, held, rests, end, deadline)
+                position, reports = self._deliver(target, claims.values(), end, deadline)
+                self._advance(claims, position, reports, requeue)
         self._queue.put(
             [
-                Job(requests, replace(route, shard=replace(route.shard, after=rest)))
-                for rest, requests in rests.items()
+                Job(requests, replace(target, shard=replace(target.shard, after=after)))
+                for after, requests in requeue.items()
             ]
         )
 
-    def _do(
-        self, route: Route, held: Mapping[str, _Held], rests: Rests, end: float, deadline: float
-    ) -> None:
-        """Deliver what is held, and note it. What is left of it is added to `rests`."""
-        position, reports = self._deliver(route, held, end, deadline)
-        for request, (place, job, (messages, _)) in held.items():
-            own = [reports[message.id] for message in messages]
-            rest = self._progress.advance(place, job.id, position, own)
-            if rest is not None:
-                rests[rest][request] = job.requests[request]
-            else:
-                self._metrics.value("FanoutDuration", self._now() - messages[0].timestamp)
+    def _claim(self, batch: Batch) -> tuple[dict[str, _Claim], Requeue]:
+        """Claim the batch's requests.
 
-    def _claim(self, group: Group, rests: Rests) -> dict[str, _Held]:
-        """What is to be delivered, by request. What was delivered before, and whose rest may not be
-        in the queue yet, is added to `rests`."""
-        held: dict[str, _Held] = {}
-        for record, job in group:
-            last_try = self._now() if record.receives >= MAX_RECEIVES else None
-            for request in job.requests:
-                place = ShardPosition(request, job.route.shard.number, job.route.shard.after)
+        Returns the claims by request, and what to re-queue: the rest of requests that one of these
+        jobs has delivered before, since its worker may have died before it re-queued them.
+        """
+        claims: dict[str, _Claim] = {}
+        requeue: Requeue = defaultdict(dict)
+        for received in batch:
+            job, shard = received.job, received.job.target.shard
+            last_try = self._now() if received.receives >= MAX_RECEIVES else None
+            for request, size in job.requests.items():
+                start = ShardPosition(request, shard.number, shard.after)
                 try:
-                    claimed = self._progress.claim(place, job.id, last_try)
-                    held[request] = _Held(place, job, claimed)
+                    messages, correlation_id = self._progress.claim(start, job.id, last_try)
                 except ShardTaken as taken:
-                    if taken.rest is not None:
-                        rests[taken.rest][request] = job.requests[request]
-        return held
+                    if taken.requeue_from is not None:
+                        requeue[taken.requeue_from][request] = size
+                else:
+                    claims[request] = _Claim(start, job, messages, correlation_id)
+        return claims, requeue
 
     def _deliver(
-        self, route: Route, held: Mapping[str, _Held], end: float, deadline: float
+        self, target: Target, claims: Iterable[_Claim], end: float, deadline: float
     ) -> tuple[str | None, dict[str, Report]]:
-        """How far it came, and what became of each message."""
+        """Deliver the claimed messages to the recipients that are read until `end`.
+
+        Returns the position of the last one, None at the shard's end, and a report by message id.
+        """
         messages = sorted(
-            (message for one in held.values() for message in one.claimed.messages),
-            key=lambda message: message.id,  # in which the senders' order is
+            (message for claim in claims for message in claim.messages),
+            key=lambda message: message.id,  # keeps each sender's order
         )
-        framer = Framer(messages, self._frame_bytes, route.tenant, self._encryption)
-        pages = _Slice(
+        framer = self._framing.framer(messages, target.tenant)
+        time_slice = _TimeSlice(
             self._audiences.pages(
                 [message.audience for message in messages],
-                route.tenant,
-                route.shard,
-                self._rate_limiter.page_items(PAGE_ITEMS),
+                target.tenant,
+                target.shard,
+                self._rate_limiter.page_items(self._limits.page_items),
             ),
             end,
         )
-        pace = partial(
-            self._rate_limiter.throttle, tenant=route.tenant, end=deadline - LEAST_SECONDS
-        )
-        reports = self._broadcaster.send(framer, pages, deadline, pace)
-        return pages.position, {report.id: report for report in reports}
+        tenant_throttle = self._rate_limiter.for_tenant(target.tenant, deadline - RESERVED_SECONDS)
+        reports = self._broadcaster.send(framer, time_slice, deadline, tenant_throttle.throttle)
+        return time_slice.position, {report.id: report for report in reports}
+
+    def _advance(
+        self,
+        claims: Mapping[str, _Claim],
+        position: str | None,
+        reports: Mapping[str, Report],
+        requeue: Requeue,
+    ) -> None:
+        """Record what was delivered up to `position`, and add the rest to `requeue`."""
+        for request, claim in claims.items():
+            own_reports = [reports[message.id] for message in claim.messages]
+            rest = self._progress.advance(claim.start, claim.job.id, position, own_reports)
+            if rest is not None:
+                requeue[rest][request] = claim.job.requests[request]
+            else:
+                accepted_at = claim.messages[0].timestamp
+                self._metrics.value("FanoutDuration", self._now() - accepted_at)
 
 
-class _Slice:
-    """Pages until `end`, one at least; what was read of them is to be delivered."""
+class _TimeSlice:
+    """Pages up to the first one that ends after `end`.
+
+    `position` is that of the last page that was taken, None at the end of all pages.
+    """
 
     def __init__(self, pages: Iterable[Page], end: float) -> None:
         self._pages = pages
@@ -205,22 +226,32 @@ class _Slice:
         self.position = None
 
 
-def _together(jobs: Iterable[tuple[ReceivedJob, Job]]) -> list[Group]:
-    """The jobs in groups that read the same, none of which holds too much at once."""
-    groups: list[Group] = []
-    open_groups: dict[Route, tuple[Group, dict[str, int]]] = {}
-    for record, job in jobs:
-        group, requests = open_groups.get(job.route, ([], {}))
-        both = {**requests, **job.requests}
-        if not group or len(both) > TOGETHER_REQUESTS or sum(both.values()) > TOGETHER_BYTES:
-            group, both = [], dict(job.requests)
-            groups.append(group)
-        group.append((record, job))
-        open_groups[job.route] = group, both
-    return groups
+def _batches(jobs: Iterable[ReceivedJob]) -> list[Batch]:
+    """Put jobs with the same target into batches of a limited size."""
+    batches: list[list[ReceivedJob]] = []
+    open_batches: dict[Target, tuple[list[ReceivedJob], dict[str, int]]] = {}
+    for received in jobs:
+        job = received.job
+        batch, requests = open_batches.get(job.target, ([], {}))
+        requests = {**requests, **job.requests}
+        if not batch or len(requests) > BATCH_REQUESTS or sum(requests.values()) > BATCH_BYTES:
+            batch, requests = [], dict(job.requests)
+            batches.append(batch)
+        batch.append(received)
+        open_batches[job.target] = batch, requests
+    return list(batches)
 
 
-def _about(group: Group) -> dict[str, object]:
-    requests = sorted({request for _, job in group for request in job.requests})
-    shard = group[0][1].route.shard
-    return {"messageIds": requests, "shard": shard.number, "tries": group[0][0].receives}
+def _split(batch: Batch) -> Batch:
+    """Return the batch with a job for each of its requests."""
+    return [
+        replace(received, job=replace(received.job, requests={request: size}))
+        for received in batch
+        for request, size in received.job.requests.items()
+    ]
+
+
+def _log_fields(batch: Batch) -> dict[str, object]:
+    requests = sorted({request for received in batch for request in received.job.requests})
+    shard = batch[0].job.target.shard
+    return {"messageIds": requests, "shard": shard.number, "tries": batch[0].receives}

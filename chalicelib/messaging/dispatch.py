@@ -1,25 +1,24 @@
-"""Which way messages go: delivered before the answer, or through the queue."""
+"""Dispatch: deliver a request's messages before it is answered, or put them into the queue."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.delivery.broadcast import Broadcaster
-from chalicelib.delivery.frames import Framer
+from chalicelib.delivery.frames import Framing
 from chalicelib.fanout.publisher import FanoutPublisher
 from chalicelib.protocol.audience import Audience, AudienceKind
-from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Queued, Report
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.audience import Audiences, Page
 from chalicelib.store.history import History
 
-READING_SECONDS = 10.0  # what is not read by then goes through the queue, be it ever so few
+READING_SECONDS = 10.0  # an audience that isn't fully read by then is queued, however small
 
 
 class Dispatcher:
-    """Sends what a principal may send."""
+    """Sends messages, as far as their sender's scopes allow it."""
 
     def __init__(
         self,
@@ -28,20 +27,23 @@ class Dispatcher:
         broadcaster: Broadcaster,
         publisher: FanoutPublisher | None,
         history: History,
-        encryption: Encryption,
-        frame_bytes: int,
+        framing: Framing,
         inline_recipients: int,
         connections_per_user: int,
         metrics: Metrics,
     ) -> None:
-        """Without a `publisher` all is delivered at once; with it, up to `inline_recipients`.
-        `frame_bytes`: see `Framer`."""
+        """Take the parts and the limits.
+
+        Args:
+            publisher: Queues messages with more than `inline_recipients` recipients. Without it,
+                all messages are delivered inline.
+            connections_per_user: The most connections that a user can have.
+        """
         self._audiences = audiences
         self._broadcaster = broadcaster
         self._publisher = publisher
         self._history = history
-        self._encryption = encryption
-        self._frame_bytes = frame_bytes
+        self._framing = framing
         self._inline_recipients = inline_recipients
         self._connections_per_user = connections_per_user
         self._metrics = metrics
@@ -49,34 +51,49 @@ class Dispatcher:
     def send(
         self, messages: Sequence[Message], sender: Principal, deadline: float
     ) -> Sequence[Report | Queued]:
-        """Deliver the messages of one request, or queue them all; how that went, for each.
+        """Deliver the messages of one request, or queue all of them.
 
-        `deadline` is in `time.monotonic` seconds. Raises Forbidden, PayloadTooLarge, and
-        Unavailable, all before anything is sent; and what `Broadcaster.send` does.
+        Args:
+            deadline: When delivery must end, in `time.monotonic` seconds.
+
+        Returns:
+            A report for each message, or for each a note that it is queued.
+
+        Raises:
+            Forbidden, PayloadTooLarge, Unavailable: Nothing was sent.
+            Interrupted: See `Broadcaster.send`.
         """
         for message in messages:
             sender.require(_scope_for(message))
-        framer = Framer(messages, self._frame_bytes, sender.tenant, self._encryption)
+        framer = self._framing.framer(messages, sender.tenant)
         audiences = [message.audience for message in messages]
-        self._history.append(messages, sender.tenant)  # and only then look who is there
+        # First the history, then the recipients: a client that connects in between can resume.
+        self._history.append(messages, sender.tenant)
         pages: Iterable[Page] = self._audiences.pages(audiences, sender.tenant)
-        if self._publisher is not None and self._may_be_many(audiences):
-            pages, all_read = self._read_ahead(iter(pages), deadline)
-            if not all_read:
-                self._history.mark_delayed(messages, sender.tenant)
-                queued = self._publisher.publish(messages, sender)
-                self._metrics.count("MessagesAccepted", len(messages))
-                self._metrics.count("FanoutQueued", len(messages))
-                return queued
+        if self._publisher is not None and self._may_exceed_inline(audiences):
+            pages, complete = self._read_ahead(iter(pages), deadline)
+            if not complete:
+                return self._queue(self._publisher, messages, sender)
         started = time.monotonic()
         reports = self._broadcaster.send(framer, pages, deadline)
         self._metrics.count("MessagesAccepted", len(messages))
         self._metrics.value("FanoutDuration", (time.monotonic() - started) * 1000)
         return reports
 
-    def _may_be_many(self, audiences: Sequence[Audience]) -> bool:
-        """Whether it takes reading to know that the recipients are not too many. Where they can't
-        be, sending begins with the first page."""
+    def _queue(
+        self, publisher: FanoutPublisher, messages: Sequence[Message], sender: Principal
+    ) -> list[Queued]:
+        self._history.mark_delayed(messages, sender.tenant)
+        queued = publisher.publish(messages, sender)
+        self._metrics.count("MessagesAccepted", len(messages))
+        self._metrics.count("FanoutQueued", len(messages))
+        return queued
+
+    def _may_exceed_inline(self, audiences: Sequence[Audience]) -> bool:
+        """Return whether the audiences could have too many recipients for inline delivery.
+
+        If they can't, sending begins with the first page, before the others are read.
+        """
         most = 0
         for audience in audiences:
             match audience.kind:
@@ -89,9 +106,10 @@ class Dispatcher:
         return most > self._inline_recipients
 
     def _read_ahead(self, pages: Iterator[Page], deadline: float) -> tuple[list[Page], bool]:
-        """The pages up to the end, or to one recipient too many; and whether these are all.
+        """Read pages until there is one recipient too many for inline delivery, or time is up.
 
-        Nothing is counted first: the workers begin anew, since jobs that begin alike go together.
+        Returns the pages, and whether they are complete. If not, they are dropped: the workers read
+        the audience from its start, since jobs can share a read only if they start alike.
         """
         until = min(deadline, time.monotonic() + READING_SECONDS)
         read: list[Page] = []

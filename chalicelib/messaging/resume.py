@@ -1,9 +1,10 @@
-"""What a client missed while it was away: which messages, and their way to it.
+"""Resume: find the messages that a client missed while it was away, and send them.
 
-A client names the last message that it has. It misses what came to its user, its groups and its
-tenant after that, less the exceptions; and what has an earlier id, but reached others later: such a
-message can't be told from one that the client had in time, unless one execution environment sent
-both. Those in doubt are sent, and whoever has them drops them.
+A client names the last message that it has. It missed each later message to its user, its groups
+and its tenant, except where the audience excludes it. It may also have missed a message with an
+earlier id that was sent later. Such a message can't be distinguished from one that arrived in time,
+unless one execution environment sent both. Messages in doubt are sent too, and the client drops the
+ids that it has seen.
 """
 
 import logging
@@ -13,35 +14,34 @@ from heapq import merge
 from itertools import groupby
 
 from chalicelib.auth.principal import Principal
-from chalicelib.delivery.frames import Framer
+from chalicelib.delivery.frames import Framing
 from chalicelib.delivery.parcel import Delivery, Parcel
 from chalicelib.errors import BadRequest, Unavailable
 from chalicelib.protocol.audience import AudienceKind
-from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Result
-from chalicelib.protocol.ulid import earliest, moment_of
+from chalicelib.protocol.ulid import earliest, timestamp_of
 from chalicelib.store.history import REACH_BACK_MS, History, StoredMessage
 from chalicelib.store.items import Recipient
 from chalicelib.store.memberships import Memberships
 from chalicelib.store.users import Users
 
-CHUNK_MESSAGES = 100
-CHUNK_BYTES = 1024 * 1024  # of packed messages: what is unpacked and framed at a time
+CHUNK_MESSAGES = 100  # that are unpacked and framed at a time
+CHUNK_BYTES = 1024 * 1024  # of packed messages in a chunk
 
 logger = logging.getLogger("herald.resume")
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """How many messages were sent, and whether they are all that there were."""
+    """The number of messages that were sent, and whether they are all that the client missed."""
 
     count: int
     complete: bool
 
 
 class Resumer:
-    """Sends clients what they missed."""
+    """Sends clients the messages that they missed."""
 
     def __init__(
         self,
@@ -50,42 +50,48 @@ class Resumer:
         history: History,
         memberships: Memberships,
         delivery: Delivery,
-        encryption: Encryption,
-        frame_bytes: int,
+        framing: Framing,
     ) -> None:
-        """`frame_bytes`: see `Framer`."""
         self._users = users
         self._history = history
         self._memberships = memberships
         self._delivery = delivery
-        self._encryption = encryption
-        self._frame_bytes = frame_bytes
+        self._framing = framing
 
     def resume(
         self, principal: Principal, recipient: Recipient, after: str, now: int, deadline: float
     ) -> Resumed:
-        """Send what a connection missed after the message with the id `after`, the oldest first.
+        """Send what a connection missed, the oldest message first.
 
-        `now` is in epoch milliseconds, `deadline` in `time.monotonic` seconds. Raises BadRequest
-        for what is no id, RateLimited, and Unavailable; then some may have been sent.
+        Args:
+            principal: The user of the connection.
+            recipient: The connection.
+            after: The id of the last message that the client has.
+            now: The time, in epoch milliseconds.
+            deadline: When delivery must end, in `time.monotonic` seconds.
+
+        Raises:
+            BadRequest: `after` is not an id.
+            RateLimited: The user resumes too often.
+            Unavailable: Storage or the connection failed; some messages may have been sent.
         """
         try:
-            moment = moment_of(after)
+            had_at = timestamp_of(after)
         except ValueError:
             raise BadRequest("after must be the id of a message") from None
         open_now = self._users.charge_resume(principal, now)
-        kept_since = now - self._history.seconds * 1000
         if not self._history.seconds:
             return Resumed(0, complete=False)
-        since = max(min(moment, now), kept_since) - REACH_BACK_MS
+        kept_since = now - self._history.seconds * 1000
+        since = max(min(had_at, now), kept_since) - REACH_BACK_MS
         missed = _Missed(self._history, principal, recipient, after)
         joined = self._memberships.joined_since(principal, open_now, now)
         sent = 0
-        for entries in _chunks(missed.entries(joined, since, kept_since)):
+        for entries in _chunks(missed.entries(joined, since=since, kept_since=kept_since)):
             messages = missed.messages(entries)
             self._send(messages, principal, recipient, deadline)
             sent += len(messages)
-        return Resumed(sent, complete=moment >= kept_since and not missed.lost)
+        return Resumed(sent, complete=had_at >= kept_since and not missed.lost)
 
     def _send(
         self,
@@ -96,15 +102,22 @@ class Resumer:
     ) -> None:
         if not messages:
             return
-        framer = Framer(messages, self._frame_bytes, principal.tenant, self._encryption)
-        frames = framer.frames((1 << len(messages)) - 1, principal.user_id)
+        every_message = (1 << len(messages)) - 1
+        framer = self._framing.framer(messages, principal.tenant)
+        frames = framer.frames(every_message, principal.user_id)
         for outcome in self._delivery.deliver([[Parcel(recipient, frames)]], deadline):
             if outcome.result is not Result.DELIVERED:
-                raise Unavailable(f"not all could be sent: {outcome.reason}", retry_after=1.0)
+                raise Unavailable(
+                    f"not all missed messages could be sent ({outcome.reason}): resume again",
+                    retry_after=1.0,
+                )
 
 
 class _Missed:
-    """What one connection missed. `lost` tells of a message that can't be had any more."""
+    """The messages that one connection missed, or may have.
+
+    `lost` becomes true when there was one that can no longer be read.
+    """
 
     def __init__(
         self, history: History, principal: Principal, recipient: Recipient, after: str
@@ -116,16 +129,21 @@ class _Missed:
         self._after = after
 
     def entries(
-        self, joined: dict[str, int], since: int, kept_since: int
+        self, joined: dict[str, int], *, since: int, kept_since: int
     ) -> Iterator[StoredMessage]:
-        """What it missed of its streams, by id, each message once. `joined` says since when its
-        user has been in their groups; from `since` on it may have missed something, of which it
-        gets what is not older than `kept_since` (epoch milliseconds)."""
-        history, tenant = self._history, self._principal.tenant
+        """Yield each entry once, in the order of the ids.
+
+        Args:
+            joined: The user's groups, each with the time at which the user joined it.
+            since: The time from which on the connection may have missed messages.
+            kept_since: The time from which on messages are kept; older ones count as lost.
+
+        All times are in epoch milliseconds.
+        """
         late = {
             entry.id: entry
-            for entry in history.delayed(tenant, kept_since)
-            if self._concerns(entry, joined)
+            for entry in self._history.delayed(self._principal.tenant, kept_since)
+            if self._is_for_user(entry, joined)
         }
         oldest = earliest(kept_since)
         for entry in self._by_id(joined, since, late):
@@ -137,7 +155,8 @@ class _Missed:
     def _by_id(
         self, joined: dict[str, int], since: int, late: dict[str, StoredMessage]
     ) -> Iterator[StoredMessage]:
-        """What it missed, or may have."""
+        """Yield the entries of the user's streams that are later than the client's last message, or
+        in doubt."""
         history, tenant = self._history, self._principal.tenant
         streams = (
             sorted(late.values(), key=_id),
@@ -145,42 +164,45 @@ class _Missed:
             history.of_everyone(tenant, since),
             *(history.of_group(tenant, group, max(since, at)) for group, at in joined.items()),
         )
-        once = (next(same) for _, same in groupby(merge(*streams, key=_id), key=_id))
-        before: list[StoredMessage] = []
-        for entry in once:
+        unique = (next(same) for _, same in groupby(merge(*streams, key=_id), key=_id))
+        in_doubt: list[StoredMessage] = []
+        for entry in unique:
             if entry.id > self._after:
-                yield from before
-                before = []
+                yield from in_doubt
+                in_doubt = []
                 yield entry
             elif entry.id < self._after:
-                before.append(entry)
-            else:
-                had = entry.request
-                before = [one for one in before if one.id in late or not one.request.precedes(had)]
-        yield from before
+                in_doubt.append(entry)
+            else:  # the client's last message: its request tells what was sent before it
+                in_doubt = [
+                    one
+                    for one in in_doubt
+                    if one.id in late or not one.request.precedes(entry.request)
+                ]
+        yield from in_doubt
 
     def messages(self, entries: Iterable[StoredMessage]) -> list[Message]:
-        """Those that are not excepted."""
+        """Return the entries' messages, without those whose audience excludes the connection."""
         opened = map(self._open, entries)
-        return [message for message in opened if message and not self._is_excepted(message)]
+        return [message for message in opened if message and not self._is_excluded(message)]
 
     def _open(self, entry: StoredMessage) -> Message | None:
         try:
             return self._history.decode(entry)
         except KeyError:
-            logger.error("a master key is gone: %s can't be resumed", entry.id)
+            logger.error("message %s can't be resumed: its master key was removed", entry.id)
             self.lost = True
             return None
 
-    def _is_excepted(self, message: Message) -> bool:
+    def _is_excluded(self, message: Message) -> bool:
         audience = message.audience
         return (
             self._principal.user_id in audience.except_users
             or self._recipient.connection_id in audience.except_connections
         )
 
-    def _concerns(self, entry: StoredMessage, joined: dict[str, int]) -> bool:
-        """Whether a message to anybody is for this user."""
+    def _is_for_user(self, entry: StoredMessage, joined: dict[str, int]) -> bool:
+        """Return whether a late message, which can be for anybody, is for this user."""
         message = self._open(entry)
         if message is None:
             return False
@@ -195,7 +217,7 @@ class _Missed:
 
 
 def _chunks(entries: Iterable[StoredMessage]) -> Iterator[list[StoredMessage]]:
-    """Entries in lists of a size that can be held in memory."""
+    """Cut entries into lists that fit into memory."""
     chunk: list[StoredMessage] = []
     size = 0
     for entry in entries:

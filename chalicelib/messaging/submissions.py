@@ -1,9 +1,9 @@
-"""`POST /messages`, from what a client sends to what it is answered."""
+"""`POST /messages`: read a request, charge its sender, send its messages, and answer."""
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from chalicelib.auth.principal import Principal
 from chalicelib.errors import (
@@ -16,8 +16,8 @@ from chalicelib.errors import (
 )
 from chalicelib.messaging.dispatch import Dispatcher
 from chalicelib.protocol.http_request import idempotency_key, json_body
-from chalicelib.protocol.messages import Message, MessageParser
-from chalicelib.protocol.reports import Queued, Reply
+from chalicelib.protocol.messages import Draft, accept, parse_messages
+from chalicelib.protocol.reports import Queued, Reply, Report
 from chalicelib.protocol.strict_json import encode
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.runtime.metrics import Metrics
@@ -26,98 +26,132 @@ from chalicelib.store.users import Users
 
 logger = logging.getLogger("herald.submissions")
 
-Parser = Callable[[Principal, Stamp], MessageParser]
-"""Parses what a principal sends in one request."""
+REFUSALS = (BadRequest, UnsupportedMediaType, RequestInProgress, IdempotencyKeyReused)
+"""The errors of a request that can't be read, or may not be carried out now."""
 
 
 class Submissions:
-    """Takes in messages, sends them, and answers with what became of them."""
+    """Carries out requests to send messages."""
 
     def __init__(
         self,
         *,
-        parser: Parser,
         users: Users,
         dispatcher: Dispatcher,
         idempotency: Idempotency,
+        may_encrypt: bool,
         now: Callable[[], int],
         metrics: Metrics,
     ) -> None:
-        """`now` is the clock, in epoch milliseconds."""
-        self._parser = parser
+        """Take the parts. `now` is the clock, in epoch milliseconds; for `may_encrypt` see
+        `parse_messages`."""
         self._users = users
         self._dispatcher = dispatcher
         self._idempotency = idempotency
+        self._may_encrypt = may_encrypt
         self._now = now
         self._metrics = metrics
 
     def submit(
         self, sender: Principal, headers: Mapping[str, str], body: str | bytes, deadline: float
     ) -> Reply:
-        """Carry a request out, or answer as when that was done. `deadline`: see `Dispatcher.send`.
+        """Send the messages of a request, or return the stored answer of its first try.
 
-        Raises UnsupportedMediaType, BadRequest; before these RateLimited, QuotaExceeded, since
-        whatever a request holds, its sender pays for it; what `Dispatcher.send` raises; and with
-        an `Idempotency-Key`, what `Idempotency.claim` does.
+        Every request is charged, also one that is refused.
+
+        Args:
+            sender: The principal that the request is charged to.
+            headers: The request's headers, by their names in lower case.
+            body: The request's body, undecoded or as text.
+            deadline: See `Dispatcher.send`.
+
+        Raises:
+            RateLimited, QuotaExceeded: The sender has no units left.
+            UnsupportedMediaType, BadRequest: The request can't be read.
+            RequestInProgress, IdempotencyKeyReused: See `Idempotency.claim`.
+            HeraldError: What `Dispatcher.send` raises.
         """
+        started = time.monotonic()
+        stamp = Stamp.fresh(self._now())
+        with self._counting_rejections():
+            self._users.check(sender, stamp.now)
+            try:
+                drafts, claim = self._read(sender, headers, body, stamp)
+            except REFUSALS:
+                self._users.charge(sender, stamp.now, 0)
+                raise
+            if isinstance(claim, Reply):
+                self._users.charge(sender, stamp.now, 0)
+                return claim
+            with self._releasing_on_failure(claim, stamp):
+                self._users.charge(sender, stamp.now, len(drafts))
+                messages = accept(
+                    drafts, sender=sender.user_id, stamp=claim.stamp if claim else stamp
+                )
+                sent = self._dispatcher.send(messages, sender, deadline)
+            answer, status = _answer(sent, time.monotonic() - started)
+            if claim is not None:
+                with _logging_unavailable():
+                    self._idempotency.finish(claim, answer, status)
+            return Reply(encode(answer), status)
+
+    def _read(
+        self, sender: Principal, headers: Mapping[str, str], body: str | bytes, stamp: Stamp
+    ) -> tuple[list[Draft], Claim | Reply | None]:
+        """Return what a request wants to send, and what its `Idempotency-Key` gets: a claim, or the
+        answer of an earlier request; None without a key."""
+        key = idempotency_key(headers)
+        request = json_body(headers, body)
+        drafts = parse_messages(request, may_encrypt=self._may_encrypt)
+        if key is None:
+            return drafts, None
+        return drafts, self._idempotency.claim(sender, key, request, stamp)
+
+    @contextmanager
+    def _counting_rejections(self) -> Iterator[None]:
+        """Count an error in the metrics."""
         try:
-            return self._submit(sender, headers, body, deadline)
+            yield
         except HeraldError as error:
             self._metrics.count("MessagesRejected", Reason=error.code)
             raise
 
-    def _submit(
-        self, sender: Principal, headers: Mapping[str, str], body: str | bytes, deadline: float
-    ) -> Reply:
-        started = time.monotonic()
-        stamp = Stamp.fresh(self._now())
-        self._users.check(sender, stamp.now)
+    @contextmanager
+    def _releasing_on_failure(self, claim: Claim | None, stamp: Stamp) -> Iterator[None]:
+        """Release a claim when an error prevents its request from being carried out.
+
+        If this is the first try (its stamp is the claim's) and the request was refused, nothing was
+        done, so the key is free for another request. Otherwise the next try continues this one.
+        """
         try:
-            key = idempotency_key(headers)
-            request = json_body(headers, body)
-            messages = self._parser(sender, stamp).batch(request)
-            claim = key and self._idempotency.claim(sender, key, request, stamp)
-        except (BadRequest, UnsupportedMediaType, RequestInProgress, IdempotencyKeyReused):
-            self._users.charge(sender, stamp.now, 0)
-            raise
-        if isinstance(claim, Reply):
-            self._users.charge(sender, stamp.now, 0)
-            return claim
-        if not claim:
-            answer, status = self._carry_out(sender, messages, stamp.now, deadline, started)
-            return Reply(encode(answer), status)
-        messages = self._parser(sender, claim.stamp).batch(request)
-        try:
-            answer, status = self._carry_out(sender, messages, stamp.now, deadline, started)
+            yield
         except BaseException as error:
-            refused = isinstance(error, HeraldError) and not isinstance(error, Unavailable)
-            nothing_done = refused and claim.stamp == stamp  # by this try, which is the first
-            _note(self._idempotency.forget if nothing_done else self._idempotency.release, claim)
+            if claim is not None:
+                refused = isinstance(error, HeraldError) and not isinstance(error, Unavailable)
+                with _logging_unavailable():
+                    if refused and claim.stamp == stamp:
+                        self._idempotency.forget(claim)
+                    else:
+                        self._idempotency.release(claim)
             raise
-        _note(partial(self._idempotency.finish, body=answer, status=status), claim)
-        return Reply(encode(answer), status)
-
-    def _carry_out(
-        self,
-        sender: Principal,
-        messages: Sequence[Message],
-        now: int,
-        deadline: float,
-        started: float,
-    ) -> tuple[Body, int]:
-        """The answer and its status."""
-        self._users.charge(sender, now, len(messages))
-        sent = self._dispatcher.send(messages, sender, deadline)
-        answer: Body = {"messages": [one.to_dict() for one in sent]}
-        if any(isinstance(one, Queued) for one in sent):
-            return answer, 202
-        return {**answer, "durationMs": round((time.monotonic() - started) * 1000)}, 200
 
 
-def _note(write: Callable[[Claim], object], claim: Claim) -> None:
-    """Note how a claimed request ended. Where that fails the claim runs out by itself, and the next
-    try repeats messages under the ids by which their recipients know them."""
+def _answer(sent: Sequence[Report | Queued], seconds: float) -> tuple[Body, int]:
+    """Return the body of an answer, and its status."""
+    answer: Body = {"messages": [one.to_dict() for one in sent]}
+    if any(isinstance(one, Queued) for one in sent):
+        return answer, 202
+    return {**answer, "durationMs": round(seconds * 1000)}, 200
+
+
+@contextmanager
+def _logging_unavailable() -> Iterator[None]:
+    """Log, instead of raising, that a claim could not be updated.
+
+    Such a claim expires by itself. The next try then repeats the messages under the same ids, so
+    that recipients drop those that they have.
+    """
     try:
-        write(claim)
+        yield
     except Unavailable as error:
-        logger.error("a claim is left to run out: %s", error.detail)
+        logger.error("a claim was not updated and will expire: %s", error.detail)

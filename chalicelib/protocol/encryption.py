@@ -1,10 +1,10 @@
-"""Encrypted messages: JWE (RFC 7516) that one user can read, by keys of their own.
+"""Message encryption: JWEs (RFC 7516) that only one user can decrypt.
 
-A user's keys are derived (HKDF, RFC 5869) from the master keys of the settings, so that nothing
-about them is stored, and one user's key says nothing of another's. The first master key encrypts;
-the others are there to read what was encrypted before a rotation.
+Each user's keys are derived (HKDF, RFC 5869) from the master keys in the settings. So no user key
+is stored, and one user's key reveals nothing about another's. The first master key encrypts; the
+others decrypt what was encrypted before a rotation.
 
-The libraries are loaded by who encrypts: 30 ms that no other cold start has to wait for.
+The libraries take 30 ms to load, so they are imported when they are first needed.
 """
 
 import json
@@ -13,28 +13,30 @@ from collections.abc import Sequence
 from chalicelib.settings import MasterKey
 
 KEY_BYTES = 32  # of A256GCM
-CONTEXT = b"herald.v1 message key\0"  # no other use of a master key gives the same keys
-NOBODY = "queue"  # as a user's key, which always has a `/`
+CONTEXT = b"herald.v1 message key\0"  # any other use of a master key derives different keys
+STORAGE = "queue"  # stands in for a user key; it can't be one, since a user key contains a `/`
 IV_AND_TAG = 16 + 22  # of A256GCM, in base64url: 96 and 128 bits
 
 Jwk = dict[str, str]
 
 
 class Encryption:
-    """Encrypts for users, and hands them the keys that decrypt."""
+    """Encrypts messages for users, and returns the keys with which they decrypt them."""
 
     def __init__(self, master_keys: Sequence[MasterKey]) -> None:
-        """The first of `master_keys` encrypts; without any there is no encryption."""
+        """Take the master keys, the newest first. Without one, nothing can be encrypted."""
         self._master_keys = master_keys
 
     @property
     def available(self) -> bool:
-        """Whether there is a key to encrypt with."""
+        """Return whether there is a key to encrypt with."""
         return bool(self._master_keys)
 
     def encrypt(self, plaintext: bytes, user_key: str) -> str:
-        """A JWE in compact serialization that the user of `user_key` can decrypt, and its `kid`
-        says with which of their keys."""
+        """Return a JWE (compact serialization) that only the user with `user_key` can decrypt.
+
+        Its `kid` names the user's key that decrypts it.
+        """
         from joserfc.jwe import encrypt_compact
         from joserfc.jwk import OctKey
 
@@ -43,31 +45,31 @@ class Encryption:
         return encrypt_compact(self._header(), plaintext, key)
 
     def seal(self, plaintext: bytes) -> bytes:
-        """What only `unseal` can read: for encrypted messages that have to wait somewhere."""
-        return self.encrypt(plaintext, NOBODY).encode()
+        """Encrypt for storage: only `unseal` decrypts it."""
+        return self.encrypt(plaintext, STORAGE).encode()
 
     def unseal(self, sealed: bytes) -> bytes:
-        """The inverse of `seal`. Raises KeyError when the master key is not there any more."""
+        """Decrypt what `seal` returned. Raises KeyError if its master key was removed."""
         from joserfc.jwe import decrypt_compact
         from joserfc.jwk import OctKey
         from joserfc.util import urlsafe_b64decode
 
         kid = json.loads(urlsafe_b64decode(sealed.partition(b".")[0]))["kid"]
         keys = {master_key.kid: master_key for master_key in self._master_keys}
-        key = OctKey.import_key(_derived(keys[kid], NOBODY))
+        key = OctKey.import_key(_derived(keys[kid], STORAGE))
         plaintext = decrypt_compact(sealed, key).plaintext
-        assert plaintext is not None  # noqa: S101 - decrypting leaves one, or raises
+        assert plaintext is not None  # noqa: S101 - decrypting returns it, or raises
         return plaintext
 
     def size(self, plaintext_bytes: int) -> int:
-        """How long the JWE of so many bytes is, whoever can decrypt it."""
+        """Return the length of a JWE of that many bytes, which is the same for every user."""
         from joserfc.util import json_b64encode
 
-        text = -(-plaintext_bytes * 4 // 3)
-        return len(json_b64encode(self._header())) + IV_AND_TAG + text + len("....")
+        ciphertext = -(-plaintext_bytes * 4 // 3)
+        return len(json_b64encode(self._header())) + IV_AND_TAG + ciphertext + len("....")
 
     def keys_of(self, user_key: str) -> list[Jwk]:
-        """The keys (RFC 7517) that decrypt what is encrypted for a user, the newest first."""
+        """Return a user's decryption keys (RFC 7517), the newest first."""
         from joserfc.util import urlsafe_b64encode
 
         return [
@@ -85,7 +87,7 @@ class Encryption:
 
 
 def _derived(master_key: MasterKey, user_key: str) -> bytes:
-    """A user's key. The context ends where the user begins, so no two users share one."""
+    """Derive a user's key: the user is part of HKDF's `info`, so each user gets another key."""
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 

@@ -1,4 +1,7 @@
-"""The parts of a POST that Herald reads: its JSON and its `Idempotency-Key`."""
+"""HTTP requests with a body: their JSON and their `Idempotency-Key`.
+
+No I/O here. Header names are in lower case.
+"""
 
 from collections.abc import Mapping
 
@@ -9,7 +12,7 @@ MAX_KEY_CHARACTERS = 255
 
 
 def json_body(headers: Mapping[str, str], body: str | bytes) -> object:
-    """The JSON of a request. Raises UnsupportedMediaType or BadRequest."""
+    """Return the JSON value of a request. Raises UnsupportedMediaType or BadRequest."""
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType("the Content-Type must be application/json")
@@ -21,7 +24,7 @@ def json_body(headers: Mapping[str, str], body: str | bytes) -> object:
 
 
 def idempotency_key(headers: Mapping[str, str]) -> str | None:
-    """The `Idempotency-Key` of a request, if it has one. Raises BadRequest."""
+    """Return a request's `Idempotency-Key`, or None without one. Raises BadRequest."""
     key = headers.get("idempotency-key")
     if key is not None and not 1 <= len(key) <= MAX_KEY_CHARACTERS:
         raise BadRequest(f"Idempotency-Key must have 1 to {MAX_KEY_CHARACTERS} characters")

@@ -1,8 +1,9 @@
-"""What a message is. Parsing, and its errors.
+"""Messages: what clients send, parsed into drafts, and what an accepted message holds.
 
-No I/O here. Every error names the field that was wrong, by its path in the request.
+No I/O here. Each error names the wrong field by its path in the request, and says what is allowed.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +12,30 @@ from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.ulid import Stamp
 
 MAX_MESSAGES = 100
-MAX_NAMES = 100  # in an audience, and in each kind of exception
+MAX_NAMES = 100  # in an audience, and in each of its lists of exceptions
 MAX_NAME_CHARACTERS = 128
 MAX_TYPE_CHARACTERS = 128
 DEFAULT_TYPE = "message"
+MESSAGE_FIELDS = ("to", "type", "data", "encrypt", "store")
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """A parsed message that has no id, sender or time yet.
+
+    `data` is any JSON value. `stored` says whether the history may keep the message.
+    """
+
+    audience: Audience
+    type: str
+    data: object
+    encrypted: bool = False
+    stored: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One accepted message. `timestamp` is in epoch milliseconds, `data` any JSON value; `stored`
-    is whether it may be kept in the history."""
+    """An accepted message: a draft with an id, a sender and a time in epoch milliseconds."""
 
     id: str
     sender: str
@@ -32,7 +47,7 @@ class Message:
     stored: bool = True
 
     def to_frame_entry(self) -> dict[str, object]:
-        """The message as its recipients see it, before it is encrypted."""
+        """Return the message as its recipients see it, before encryption."""
         return {
             "id": self.id,
             "type": self.type,
@@ -42,7 +57,7 @@ class Message:
         }
 
     def to_dict(self) -> dict[str, object]:
-        """The message as the queue and the history keep it."""
+        """Return the message as the queue's content and the history store it."""
         audience = self.audience
         return {
             **self.to_frame_entry(),
@@ -55,7 +70,7 @@ class Message:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Message":
-        """The inverse of `to_dict`."""
+        """Return the message that `to_dict` was called on."""
         return cls(
             id=fields["id"],
             sender=fields["from"],
@@ -72,99 +87,127 @@ class Message:
         )
 
 
-class MessageParser:
-    """Turns the body of one request into messages, all accepted at one time.
-
-    `may_encrypt` says whether there is a key for messages that ask for it.
-    """
-
-    def __init__(self, sender: str, stamp: Stamp, *, may_encrypt: bool) -> None:
-        self._sender = sender
-        self._now = stamp.now
-        self._ids = stamp.ids()
-        self._may_encrypt = may_encrypt
-
-    def batch(self, body: object) -> list[Message]:
-        """One message, or `{"messages": [1..100]}`. Raises BadRequest, naming the field."""
-        body = _object("", body)
-        if "messages" not in body:
-            return [self.one(body)]
-        _known("", body, {"messages"})
-        entries = body["messages"]
-        if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_MESSAGES:
-            raise BadRequest(f"messages must be a list of 1 to {MAX_MESSAGES} messages")
-        return [self.one(entry, f"messages[{index}]") for index, entry in enumerate(entries)]
-
-    def one(self, body: object, path: str = "") -> Message:
-        """One message at `path` of the request. Raises BadRequest, naming the field."""
-        fields = _object(path, body)
-        _known(path, fields, {"to", "type", "data", "encrypt", "store"})
-        for required in ("to", "data"):
-            if required not in fields:
-                raise BadRequest(f"{_join(path, required)} is missing")
-        for flag in ("encrypt", "store"):
-            if not isinstance(fields.get(flag, False), bool):
-                raise BadRequest(f"{_join(path, flag)} must be true or false")
-        encrypted = fields.get("encrypt", False)
-        if encrypted and not self._may_encrypt:
-            raise BadRequest(f"{_join(path, 'encrypt')}: encryption is not available")
-        kind = fields.get("type", DEFAULT_TYPE)
-        if not isinstance(kind, str) or not 1 <= len(kind) <= MAX_TYPE_CHARACTERS:
-            raise BadRequest(
-                f"{_join(path, 'type')} must be a string of 1 to {MAX_TYPE_CHARACTERS} characters"
-            )
-        return Message(
-            id=next(self._ids),
-            sender=self._sender,
-            timestamp=self._now,
-            audience=_audience(_join(path, "to"), fields["to"]),
-            type=parse_text(_join(path, "type"), kind),
-            data=fields["data"],
-            encrypted=encrypted,
-            stored=fields.get("store", True),
+def accept(drafts: Sequence[Draft], *, sender: str, stamp: Stamp) -> list[Message]:
+    """Turn the drafts of one request into messages: the stamp gives each an id and the time."""
+    return [
+        Message(
+            id=message_id,
+            sender=sender,
+            timestamp=stamp.now,
+            audience=draft.audience,
+            type=draft.type,
+            data=draft.data,
+            encrypted=draft.encrypted,
+            stored=draft.stored,
         )
+        for draft, message_id in zip(drafts, stamp.ids(), strict=False)
+    ]
 
 
-def _audience(path: str, value: object) -> Audience:
+def parse_messages(body: object, *, may_encrypt: bool) -> list[Draft]:
+    """Parse one message, or `{"messages": [1..100 messages]}`.
+
+    Args:
+        body: The JSON value of a request.
+        may_encrypt: Whether there is a key for messages that ask for encryption.
+
+    Raises:
+        BadRequest: Names the field that is wrong.
+    """
+    fields = _object("", body)
+    if "messages" not in fields:
+        return [parse_message(fields, may_encrypt=may_encrypt)]
+    _require_known("", fields, ("messages",))
+    entries = fields["messages"]
+    if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_MESSAGES:
+        raise BadRequest(f"messages must be a list of 1 to {MAX_MESSAGES} messages")
+    return [
+        parse_message(entry, may_encrypt=may_encrypt, path=f"messages[{index}]")
+        for index, entry in enumerate(entries)
+    ]
+
+
+def parse_message(body: object, *, may_encrypt: bool, path: str = "") -> Draft:
+    """Parse the message at `path` of a request. For `may_encrypt` see `parse_messages`.
+
+    Raises BadRequest, which names the field that is wrong.
+    """
+    fields = _object(path, body)
+    _require_known(path, fields, MESSAGE_FIELDS)
+    for required in ("to", "data"):
+        if required not in fields:
+            raise BadRequest(f"{_join(path, required)} is missing")
+    encrypted = _flag(path, "encrypt", fields, default=False)
+    stored = _flag(path, "store", fields, default=True)
+    if encrypted and not may_encrypt:
+        raise BadRequest(f"{_join(path, 'encrypt')} must be false: no encryption key is configured")
+    message_type = _parse_string(
+        _join(path, "type"), fields.get("type", DEFAULT_TYPE), MAX_TYPE_CHARACTERS
+    )
+    return Draft(
+        audience=_parse_audience(_join(path, "to"), fields["to"]),
+        type=message_type,
+        data=fields["data"],
+        encrypted=encrypted,
+        stored=stored,
+    )
+
+
+def _parse_audience(path: str, value: object) -> Audience:
     to = _object(path, value)
     kinds = [kind for kind in AudienceKind if kind in to]
-    _known(path, to, {*AudienceKind, "exceptUsers", "exceptConnections"})
+    _require_known(path, to, (*AudienceKind, "exceptUsers", "exceptConnections"))
     if len(kinds) != 1:
-        raise BadRequest(f"{path} must have exactly one of users, groups, connections, all")
+        raise BadRequest(f"{path} must have exactly one of {', '.join(AudienceKind)}")
     kind = kinds[0]
     if kind is AudienceKind.ALL:
         if to["all"] is not True:
             raise BadRequest(f"{path}.all must be true")
         names: list[str] = []
     else:
-        names = _names(f"{path}.{kind}", to[kind], at_least=1)
+        names = _parse_names(f"{path}.{kind}", to[kind], at_least=1)
     return Audience(
         kind=kind,
         names=tuple(dict.fromkeys(names)),
-        except_users=frozenset(_names(f"{path}.exceptUsers", to.get("exceptUsers", []))),
+        except_users=frozenset(_parse_names(f"{path}.exceptUsers", to.get("exceptUsers", []))),
         except_connections=frozenset(
-            _names(f"{path}.exceptConnections", to.get("exceptConnections", []))
+            _parse_names(f"{path}.exceptConnections", to.get("exceptConnections", []))
         ),
     )
 
 
-def _names(path: str, value: object, at_least: int = 0) -> list[str]:
+def _parse_names(path: str, value: object, *, at_least: int = 0) -> list[str]:
     if not isinstance(value, list) or not at_least <= len(value) <= MAX_NAMES:
-        raise BadRequest(f"{path} must be a list of {at_least} to {MAX_NAMES} names")
+        length = f"{at_least} to" if at_least else "at most"
+        raise BadRequest(f"{path} must be a list of {length} {MAX_NAMES} strings")
     return [parse_name(f"{path}[{index}]", name) for index, name in enumerate(value)]
 
 
 def parse_name(path: str, value: object) -> str:
-    """A name: of a user, a group, a connection. Raises BadRequest, naming `path`."""
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME_CHARACTERS:
-        raise BadRequest(f"{path} must be a string of 1 to {MAX_NAME_CHARACTERS} characters")
+    """Return `value` if it can be the name of a user or a group, or the id of a connection.
+
+    Raises BadRequest, which names `path`.
+    """
+    return _parse_string(path, value, MAX_NAME_CHARACTERS)
+
+
+def _parse_string(path: str, value: object, most: int) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= most:
+        raise BadRequest(f"{path} must be a string of 1 to {most} characters")
     return parse_text(path, value)
 
 
 def parse_text(path: str, value: str) -> str:
-    """Text that UTF-8 can carry. Raises BadRequest, naming `path`."""
+    """Return `value` if UTF-8 can encode it. Raises BadRequest, which names `path`."""
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise BadRequest(f"{path} holds a lone surrogate, which UTF-8 can't carry")
+        raise BadRequest(f"{path} contains a lone surrogate, which UTF-8 can't encode")
+    return value
+
+
+def _flag(path: str, name: str, fields: dict[str, Any], *, default: bool) -> bool:
+    value = fields.get(name, default)
+    if not isinstance(value, bool):
+        raise BadRequest(f"{_join(path, name)} must be true or false")
     return value
 
 
@@ -174,10 +217,12 @@ def _object(path: str, value: object) -> dict[str, Any]:
     return value
 
 
-def _known(path: str, fields: dict[str, Any], known: set[str]) -> None:
+def _require_known(path: str, fields: Iterable[str], known: Sequence[str]) -> None:
     for name in fields:
         if name not in known:
-            raise BadRequest(f"{_join(path, name)} is not a known field")
+            raise BadRequest(
+                f"{_join(path, name)} is not a known field; allowed: {', '.join(known)}"
+            )
 
 
 def _join(path: str, name: str) -> str:

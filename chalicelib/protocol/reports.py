@@ -1,4 +1,4 @@
-"""What became of a message: a report, a note that it is queued, an error with reports."""
+"""The answers to a request with messages: reports of delivery, notes of queueing, replies."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,7 +9,7 @@ MAX_FAILED = 100  # entries of a report's `failed`
 
 
 class Result(StrEnum):
-    """What became of one delivery; the values are the counts of a report."""
+    """The result of delivering to one recipient; the values are the names of a report's counts."""
 
     DELIVERED = "delivered"
     GONE = "gone"
@@ -19,20 +19,21 @@ class Result(StrEnum):
 
 @dataclass(slots=True)
 class Report:
-    """What became of one message. `recipients` is the sum of the four counts, by construction."""
+    """The delivery of one message, in numbers; `recipients` is computed as their sum."""
 
     id: str
     counts: dict[Result, int] = field(default_factory=lambda: dict.fromkeys(Result, 0))
     failed: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, connection_id: str, user_id: str, result: Result, reason: str) -> None:
-        """Count one recipient; a failed one is named while there is room for it."""
+        """Count one recipient; list a failed one unless `MAX_FAILED` are listed already."""
         self.counts[result] += 1
         if result is not Result.DELIVERED and len(self.failed) < MAX_FAILED:
             entry = {"connectionId": connection_id, "userId": user_id, "reason": reason}
             self.failed.append(entry)
 
     def to_dict(self) -> dict[str, object]:
+        """Return the message's entry in an answer."""
         return {
             "id": self.id,
             "recipients": sum(self.counts.values()),
@@ -43,16 +44,17 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A message that waits in the queue, and is delivered from there."""
+    """A message that was put into the queue; workers deliver it."""
 
     id: str
 
     def to_dict(self) -> dict[str, object]:
+        """Return the message's entry in an answer."""
         return {"id": self.id, "queued": True}
 
 
 class Interrupted(Unavailable):
-    """Storage failed while messages were being sent; `reports` say how far they came."""
+    """Storage failed while messages were being sent; `reports` has what was sent until then."""
 
     def __init__(self, error: Unavailable, reports: list[Report]) -> None:
         super().__init__(error.detail, retry_after=error.retry_after)
@@ -61,7 +63,7 @@ class Interrupted(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer whose status is its own, or that of a request which had been carried out before."""
+    """The answer to a request; `replayed` if it is the stored answer of an earlier request."""
 
     body: bytes
     status: int

@@ -1,7 +1,7 @@
-"""JSON (RFC 8259) as Herald reads it from anybody, and writes it.
+"""Strict JSON (RFC 8259): the parser for what clients send, and the encoder.
 
-Stricter than the RFC where leniency would let two readers of one text see different things: no
-key twice in an object (RFC 8725 and RFC 8259 section 4), no NaN, no number beyond a double.
+It is stricter than the RFC where two parsers could read one text differently: it refuses a key that
+an object repeats (RFC 8725, RFC 8259 section 4), NaN, and a number that a double can't hold.
 """
 
 import json
@@ -11,16 +11,20 @@ from typing import Any
 from chalicelib.errors import BadRequest
 
 MAX_DEPTH = 500
-MAX_DIGITS = 309  # of a double's whole part
+MAX_DIGITS = 309  # of an integer that a double can hold
+OUT_OF_RANGE = "a number is out of range: the largest that is allowed is about 1.8e308"
 
 _OPENING, _CLOSING = frozenset("[{"), frozenset("]}")
-# An unended string ends with the text: to look for its end again and again would take for ever.
+# An unterminated string matches up to the end of the text. Otherwise the search would start again
+# at each quote in it, which takes quadratic time.
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def parse_json(text: str) -> object:
-    """The value of a JSON text. Raises BadRequest, saying what is wrong and where, but nothing of
-    what it holds besides a repeated key."""
+    """Return the value of a JSON text.
+
+    Raises BadRequest, which says what is wrong and where. Of the text it quotes repeated keys only.
+    """
     _check_depth(text)
     try:
         return _DECODER.decode(text)
@@ -29,19 +33,19 @@ def parse_json(text: str) -> object:
 
 
 def encode(value: object, *, sort_keys: bool = False) -> bytes:
-    """Compact JSON in UTF-8. Raises BadRequest for text that UTF-8 can't carry."""
+    """Return compact JSON in UTF-8. Raises BadRequest for text that UTF-8 can't encode."""
     try:
         return json.dumps(
             value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys
         ).encode()
     except UnicodeEncodeError:
-        raise BadRequest("data holds a lone surrogate, which UTF-8 can't carry") from None
+        raise BadRequest("data contains a lone surrogate, which UTF-8 can't encode") from None
 
 
 def _check_depth(text: str) -> None:
-    """Refuse what is nested so deeply that other parsers, or ours elsewhere, would give up.
+    """Raise BadRequest for JSON that is nested too deeply for other parsers, or for Python's.
 
-    Brackets are looked at one by one only where there are enough of them.
+    A text with few brackets passes without a scan.
     """
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
@@ -62,28 +66,31 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise BadRequest(f"{name} is repeated in an object")
+                raise BadRequest(f"{name} is repeated in an object; each name must be unique")
             seen.add(name)
     return fields
 
 
-def _no_constant(name: str) -> object:
-    raise BadRequest(f"not JSON: {name} is no value")
+def _refuse_constant(name: str) -> object:
+    raise BadRequest(f"not JSON: {name} is not a JSON value")
 
 
-def _finite(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     number = float(digits)
     if number in (float("inf"), float("-inf")):
-        raise BadRequest("a number is out of range")
+        raise BadRequest(OUT_OF_RANGE)
     return number
 
 
-def _whole(digits: str) -> int:
+def _parse_int(digits: str) -> int:
     if len(digits.lstrip("-")) > MAX_DIGITS:
-        raise BadRequest("a number is out of range")
+        raise BadRequest(OUT_OF_RANGE)
     return int(digits)
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole
+    object_pairs_hook=_object,
+    parse_constant=_refuse_constant,
+    parse_float=_parse_float,
+    parse_int=_parse_int,
 )

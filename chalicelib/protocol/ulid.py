@@ -12,11 +12,11 @@ CHARACTERS = 26
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """When a request was accepted, in epoch milliseconds, and where the ids of its messages begin.
+    """The time at which a request was accepted, and the seed of its messages' ids.
 
-    Each id is the one before plus one, as the specification's monotonic factory has it, so that
-    they rise within a request. Between requests chance decides: ids that were neighbours would
-    tell one sender that another sent just then.
+    `now` is in epoch milliseconds. Each id is its predecessor plus one, as in the specification's
+    monotonic factory, so the ids of a request rise. The seed is random: consecutive ids in two
+    requests would tell one sender that another was sending at that moment.
     """
 
     now: int
@@ -24,23 +24,23 @@ class Stamp:
 
     @classmethod
     def fresh(cls, now: int) -> "Stamp":
-        """A request that is accepted now."""
+        """Return the stamp of a request that is accepted at `now`, with a random seed."""
         return cls(now, secrets.randbits(RANDOM_BITS))
 
     def ids(self) -> Iterator[str]:
-        """The ids of its messages."""
+        """Yield the ids of the request's messages, without end."""
         first = self.now << RANDOM_BITS | self.seed
         return (_encoded(first + number) for number in count())
 
 
-def earliest(moment: int) -> str:
-    """The lowest id of a moment, which is in epoch milliseconds."""
-    return _encoded(max(0, moment) << RANDOM_BITS)
+def earliest(timestamp: int) -> str:
+    """Return the lowest id of a time, which is in epoch milliseconds."""
+    return _encoded(max(0, timestamp) << RANDOM_BITS)
 
 
-def moment_of(ulid: str) -> int:
-    """When an id was made, in epoch milliseconds. Raises ValueError for what is none."""
-    if len(ulid) != CHARACTERS or ulid[0] > "7":  # 128 bits, of which the first has three
+def timestamp_of(ulid: str) -> int:
+    """Return an id's time in epoch milliseconds. Raises ValueError for text that isn't a ULID."""
+    if len(ulid) != CHARACTERS or ulid[0] > "7":  # 128 bits: the first character has three
         raise ValueError("not a ULID")
     value = 0
     for character in ulid:

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
-from chalicelib.store.schema import Item, sweep_key
+from chalicelib.store.schema import Item, sweep_key, user_expires_at
 
 SHARDS = 4  # of each table
 LEASE_MS = 60_000  # after this long without progress another sweep may take a shard over

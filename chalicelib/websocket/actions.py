@@ -21,7 +21,7 @@ from chalicelib.errors import (
 from chalicelib.messaging.dispatch import Dispatcher
 from chalicelib.messaging.resume import Resumer
 from chalicelib.protocol import server_frames
-from chalicelib.protocol.messages import Message, MessageParser, parse_name, parse_text
+from chalicelib.protocol.messages import Message, accept, parse_message, parse_name, parse_text
 from chalicelib.protocol.server_frames import ServerFrame
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.protocol.ulid import Stamp
@@ -64,14 +64,14 @@ class Actions:
         resumer: Resumer,
         verify: Verify,
         now: Callable[[], int],
-        parser: Callable[[Principal, Stamp], MessageParser],
+        may_encrypt: bool,
         metrics: Metrics,
     ) -> None:
         """Take the parts that the actions use.
 
         Args:
             now: the clock, in epoch milliseconds.
-            parser: returns a parser for what a principal sends in one request.
+            may_encrypt: whether there is a key for messages that ask for encryption.
         """
         self._dispatcher = dispatcher
         self._delivery = delivery
@@ -80,7 +80,7 @@ class Actions:
         self._resumer = resumer
         self._verify = verify
         self._now = now
-        self._parser = parser
+        self._may_encrypt = may_encrypt
         self._metrics = metrics
         self._actions: dict[str, Callable[[Request], ServerFrame]] = {
             "ping": self._ping,
@@ -151,8 +151,10 @@ class Actions:
             raise BadRequest(f"action must be one of {', '.join(self._actions)}")
         request.action = action
         if action == "send":
-            parser = self._parser(request.principal, Stamp.fresh(self._now()))
-            request.message = parser.one(fields)
+            draft = parse_message(fields, may_encrypt=self._may_encrypt)
+            stamp = Stamp.fresh(self._now())
+            sender = request.principal.user_id
+            [request.message] = accept([draft], sender=sender, stamp=stamp)
 
     def _charge(self, request: Request) -> None:
         """Record the client's activity, and charge the user for the frame.

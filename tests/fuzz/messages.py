@@ -1,15 +1,15 @@
-"""Any octets as the body of a POST: messages that survive being stored; or a reason."""
+"""Fuzz the body of a POST: it gets refused with a reason, or can be stored and framed."""
 
 import sys
 
 import atheris
 
 with atheris.instrument_imports(include=["chalicelib"]):
-    from chalicelib.delivery.frames import MAX_FRAME_BYTES, Framer
+    from chalicelib.delivery.frames import MAX_FRAME_BYTES, Framing
     from chalicelib.errors import BadRequest, PayloadTooLarge
     from chalicelib.protocol.encryption import Encryption
     from chalicelib.protocol.http_request import json_body
-    from chalicelib.protocol.messages import Message, MessageParser
+    from chalicelib.protocol.messages import Message, accept, parse_messages
     from chalicelib.protocol.strict_json import encode, parse_json
     from chalicelib.protocol.ulid import Stamp
     from chalicelib.settings import MasterKey
@@ -17,15 +17,15 @@ with atheris.instrument_imports(include=["chalicelib"]):
 FRAME_BYTES = 32768
 HEADERS = {"content-type": "application/json"}
 STAMP = Stamp(1_795_477_071_772, 7)
-ENCRYPTION = Encryption([MasterKey("k1", bytes(32))])
+FRAMING = Framing(FRAME_BYTES, Encryption([MasterKey("k1", bytes(32))]))
 
 
 def try_one(data: bytes) -> None:
     try:
-        parser = MessageParser("alice", STAMP, may_encrypt=ENCRYPTION.available)
-        messages = parser.batch(json_body(HEADERS, data))
+        drafts = parse_messages(json_body(HEADERS, data), may_encrypt=True)
+        messages = accept(drafts, sender="alice", stamp=STAMP)
         stored = [encode(message.to_dict()) for message in messages]
-        framer = Framer(messages, FRAME_BYTES, None, ENCRYPTION)
+        framer = FRAMING.framer(messages, None)
     except (BadRequest, PayloadTooLarge) as refused:
         assert refused.detail
         return

@@ -72,7 +72,7 @@ def test_without_keys_there_is_no_encryption(herald: Client) -> None:
     assert keys_of(herald, "bob") == {}
     answer = herald.post({"to": {"users": ["bob"]}, "data": 1, "encrypt": True})
     assert answer.status_code == 400
-    assert answer.json()["detail"] == "encrypt: encryption is not available"
+    assert answer.json()["detail"] == "encrypt must be false: no encryption key is configured"
 
 
 def test_keys_need_a_token(herald_with: Callable[..., Client]) -> None:

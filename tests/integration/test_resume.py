@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib.protocol.ulid import earliest, moment_of
+from chalicelib.protocol.ulid import earliest, timestamp_of
 from tests.support.clients import Client, Socket
 
 Start = Callable[..., Client]
@@ -76,7 +76,7 @@ def test_an_id_of_a_moment_reaches_back(herald: Client, user: str) -> None:
     """A client that has no message yet names the time."""
     socket = herald.connect(user)
     seen = first(herald, user, socket)
-    moment = moment_of(seen["id"])
+    moment = timestamp_of(seen["id"])
     messages, answer = resume(socket, earliest(moment + 500))
     assert seen in messages
     assert answer["complete"] is True
@@ -86,7 +86,7 @@ def test_what_is_out_of_the_history_is_not_complete(herald_with: Start, user: st
     herald = herald_with(HERALD_HISTORY_SECONDS="60")
     socket = herald.connect(user)
     seen = first(herald, user, socket)
-    messages, answer = resume(socket, earliest(moment_of(seen["id"]) - 61_000))
+    messages, answer = resume(socket, earliest(timestamp_of(seen["id"]) - 61_000))
     assert messages == [seen]
     assert (answer["count"], answer["complete"]) == (1, False)
 
@@ -97,7 +97,7 @@ def test_without_a_history_nothing_is_kept(herald_with: Start, user: str) -> Non
     seen = first(herald, user, socket)
     socket.connection.close()
     herald.report({"users": [user]})
-    messages, answer = resume(herald.connect(user), earliest(moment_of(seen["id"]) - 1))
+    messages, answer = resume(herald.connect(user), earliest(timestamp_of(seen["id"]) - 1))
     assert messages == []
     assert answer == {"type": "resumed", "count": 0, "complete": False, "ref": "r"}
     assert herald.tables.scan(TableName="herald-history")["Items"] == []

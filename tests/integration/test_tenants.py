@@ -16,7 +16,7 @@ import pytest
 from chalicelib.auth.principal import Principal
 from chalicelib.fanout.progress import Progress
 from chalicelib.protocol.encryption import Encryption
-from chalicelib.protocol.messages import MessageParser
+from chalicelib.protocol.messages import accept, parse_message
 from chalicelib.protocol.ulid import Stamp, earliest
 from chalicelib.store.dynamodb import Store
 from tests.gateway.api.test_authorization import invoke
@@ -159,8 +159,8 @@ def queued_message(herald: Client, one: Side) -> str:
     """The id of a message that a tenant's alice has in the queue."""
     sender = Principal("alice", 10**12, tenant=one.tenant)
     stamp = Stamp.fresh(int(time.time() * 1000))
-    parser = MessageParser("alice", stamp, may_encrypt=False)
-    message = parser.one({"to": {"all": True}, "data": 1})
+    draft = parse_message({"to": {"all": True}, "data": 1}, may_encrypt=False)
+    [message] = accept([draft], sender="alice", stamp=stamp)
     Progress(Store(herald.tables, TABLES), Encryption(())).begin([message], sender, 1)
     return message.id
 

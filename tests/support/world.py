@@ -19,6 +19,7 @@ from chalicelib.auth.principal import Principal, Scope
 from chalicelib.auth.verifier import TokenVerifier
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.parcel import Outcome, Parcel
+from chalicelib.fanout.limits import DEFAULT_LIMITS, FanoutLimits
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import EVICT_OLDEST, Settings
@@ -231,6 +232,7 @@ class Herald(wiring.Herald):
         evicts: bool = False,
         inline: int | None = None,
         delivery: Any = None,
+        fanout_limits: FanoutLimits = DEFAULT_LIMITS,
     ) -> None:
         """Compose Herald.
 
@@ -269,6 +271,7 @@ class Herald(wiring.Herald):
             rules=AccessRules(settings),
             metrics=Metrics("test"),
             now=lambda: world.now,
+            fanout_limits=fanout_limits,
         )
         self._world = world
 

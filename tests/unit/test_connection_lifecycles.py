@@ -21,6 +21,7 @@ from chalicelib.auth.principal import Principal
 from chalicelib.delivery import disconnect as disconnect_module
 from chalicelib.delivery import outcomes as outcomes_module
 from chalicelib.errors import HeraldError
+from chalicelib.protocol.messages import accept, parse_message
 from chalicelib.protocol.ulid import Stamp
 from tests.support.tables import Remembering, assert_they_agree, empty
 from tests.support.world import (
@@ -115,9 +116,9 @@ class Life(RuleBasedStateMachine):
         sender = Principal("server", 10**12, scopes=SCOPES)
 
         def post(herald: Herald) -> None:
-            parser = herald.parser(sender, Stamp.fresh(self.world.now))
-            message = parser.one({"to": {"users": list(USERS)}, "data": 1})
-            herald.dispatcher.send([message], sender, NEVER + time.monotonic())
+            draft = parse_message({"to": {"users": list(USERS)}, "data": 1}, may_encrypt=False)
+            messages = accept([draft], sender="server", stamp=Stamp.fresh(self.world.now))
+            herald.dispatcher.send(messages, sender, NEVER + time.monotonic())
 
         self._run(post, soon)
 

@@ -1,8 +1,8 @@
-"""What is sent reaches whom it concerns, once and in order, though they come and go.
+"""Each message reaches its audience, once and in order, while clients connect and disconnect.
 
-Hypothesis plays the network and fate: clients drop, with or without anybody knowing; handlers stop
-before each of their DynamoDB calls, where others go on or they die; the queue brings jobs late and
-again. When all is quiet, each client has every message that it must have, and none that it may not.
+Hypothesis decides what happens: clients lose their connections, noticed or not; handlers stop
+before each of their DynamoDB calls, where they die or others run first; the queue delivers jobs
+late and twice. In the end, each client has every message that it must have, and no other.
 """
 
 import json
@@ -23,7 +23,8 @@ from chalicelib.auth.principal import Principal, Scope
 from chalicelib.delivery import disconnect as terminate
 from chalicelib.delivery import outcomes as outcome_recorder
 from chalicelib.errors import HeraldError
-from chalicelib.fanout import worker
+from chalicelib.fanout.limits import FanoutLimits
+from chalicelib.protocol.messages import accept, parse_message
 from chalicelib.protocol.reports import Queued
 from chalicelib.protocol.ulid import Stamp, earliest
 from chalicelib.store import history
@@ -42,18 +43,19 @@ from tests.support.world import (
 )
 
 EXPLORE = os.environ.get("LIFE_EXAMPLES")
-"""How many lives to try, new ones each time; by default it's the same few."""
+"""How many random runs to try; by default it tries the same few each time."""
 
 USERS = ("alice", "bob", "carol")
 ROOM = "room-1"
+ONE_PAGE = FanoutLimits(slice_seconds=0.0)  # a worker re-queues its jobs after one page
 SENDER = Principal("server", 10**12, scopes=SCOPES | {Scope.MESSAGES_BROADCAST})
 SOON = st.sampled_from([0, 1, 2, 3, 4, 50, 50, 50])
-"""How many calls a handler makes before anything else happens; 50 is all."""
+"""How many calls a handler makes before something else happens; 50 means all."""
 
 
 @dataclass
 class Sent:
-    """A message, and when it was: `began` and `ended` are moments of the machine."""
+    """A message, sent between the moments `began` and `ended` of the machine."""
 
     id: str
     to: dict[str, Any]
@@ -65,8 +67,10 @@ class Sent:
 
 @dataclass
 class Member:
-    """A user's membership of the room, from the first moment that it may be to the last; surely
-    from `joined` to `leaving`."""
+    """A user's membership of the room.
+
+    It is certain from `joined` to `leaving`, and possible from `joining` to `left`.
+    """
 
     joining: int
     joined: int | None = None
@@ -76,8 +80,10 @@ class Member:
 
 @dataclass
 class Reader:
-    """A client as the protocol has it: it drops what it has seen, and holds back what comes while
-    it resumes."""
+    """A client that follows the protocol.
+
+    It drops ids that it has seen, and holds messages back while it resumes.
+    """
 
     user: str
     after: str
@@ -90,7 +96,7 @@ class Reader:
 
     @property
     def room(self) -> Member | None:
-        """Its last membership."""
+        """Return its last membership."""
         return self.rooms[-1] if self.rooms else None
 
     def receive(self, frame: dict[str, Any], now: int) -> None:
@@ -122,7 +128,7 @@ class Reader:
 
 
 class Network(World):
-    """Hands frames to readers; those whose network is gone get nothing, and nobody knows."""
+    """Passes frames to readers, and silently drops those to readers without a connection."""
 
     def __init__(self, machine: "Lives") -> None:
         super().__init__()
@@ -135,7 +141,7 @@ class Network(World):
 
 
 class Lives(RuleBasedStateMachine):
-    """Everything that can happen, in any order."""
+    """All events that can happen, in any order."""
 
     client: Any
 
@@ -162,7 +168,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(user=st.sampled_from(USERS), known=st.booleans(), told=st.booleans(), soon=SOON)
     def a_client_drops_or_comes_back(self, user: str, known: bool, told: bool, soon: int) -> None:
-        """API Gateway knows of it or not, and tells Herald or not."""
+        """API Gateway may or may not notice a loss (`known`), and report it (`told`)."""
         reader = self.readers[user]
         socket = reader.socket
         if socket is None:
@@ -191,7 +197,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(user=st.sampled_from(USERS))
     def a_client_leaves(self, user: str) -> None:
-        """Its handler runs through: who was joined by another in between is no question here."""
+        """Run it to its end and alone: this test is not about a join at the same time."""
         reader = self.readers[user]
         room = reader.room
         if reader.socket and room and room.joined and not room.leaving and not self.handlers:
@@ -224,18 +230,14 @@ class Lives(RuleBasedStateMachine):
                 sent.ended = next(self.moments)
                 sent.queued = isinstance(handler.result[0], Queued)
 
-        stamp = Stamp.fresh(self.world.now)
-        message = (
-            Herald(None, self.world)
-            .parser(SENDER, stamp)
-            .one({"to": to, "data": 1, "store": store})
-        )
+        draft = parse_message({"to": to, "data": 1, "store": store}, may_encrypt=False)
+        [message] = accept([draft], sender="server", stamp=Stamp.fresh(self.world.now))
         sent = Sent(message.id, to, next(self.moments), stored=store)
         self.sent.append(sent)
         self.world.now += 1
         self._run(send, soon, ended)
 
-    # --- What fate does
+    # --- What happens to workers and handlers
 
     @precondition(lambda self: self.world.queue)
     @rule(data=st.data(), again=st.booleans(), soon=SOON)
@@ -269,17 +271,17 @@ class Lives(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.world.now += seconds * 1000
 
-    # --- What must hold
+    # --- Invariants
 
     @invariant()
-    def nobody_gets_what_is_not_theirs(self) -> None:
+    def clients_get_only_their_messages(self) -> None:
         sent = {one.id: one for one in self.sent}
         for reader in self.readers.values():
             for message_id in reader.got:
                 assert self._concerns(reader, sent[message_id], surely=False)
 
     @invariant()
-    def what_was_sent_one_after_the_other_comes_so(self) -> None:
+    def messages_arrive_in_the_order_of_sending(self) -> None:
         sent = {one.id: one for one in self.sent}
         for reader in self.readers.values():
             for index, later in enumerate(reader.got):
@@ -288,7 +290,7 @@ class Lives(RuleBasedStateMachine):
                     assert sent[earlier].queued or ended is None or ended > sent[later].began
 
     def teardown(self) -> None:
-        """Everybody comes back, and has everything."""
+        """Let all clients come back, and check that they have every message."""
         while self.handlers:
             self._go_on(self.handlers[0], 1000)
         for reader in self.readers.values():
@@ -297,15 +299,14 @@ class Lives(RuleBasedStateMachine):
                 self._connect(reader)
                 self._resume(reader, 1000)
         while self.world.queue:
-            record = self.world.queue.pop(0)
-            self._run(lambda herald, one=record: herald.worker.work([one], NEVER + 10**9))
+            self._work([self.world.queue.pop(0)])
         kept = [sent for sent in self.sent if sent.ended is not None and sent.stored]
         for reader in self.readers.values():
             assert not reader.resuming
             due = {sent.id for sent in kept if self._concerns(reader, sent, surely=True)}
             assert due <= set(reader.got)
-        self.nobody_gets_what_is_not_theirs()
-        self.what_was_sent_one_after_the_other_comes_so()
+        self.clients_get_only_their_messages()
+        self.messages_arrive_in_the_order_of_sending()
 
     def _concerns(self, reader: Reader, sent: Sent, *, surely: bool) -> bool:
         if reader.user in sent.to.get("exceptUsers", ()):
@@ -327,10 +328,10 @@ class Lives(RuleBasedStateMachine):
             for room in reader.rooms
         )
 
-    # --- How
+    # --- How it is done
 
     def _connect(self, reader: Reader, *, again: bool = True) -> None:
-        """A handshake that nothing comes between, and what the client was joined to."""
+        """Connect without interruption, and join the room again if the client was in it."""
         socket = self.world.connect(reader.user)
         self._run(lambda herald: herald.lifecycle.on_connect(socket.event()))
         socket.state = "open"
@@ -343,6 +344,9 @@ class Lives(RuleBasedStateMachine):
         reader.resuming = True
         self._say(reader, soon, action="resume", after=reader.after)
 
+    def _work(self, records: list[Any]) -> None:
+        self._run(lambda herald: herald.worker.work(records, NEVER + time.monotonic()))
+
     def _say(self, reader: Reader, soon: int, **frame: str) -> None:
         assert reader.socket is not None
         event = reader.socket.event(json.dumps(frame))
@@ -354,7 +358,7 @@ class Lives(RuleBasedStateMachine):
         steps: int = 1000,
         ended: Callable[[Handler], None] = lambda _: None,
     ) -> None:
-        """Start a handler where none is at work, and let it make so many calls."""
+        """Start a handler in a free execution environment, and let it make `steps` calls."""
         herald_of = self._environment()
         handler = Handler(self.aws, lambda client: act(herald_of(client)))
         entry = handler, ended, herald_of
@@ -363,14 +367,17 @@ class Lives(RuleBasedStateMachine):
         self._go_on(entry, steps)
 
     def _environment(self) -> Callable[[Any], Herald]:
-        """One that sends request after request: it knows in which order."""
+        """Return an execution environment, which sends one request after the other.
+
+        Each has its own writer in the history, so it knows the order of its own messages.
+        """
         if self.environments:
             found: Callable[[Any], Herald] = self.environments.pop()
             return found
         first = Herald(None, self.world).history
 
         def herald_of(client: Any) -> Herald:
-            herald = Herald(client, self.world, inline=1, evicts=True)
+            herald = Herald(client, self.world, inline=1, evicts=True, fanout_limits=ONE_PAGE)
             herald.history._writer, herald.history._numbers = first._writer, first._numbers
             return herald
 
@@ -397,10 +404,9 @@ class Lives(RuleBasedStateMachine):
 
 @pytest.mark.ministack
 @pytest.mark.timeout(0 if EXPLORE else 300)
-def test_nothing_is_lost(life: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_message_is_lost(life: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (outcome_recorder, history, terminate):
         monkeypatch.setattr(module, "ThreadPoolExecutor", Inline)
-    monkeypatch.setattr(worker, "SLICE_SECONDS", 0.0)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     run_machine(
         type("Machine", (Lives,), {"client": life}),

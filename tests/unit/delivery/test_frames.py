@@ -16,14 +16,22 @@ from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.settings import MasterKey
-from tests.unit.protocol.test_messages import json_values
+from tests.support.strategies import json_values
 
 FRAME_BYTES = 32 * 1024
 MASTER_KEY = MasterKey("2026-11", b"m" * 32)
 
 
 def message(data: Any, name: str = "id", *, encrypted: bool = False) -> Message:
-    return Message(name, "alice", 1, Audience(AudienceKind.ALL), "t", data, encrypted)
+    return Message(
+        id=name,
+        sender="alice",
+        timestamp=1,
+        audience=Audience(AudienceKind.ALL),
+        type="t",
+        data=data,
+        encrypted=encrypted,
+    )
 
 
 class Counting(Encryption):

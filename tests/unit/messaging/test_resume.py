@@ -1,4 +1,4 @@
-"""What a resume finds, case by case: membership, order in doubt, encryption, sizes and costs."""
+"""Resume, case by case: messages in doubt, membership, expiry, encryption, sizes and costs."""
 
 import json
 import time
@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from chalicelib.auth.principal import Principal, Scope
-from chalicelib.messaging import resume
 from chalicelib.protocol.encryption import Encryption
-from chalicelib.protocol.messages import MessageParser
+from chalicelib.protocol.messages import accept, parse_message, parse_messages
 from chalicelib.protocol.ulid import Stamp, earliest
 from chalicelib.settings import MasterKey
 from chalicelib.store.dynamodb import Store
@@ -18,24 +17,23 @@ from tests.support.tables import HISTORY_SECONDS, Counted
 from tests.support.world import LIFE, NEVER, SCOPES, Herald, Socket, World
 
 SENDER = Principal("server", 10**12, scopes=SCOPES | {Scope.MESSAGES_BROADCAST})
-USER = {"users": ["alice"]}
 
 
 class Scene(World):
-    """Alice comes and goes; `frames` is what she has got since she came."""
+    """Alice connects and disconnects; `frames` has what she received on her last connection."""
 
     def __init__(self, client: Any) -> None:
         super().__init__()
         self.client = Counted(client)
         self.herald = Herald(self.client, self, evicts=True)
         self.frames: list[Any] = []
-        self.socket = self.come()
+        self.socket = self.connect_alice()
 
     def arrive(self, connection_id: str, body: bytes) -> None:
         if body and connection_id == self.socket.connection_id:
             self.frames.append(json.loads(body))
 
-    def come(self) -> Socket:
+    def connect_alice(self) -> Socket:
         self.pass_time(1)
         self.socket = self.connect("alice")
         self.herald.lifecycle.on_connect(self.socket.event())
@@ -43,7 +41,7 @@ class Scene(World):
         self.frames.clear()
         return self.socket
 
-    def go(self) -> None:
+    def disconnect_alice(self) -> None:
         self.socket.state = "closed"
         self.herald.lifecycle.on_disconnect(self.socket.event())
 
@@ -57,16 +55,17 @@ class Scene(World):
         return self.frames[-1]
 
     def send(self, *bodies: Any, at: int | None = None, herald: Herald | None = None) -> list[str]:
-        """Send messages in one request; their ids. `at` is when it was accepted."""
+        """Send messages in one request that was accepted at `at`; return their ids."""
         self.pass_time(1)
         stamp = Stamp.fresh(self.now if at is None else at)
-        messages = MessageParser("server", stamp, may_encrypt=True).batch({"messages": [*bodies]})
+        drafts = parse_messages({"messages": [*bodies]}, may_encrypt=True)
+        messages = accept(drafts, sender="server", stamp=stamp)
         deadline = time.monotonic() + NEVER
         (herald or self.herald).dispatcher.send(messages, SENDER, deadline)
         return [message.id for message in messages]
 
     def resume(self, after: str) -> tuple[list[str], Any]:
-        """The ids that come, and the answer."""
+        """Return the ids that arrive, and the answer."""
         self.frames.clear()
         answer = self.say(action="resume", after=after)
         messages = [message for frame in self.frames[:-1] for message in frame["messages"]]
@@ -82,25 +81,25 @@ def to(user: str = "alice", data: object = 1, **more: Any) -> dict[str, Any]:
     return {"to": {"users": [user]}, "data": data, **more}
 
 
-# --- What is in doubt
+# --- Messages in doubt
 
 
-def test_what_another_function_sent_just_before_may_have_come_later(scene: Scene) -> None:
-    """Alice has `had`; whether she has what was accepted before it, nobody can tell."""
+def test_a_message_that_another_environment_sent_just_before_is_in_doubt(scene: Scene) -> None:
+    """Alice has `had`. A message that was accepted before it may arrive after it."""
     other = Herald(scene.client, scene)
     [doubtful] = scene.send(to(), herald=other)
     [known] = scene.send(to())
     [had] = scene.send(to())
     assert scene.resume(had) == ([doubtful], {"type": "resumed", "count": 1, "complete": True})
-    assert known  # it was sent before `had` by the same: she has it, or was away
+    assert known  # its environment sent it before `had`, so she has it
 
 
-def test_who_has_a_message_has_those_before_it_in_its_request(scene: Scene) -> None:
+def test_earlier_messages_of_a_request_are_not_in_doubt(scene: Scene) -> None:
     _, had, after = scene.send(to(), to(), to())
     assert scene.resume(had)[0] == [after]
 
 
-def test_it_does_not_reach_back_for_ever(scene: Scene) -> None:
+def test_messages_from_long_before_are_not_in_doubt(scene: Scene) -> None:
     other = Herald(scene.client, scene)
     scene.send(to(), herald=other)
     scene.pass_time(33_000)
@@ -108,17 +107,17 @@ def test_it_does_not_reach_back_for_ever(scene: Scene) -> None:
     assert scene.resume(had)[0] == []
 
 
-def test_a_second_try_of_a_request_is_found_though_its_ids_are_old(scene: Scene) -> None:
+def test_messages_of_a_late_second_try_are_found_despite_their_old_ids(scene: Scene) -> None:
     accepted = scene.now
     scene.pass_time(120_000)
     [had] = scene.send(to())
-    scene.go()
+    scene.disconnect_alice()
     [late] = scene.send(to(), at=accepted)
-    scene.come()
+    scene.connect_alice()
     assert scene.resume(had)[0] == [late]
 
 
-def test_late_messages_are_for_whom_they_concern(scene: Scene) -> None:
+def test_late_messages_reach_only_their_audience(scene: Scene) -> None:
     accepted = scene.now
     scene.pass_time(120_000)
     [had] = scene.send(to())
@@ -141,19 +140,19 @@ def test_late_messages_are_for_whom_they_concern(scene: Scene) -> None:
     assert scene.resume(had)[0] == sorted(wanted)
 
 
-def test_a_message_in_several_of_her_groups_comes_once(scene: Scene) -> None:
+def test_a_message_to_several_of_her_groups_arrives_once(scene: Scene) -> None:
     scene.say(action="join", group="room-1")
     [had] = scene.send(to())
     [both] = scene.send({"to": {"groups": ["team", "room-1"]}, "data": 1})
     assert scene.resume(had)[0] == [both]
 
 
-def test_an_excepted_connection_is_excepted_when_it_resumes(scene: Scene) -> None:
+def test_an_excluded_connection_is_excluded_from_its_resume(scene: Scene) -> None:
     [had] = scene.send(to())
     audience = {"users": ["alice"], "exceptConnections": [scene.socket.connection_id]}
     [other] = scene.send({"to": audience, "data": 1})
     assert scene.resume(had)[0] == []
-    scene.come()
+    scene.connect_alice()
     assert scene.resume(had)[0] == [other]
 
 
@@ -165,7 +164,7 @@ def room(scene: Scene) -> str:
     return message_id
 
 
-def test_who_joins_after_a_message_does_not_get_it(scene: Scene) -> None:
+def test_messages_from_before_a_user_joined_are_not_sent(scene: Scene) -> None:
     [had] = scene.send(to())
     room(scene)
     scene.say(action="join", group="room-1")
@@ -178,18 +177,20 @@ def test_a_membership_outlives_its_connection(scene: Scene, known: bool) -> None
     scene.say(action="join", group="room-1")
     [had] = scene.send(to())
     if known:
-        scene.go()
+        scene.disconnect_alice()
     missed = room(scene)
-    scene.come()
+    scene.connect_alice()
     scene.say(action="join", group="room-1")
     assert scene.resume(had)[0] == [missed]
 
 
-def test_who_left_gets_nothing_though_an_earlier_connection_was_in(scene: Scene) -> None:
+def test_a_user_who_left_a_group_gets_nothing_of_it_even_if_another_connection_was_in(
+    scene: Scene,
+) -> None:
     scene.say(action="join", group="room-1")
     [had] = scene.send(to())
-    scene.go()
-    scene.come()
+    scene.disconnect_alice()
+    scene.connect_alice()
     scene.say(action="join", group="room-1")
     scene.say(action="leave", group="room-1")
     room(scene)
@@ -197,10 +198,10 @@ def test_who_left_gets_nothing_though_an_earlier_connection_was_in(scene: Scene)
 
 
 @pytest.mark.parametrize("groups", [["team"], ["room-1"], ["team", "room-1"]])
-def test_who_left_and_joined_again_gets_what_came_after_that(
+def test_a_user_who_joins_again_gets_what_was_sent_after_that(
     scene: Scene, groups: list[str]
 ) -> None:
-    """Also of the token's own group, whose membership is as old as the connection otherwise."""
+    """This holds for a group of the token too, which is normally joined at connect."""
     [had] = scene.send(to())
     for group in groups:
         scene.say(action="join", group=group)
@@ -209,12 +210,12 @@ def test_who_left_and_joined_again_gets_what_came_after_that(
         scene.say(action="join", group=group)
     wanted = scene.send(*({"to": {"groups": [group]}, "data": 1} for group in groups))
     assert scene.resume(had)[0] == wanted
-    scene.go()
-    scene.come()
+    scene.disconnect_alice()
+    scene.connect_alice()
     assert scene.resume(had)[0] == wanted
 
 
-def test_joining_twice_changes_nothing(scene: Scene) -> None:
+def test_joining_a_group_twice_changes_nothing(scene: Scene) -> None:
     [had] = scene.send(to())
     scene.say(action="join", group="room-1")
     wanted = [room(scene), scene.send({"to": {"groups": ["team"]}, "data": 1})[0]]
@@ -225,29 +226,29 @@ def test_joining_twice_changes_nothing(scene: Scene) -> None:
 
 def test_a_membership_that_ended_long_ago_is_forgotten(scene: Scene) -> None:
     scene.say(action="join", group="room-1")
-    scene.go()
+    scene.disconnect_alice()
     notes = scene.client.scan(TableName=LIFE.history)["Items"]
     [note] = [note for note in notes if note["stream"]["S"].startswith("was/")]
     assert int(note["expiresAt"]["N"]) == scene.now // 1000 + HISTORY_SECONDS + 1
     scene.pass_time((HISTORY_SECONDS + 2) * 1000)  # and TTL has not taken it yet
     [had] = scene.send(to())
     room(scene)
-    scene.come()
+    scene.connect_alice()
     scene.say(action="join", group="room-1")
     assert scene.resume(had)[0] == []
 
 
-# --- What is kept
+# --- Expiry and encryption
 
 
-def test_what_is_kept_goes_by_itself(scene: Scene) -> None:
+def test_messages_expire_in_the_history(scene: Scene) -> None:
     scene.send(to())
     [item] = scene.client.scan(TableName=LIFE.history)["Items"]
     assert int(item["expiresAt"]["N"]) - scene.now // 1000 - HISTORY_SECONDS in (33, 34)
 
 
 @pytest.mark.parametrize("over", [1, 40])
-def test_what_ttl_has_not_taken_yet_is_no_more(scene: Scene, over: int) -> None:
+def test_expired_messages_are_not_sent_before_ttl_deletes_them(scene: Scene, over: int) -> None:
     accepted = scene.now
     scene.send(to())
     scene.pass_time((HISTORY_SECONDS + over) * 1000)
@@ -255,7 +256,7 @@ def test_what_ttl_has_not_taken_yet_is_no_more(scene: Scene, over: int) -> None:
     assert (ids, answer["complete"]) == ([], False)
 
 
-def test_what_is_in_doubt_and_no_more_is_not_complete(scene: Scene) -> None:
+def test_a_resume_is_incomplete_if_a_message_in_doubt_has_expired(scene: Scene) -> None:
     [doubtful] = scene.send(to(), herald=Herald(scene.client, scene))
     scene.pass_time(10_000)
     [had] = scene.send(to())
@@ -267,20 +268,20 @@ def test_what_is_in_doubt_and_no_more_is_not_complete(scene: Scene) -> None:
     assert scene.resume(had) == ([], {"type": "resumed", "count": 0, "complete": True})
 
 
-def test_an_id_of_the_future_is_one_of_now(scene: Scene) -> None:
+def test_an_id_from_the_future_counts_as_one_from_now(scene: Scene) -> None:
     [had] = scene.send(to())
     ids, answer = scene.resume(earliest(scene.now + 10**9))
     assert (ids, answer["complete"]) == ([had], True)
 
 
-def test_encrypted_messages_are_kept_encrypted(scene: Scene, life: Any) -> None:
+def test_encrypted_messages_are_stored_encrypted(scene: Scene, life: Any) -> None:
     keys = (MasterKey("k1", b"1" * 32),)
     encryption = Encryption(keys)
     kept = History(
         Store(life, LIFE), seconds=HISTORY_SECONDS, encryption=encryption, now=lambda: scene.now
     )
-    parser = MessageParser("server", Stamp.fresh(scene.now), may_encrypt=True)
-    message = parser.one(to(data="a secret", encrypt=True))
+    draft = parse_message(to(data="a secret", encrypt=True), may_encrypt=True)
+    [message] = accept([draft], sender="server", stamp=Stamp.fresh(scene.now))
     kept.append([message], None)
     [item] = life.scan(TableName=LIFE.history)["Items"]
     assert "packed" not in item
@@ -289,15 +290,12 @@ def test_encrypted_messages_are_kept_encrypted(scene: Scene, life: Any) -> None:
     assert kept.decode(entry).data == "a secret"
     assert kept.decode(entry).encrypted
 
-    ids, answer = scene.resume(earliest(scene.now - 1))  # this Herald has no such key
+    ids, answer = scene.resume(earliest(scene.now - 1))  # this Herald lacks the key
     assert (ids, answer["complete"]) == ([], False)
 
 
-@pytest.mark.parametrize("size", [10, 5000])
-def test_many_are_sent_in_frames_of_a_size(
-    scene: Scene, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resume, "CHUNK_MESSAGES", 30)
+@pytest.mark.parametrize(("size", "frames"), [(10, 3), (5000, 43)])
+def test_many_messages_are_sent_in_frames_of_32_kb(scene: Scene, size: int, frames: int) -> None:
     after = earliest(scene.now)
     sent = [
         message_id
@@ -308,10 +306,10 @@ def test_many_are_sent_in_frames_of_a_size(
     assert ids == sent
     assert answer == {"type": "resumed", "count": 250, "complete": True}
     assert all(len(json.dumps(frame)) < 33_000 for frame in scene.frames)
-    assert len(scene.frames) - 1 == (9 if size == 10 else 42)
+    assert len(scene.frames) - 1 == frames
 
 
-def test_a_connection_that_takes_no_more_is_told_to_try_again(scene: Scene) -> None:
+def test_a_resume_can_be_repeated_after_a_failure(scene: Scene) -> None:
     [had] = scene.send(to())
     scene.send(to())
     scene.trouble = True
@@ -322,7 +320,7 @@ def test_a_connection_that_takes_no_more_is_told_to_try_again(scene: Scene) -> N
     assert scene.resume(had)[1]["count"] == 1
 
 
-# --- What it costs, in DynamoDB calls
+# --- DynamoDB calls
 
 
 @pytest.mark.parametrize(
@@ -339,7 +337,7 @@ def test_a_connection_that_takes_no_more_is_told_to_try_again(scene: Scene) -> N
         ({"connections": ["c="]}, 0),
     ],
 )
-def test_keeping_costs_a_write_for_each_name_25_in_a_call(
+def test_keeping_a_message_costs_a_write_for_each_name_and_a_call_for_25(
     scene: Scene, to: Any, calls: int
 ) -> None:
     scene.client.calls.clear()
@@ -353,15 +351,15 @@ def test_keeping_costs_a_write_for_each_name_25_in_a_call(
     assert "batch_write_item" not in scene.client.calls
 
 
-def test_the_messages_of_a_request_are_kept_together(scene: Scene) -> None:
+def test_the_messages_of_a_request_are_kept_in_one_call(scene: Scene) -> None:
     scene.client.calls.clear()
     scene.send(*(to(f"u{number}") for number in range(20)))
     assert scene.client.calls.count("batch_write_item") == 1
 
 
-def test_what_a_resume_costs(scene: Scene) -> None:
-    """Its charge, which tells of her connections; these, and those that ended; a query for each
-    stream: her own, everybody's, what was late, and each group's."""
+def test_a_resume_makes_one_query_for_each_stream(scene: Scene) -> None:
+    """The other calls are for the frame, the charge, and her connections; the queries for her ended
+    memberships, the late messages, her own, the tenant's, and those of each of her two groups."""
     [had] = scene.send(to())
     scene.say(action="join", group="room-1")
     scene.client.calls.clear()

@@ -1,4 +1,4 @@
-"""Encrypted messages, by the RFCs' own vectors and as other libraries read them."""
+"""Encryption, checked with the RFCs' test vectors and with another library."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ def decoded(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-def test_another_library_decrypts_it() -> None:
+def test_another_library_decrypts_a_message() -> None:
     encryption = Encryption([NEW, OLD])
     sealed = encryption.encrypt(b'{"text":"hi"}', ALICE)
     keys = jwk.JWKSet.from_json(json.dumps({"keys": encryption.keys_of(ALICE)}))
@@ -35,8 +35,8 @@ def test_another_library_decrypts_it() -> None:
     assert received.jose_header == {"alg": "dir", "enc": "A256GCM", "kid": "2026-11"}
 
 
-def test_it_is_what_the_rfcs_say() -> None:
-    """By hand: HKDF-SHA256 (RFC 5869), and the parts of a JWE (RFC 7516 section 7.1)."""
+def test_a_message_is_encrypted_as_the_rfcs_say() -> None:
+    """Decrypt by hand: HKDF-SHA256 (RFC 5869), and the parts of a JWE (RFC 7516 section 7.1)."""
     encryption = Encryption([NEW])
     header, encrypted_key, iv, text, tag = encryption.encrypt(b"data", ALICE).split(".")
     assert encrypted_key == ""  # `dir`: RFC 7518 section 4.5
@@ -47,8 +47,7 @@ def test_it_is_what_the_rfcs_say() -> None:
     assert (len(decoded(iv)), len(decoded(tag))) == (12, 16)
 
 
-def test_hkdf_is_the_one_of_rfc_5869() -> None:
-    """Its test case 1."""
+def test_hkdf_passes_test_case_1_of_rfc_5869() -> None:
     derived = HKDF(SHA256(), 42, salt=bytes(range(13)), info=bytes(range(0xF0, 0xFA))).derive(
         b"\x0b" * 22
     )
@@ -57,7 +56,7 @@ def test_hkdf_is_the_one_of_rfc_5869() -> None:
     )
 
 
-def test_a_rotation_keeps_what_was_encrypted_before_readable() -> None:
+def test_messages_from_before_a_rotation_can_still_be_decrypted() -> None:
     before = Encryption([OLD]).encrypt(b"then", ALICE)
     keys = Encryption([NEW, OLD]).keys_of(ALICE)
     assert [key["kid"] for key in keys] == ["2026-11", "2026-10"]
@@ -71,19 +70,19 @@ users = st.builds(user_key, st.none() | names, names)
 
 
 @given(users, users)
-def test_a_users_keys_are_theirs_alone(one: str, other: str) -> None:
+def test_no_two_users_share_a_key(one: str, other: str) -> None:
     encryption = Encryption([NEW, OLD])
     keys = [key["k"] for user in {one, other} for key in encryption.keys_of(user)]
     assert len(set(keys)) == len(keys)
 
 
 @given(st.binary(max_size=2000), users)
-def test_the_size_is_known_before(data: bytes, user: str) -> None:
+def test_the_size_of_a_message_is_known_before_it_is_encrypted(data: bytes, user: str) -> None:
     encryption = Encryption([MasterKey("é", b"k" * 32)])
     assert encryption.size(len(data)) == len(encryption.encrypt(data, user))
 
 
-def test_no_two_are_alike() -> None:
+def test_equal_messages_are_encrypted_differently() -> None:
     encryption = Encryption([NEW])
     assert len({encryption.encrypt(b"same", ALICE) for _ in range(1000)}) == 1000
 
@@ -92,7 +91,7 @@ def key(**fields: Any) -> dict[str, Any]:
     return {"kty": "oct", "kid": "a", "k": "A" * 43, **fields}
 
 
-def test_the_setting() -> None:
+def test_the_master_keys_are_a_jwk_set_in_the_settings() -> None:
     value = json.dumps({"keys": [key(use="enc", alg="A256GCM"), key(kid="b", k="AAAA" * 16)]})
     keys = Settings.from_environ({"HERALD_ENCRYPTION_KEYS": value}).encryption_keys
     assert keys == (MasterKey("a", b"\0" * 32), MasterKey("b", b"\0" * 48))
@@ -117,14 +116,14 @@ def test_the_setting() -> None:
         json.dumps({"keys": [{"kty": "RSA", "kid": "a", "n": "a secret", "e": "AQAB"}]}),
     ],
 )
-def test_a_wrong_setting_is_named_and_not_shown(value: str) -> None:
+def test_a_wrong_setting_is_named_but_not_shown(value: str) -> None:
     with pytest.raises(SettingsError) as wrong:
         Settings.from_environ({"HERALD_ENCRYPTION_KEYS": value})
     assert str(wrong.value).startswith(f"HERALD_ENCRYPTION_KEYS holds {len(value)} bytes; allowed")
     assert "secret" not in str(wrong.value)
 
 
-def test_the_keys_are_in_no_repr() -> None:
+def test_the_repr_of_settings_hides_the_keys() -> None:
     value = json.dumps({"keys": [key(k="c2VjcmV0" * 8)]})
     settings = Settings.from_environ({"HERALD_ENCRYPTION_KEYS": value})
     assert "c2VjcmV0" not in repr(settings)

@@ -1,4 +1,4 @@
-"""JSON from anybody: what is read, what is refused, and that refusing costs little."""
+"""Which JSON is parsed, which is refused by name, and that refusing it is cheap."""
 
 import json
 from typing import Any
@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chalicelib.errors import BadRequest
-from chalicelib.protocol import strict_json as json_text
+from chalicelib.protocol import strict_json
 from chalicelib.protocol.strict_json import MAX_DEPTH, encode, parse_json
-from tests.unit.protocol.test_messages import json_values
+from tests.support.strategies import json_values
 
 
 @given(json_values)
-def test_any_json_is_read_as_it_was_written(value: Any) -> None:
+def test_any_json_is_parsed_as_it_was_written(value: Any) -> None:
     assert parse_json(json.dumps(value)) == value
     assert parse_json(json.dumps(value, ensure_ascii=False, indent=1)) == value
 
@@ -27,25 +27,25 @@ def test_any_json_is_read_as_it_was_written(value: Any) -> None:
         ('{"a":1}{}', "not JSON: Extra data"),
         ("\ufeff{}", "not JSON: "),
         ("'a'", "not JSON: "),
-        ("NaN", "not JSON: NaN is no value"),
+        ("NaN", "not JSON: NaN is not a JSON value"),
         ("[Infinity]", "not JSON: Infinity is"),
         ("-Infinity", "not JSON: -Infinity is"),
-        ("1e999", "a number is out of range"),
+        ("1e999", "a number is out of range: the largest that is allowed is about 1.8e308"),
         ("-1E400", "a number is out of range"),
         ("9" * 310, "a number is out of range"),
         ("-" + "9" * 1_000_000, "a number is out of range"),
-        ('{"a": 1, "b": 2, "a": 1}', "a is repeated in an object"),
+        ('{"a": 1, "b": 2, "a": 1}', "a is repeated in an object; each name must be unique"),
         ('{"x": [{"sub": 1, "\\u0073ub": 2}]}', "sub is repeated in an object"),
     ],
 )
-def test_what_is_refused_is_named(text: str, detail: str) -> None:
+def test_bad_json_is_refused_with_its_reason(text: str, detail: str) -> None:
     with pytest.raises(BadRequest) as refused:
         parse_json(text)
     assert refused.value.detail.startswith(detail)
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
-def test_depth_is_bounded_and_what_is_read_can_be_written(opening: str) -> None:
+def test_depth_is_bounded_and_any_parsed_value_can_be_encoded(opening: str) -> None:
     closing = {"[": "]", '{"a":': "}"}[opening]
     deepest = opening * MAX_DEPTH + "1" + closing * MAX_DEPTH
     assert encode(parse_json(deepest)).decode() == deepest
@@ -54,21 +54,21 @@ def test_depth_is_bounded_and_what_is_read_can_be_written(opening: str) -> None:
             parse_json(text)
 
 
-def test_brackets_in_strings_and_beside_each_other_are_no_depth() -> None:
+def test_brackets_in_strings_and_side_by_side_do_not_count_as_depth() -> None:
     text = json.dumps([["[{" * 1000, '\\"' * 1000]] * 1000)
     assert parse_json(text) == json.loads(text)
 
 
-def test_depth_is_found_in_one_pass() -> None:
-    """Of a string that never ends, the end is looked for once, not from each of its quotes."""
+def test_depth_is_measured_in_one_pass() -> None:
+    """An unterminated string is scanned once, not again from each of its quotes."""
     text = "[" * (MAX_DEPTH - 1) + "[],[]," + '"' + '\\"' * 500_000
-    tokens = list(json_text._STRING_OR_BRACKET.finditer(text))
+    tokens = list(strict_json._STRING_OR_BRACKET.finditer(text))
     assert len(tokens) == MAX_DEPTH - 1 + 4 + 1
     with pytest.raises(BadRequest, match="Unterminated string"):
         parse_json(text)
 
 
-def test_a_lone_surrogate_is_named() -> None:
+def test_a_lone_surrogate_can_not_be_encoded() -> None:
     with pytest.raises(BadRequest, match="surrogate"):
         encode({"data": "\ud800"})
 

@@ -93,10 +93,10 @@ def test_a_flood_of_requests_with_keys_takes_no_calls(life: Any) -> None:
     store = Store(client, LIFE)
     once = limiter("messageDue", Rate.per_second(1, 1))
     submissions = Submissions(
-        parser=herald.parser,
         users=Users(store, message_limiter=once, resume_limiter=limiter("resumeDue")),
         dispatcher=herald.dispatcher,
         idempotency=Idempotency(store),
+        may_encrypt=False,
         now=lambda: world.now,
         metrics=herald.metrics,
     )

@@ -1,0 +1,20 @@
+"""The sizes that divide the fan-out's work."""
+
+from dataclasses import dataclass
+
+from chalicelib.store.audience import PAGE_ITEMS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FanoutLimits:
+    """How the work is divided into shards, slices and pages; tests divide it more finely."""
+
+    shard_recipients: int = 10_000
+    """Recipients in a shard: about a second of one worker's time."""
+    slice_seconds: float = 1.0
+    """How long an invocation reads recipients, which bounds how long other jobs wait."""
+    page_items: int = PAGE_ITEMS
+    """Recipients that are read at a time."""
+
+
+DEFAULT_LIMITS = FanoutLimits()

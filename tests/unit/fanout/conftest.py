@@ -1,0 +1,12 @@
+"""What the tests of the fan-out share."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.fanout import FanoutScene
+
+
+@pytest.fixture
+def scene(life: Any) -> FanoutScene:
+    return FanoutScene(life)

@@ -23,7 +23,7 @@ _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 def parse_json(text: str) -> object:
     """Return the value of a JSON text.
 
-    Raises BadRequest, which says what is wrong and where. Of the text it quotes repeated keys only.
+    Raises BadRequest, which says what is wrong and where, but quotes nothing except repeated keys.
     """
     _check_depth(text)
     try:

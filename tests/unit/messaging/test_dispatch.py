@@ -29,7 +29,7 @@ BROADCASTER = Principal(
 
 @dataclass
 class Parts:
-    """Stands in for the parts of a Dispatcher, and notes in `calls` what is asked of them.
+    """Stands in for the parts of a Dispatcher, and records their calls in `calls`.
 
     The audience has a page for each number in `pages`, with that many recipients.
     """

@@ -34,7 +34,7 @@ BODY = json.dumps({"messages": [{"to": {"users": ["bob"]}, "data": number} for n
 
 @dataclass
 class Parts:
-    """Stands in for the parts of Submissions, and notes what is asked of them in `calls`.
+    """Stands in for the parts of Submissions, and records their calls in `calls`.
 
     An error in `errors` is raised by the call of that name; `claimed` is the result of a claim.
     """

@@ -93,7 +93,9 @@ class Place:
         for user in FEW_USERS:
             principal = Principal(user, int(time.time()) + 7200, tenant=OTHER)
             now = int(time.time() * 1000)
-            connection = Connection(f"{OTHER}-{user}", principal, endpoint, now, now)
+            connection = Connection(
+                f"{OTHER}-{user}", principal, endpoint, connected_at=now, timestamp=now
+            )
             item = {
                 "user": {"S": principal.key},
                 "connections": {"SS": [connection.connection_id]},

@@ -9,7 +9,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 from math import inf
 from typing import Any
@@ -49,6 +49,7 @@ class Recipient:
     user_id: str
     tenant: str | None
     endpoint: str
+    _: KW_ONLY
     connected_at: int = 0
     token_until: float = inf
 
@@ -80,6 +81,7 @@ class Connection:
     connection_id: str
     principal: Principal
     endpoint: str
+    _: KW_ONLY
     connected_at: int
     timestamp: int
     status: Status = Status.ACTIVE
@@ -98,8 +100,8 @@ class Connection:
             self.principal.user_id,
             self.principal.tenant,
             self.endpoint,
-            self.connected_at,
-            self.principal.accepted_until,
+            connected_at=self.connected_at,
+            token_until=self.principal.accepted_until,
         )
 
     def status_at(self, now: int, stale_after_seconds: int) -> Status:
@@ -215,5 +217,10 @@ def _parse_reach(
 ) -> Recipient:
     connected_at, token_until, endpoint = reach["S"].split(" ", 2)
     return Recipient(
-        connection_id, user_id, tenant, endpoint, int(connected_at), float(token_until)
+        connection_id,
+        user_id,
+        tenant,
+        endpoint,
+        connected_at=int(connected_at),
+        token_until=float(token_until),
     )

@@ -100,7 +100,9 @@ class StubbedGateway:
         for user in FEW_USERS:
             principal = Principal(user, int(time.time()) + 7200, tenant=OTHER_TENANT)
             now = int(time.time() * 1000)
-            connection = Connection(f"{OTHER_TENANT}-{user}", principal, endpoint, now, now)
+            connection = Connection(
+                f"{OTHER_TENANT}-{user}", principal, endpoint, connected_at=now, timestamp=now
+            )
             item = {
                 "user": {"S": principal.key},
                 "connections": {"SS": [connection.connection_id]},

@@ -45,7 +45,9 @@ class Tables:
         fields = ("connectionId", "userId", "reach")
         items = []
         for number in range(count):
-            item = Connection(f"c-{number}", principal, self._endpoint, now, now).to_item()
+            item = Connection(
+                f"c-{number}", principal, self._endpoint, connected_at=now, timestamp=now
+            ).to_item()
             items.append({name: item[name] for name in fields})
         self._pages.clear()
         for total in segments:

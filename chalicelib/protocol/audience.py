@@ -32,7 +32,7 @@ class Audience:
 
 
 class Selector:
-    """Selects the messages of a request for each connection.
+    """A selector of the messages of a request for each connection.
 
     The attributes `for_…` map each addressed name to its selection.
     """

@@ -1,4 +1,4 @@
-"""Finds the recipients of audiences: a stream of connections, page by page.
+"""Find the recipients of audiences: a stream of connections, page by page.
 
 Every page says where it ends, and another reader can go on from there: the order of reading
 depends on the tables alone, and a reader needs nothing of the pages before.
@@ -25,7 +25,7 @@ CONNECTIONS_PER_USER = 10  # the default limit of a user's connections
 
 
 class Source(StrEnum):
-    """Where the recipients of an audience are read, which determines what a position is."""
+    """The place where an audience's recipients are read. It determines what a position is."""
 
     EVERYONE = "everyone"
     """A scan of the connections table, in DynamoDB's order; a position is a connection id."""
@@ -52,9 +52,9 @@ WHOLE = Shard()
 
 
 class Page(NamedTuple):
-    """Recipients, each with its selection (see `protocol.audience`), and where the page ends.
+    """A page of recipients, each with its selection (see `protocol.audience`).
 
-    `position` is None on the last page.
+    `position` is where the page ends; None on the last page.
     """
 
     recipients: list[tuple[Recipient, int]]
@@ -76,7 +76,7 @@ _FoundPage = tuple[list[_Found], str | None]
 
 
 class Audiences:
-    """Finds the connections of audiences, always within one tenant."""
+    """A finder of audiences' connections, always within one tenant."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

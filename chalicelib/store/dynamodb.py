@@ -33,7 +33,7 @@ _Response = TypeVar("_Response")
 
 
 class Retries(NamedTuple):
-    """How often a call is tried where the SDK doesn't retry it.
+    """The number of tries of calls that the SDK doesn't retry.
 
     Before the n-th retry it waits up to 2ⁿ times the backoff, counted from 0.
     """

@@ -1,4 +1,4 @@
-"""Builds DynamoDB's write actions from clauses. No I/O.
+"""Build DynamoDB's write actions from clauses. No I/O.
 
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.UpdateExpressions.html
 """

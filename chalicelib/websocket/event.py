@@ -66,7 +66,7 @@ class WebSocketEvent:
             principal.user_id,
             principal.tenant,
             self.endpoint,
-            self.connected_at,
+            connected_at=self.connected_at,
         )
 
     @property

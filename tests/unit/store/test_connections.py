@@ -466,22 +466,22 @@ def test_a_group_is_joined_when_it_is_first_joined(
     dynamodb: Any, connections: Connections, user: str
 ) -> None:
     """Groups that a connection joins as it opens have no time of their own."""
-    opened = connection(user, user, None, "own")
+    opened, team = connection(user, user, None, "own"), f"team-of-{user}"
     connections.open(opened)
-    connections.join(opened, "team", NOW + 1)
+    connections.join(opened, team, NOW + 1)
     joined = connections.find(user)
     assert joined is not None
-    connections.join(joined, "team", NOW + 2)
+    connections.join(joined, team, NOW + 2)
     connections.join(joined, "own", NOW + 3)
     item = stored(dynamodb, user)
     assert {name: item[name] for name in item if name.startswith("+")} == {
-        "+team": {"N": str(NOW + 1)}
+        f"+{team}": {"N": str(NOW + 1)}
     }
-    connections.leave(joined, "team", NOW + 4)
+    connections.leave(joined, team, NOW + 4)
     item = stored(dynamodb, user)
     assert item["groups"] == {"SS": ["own"]}
     assert not any(name.startswith("+") for name in item)
-    assert members(dynamodb, "team") == []
+    assert members(dynamodb, team) == []
 
 
 class Restless:

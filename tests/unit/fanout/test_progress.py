@@ -8,7 +8,6 @@ from chalicelib.auth.principal import Principal, Scope
 from chalicelib.errors import InsufficientScope, NotFound
 from chalicelib.fanout.content import ContentLost
 from chalicelib.fanout.progress import (
-    KEPT_SECONDS,
     LAST_TRY_MS,
     Progress,
     ShardPosition,
@@ -19,6 +18,7 @@ from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Report, Result
 from chalicelib.store.dynamodb import Store
+from chalicelib.store.schema import QUEUED_SECONDS
 from tests.support.tables import TABLES, Counted
 
 NOW = 1_995_477_071_772
@@ -184,9 +184,9 @@ def test_a_shard_fails_when_its_last_try_is_over(progress: Progress, request_id:
 
 
 def test_a_report_is_kept_for_a_day(progress: Progress, request_id: str) -> None:
-    assert progress.of(request_id, ALICE, NOW + (KEPT_SECONDS - 1) * 1000)
+    assert progress.of(request_id, ALICE, NOW + (QUEUED_SECONDS - 1) * 1000)
     with pytest.raises(NotFound):
-        progress.of(request_id, ALICE, NOW + KEPT_SECONDS * 1000)
+        progress.of(request_id, ALICE, NOW + QUEUED_SECONDS * 1000)
 
 
 def test_a_message_of_another_tenant_is_not_found(progress: Progress, request_id: str) -> None:

@@ -44,11 +44,11 @@ class Parts:
             found = [(recipient(f"c-{number}-{one}", "bob"), 1) for one in range(count)]
             yield Page(found, None if number == last else str(number))
 
-    def keep(self, messages: Sequence[Message], tenant: str | None) -> None:
-        self.calls.append("keep")
+    def append(self, messages: Sequence[Message], tenant: str | None) -> None:
+        self.calls.append("append")
 
-    def delay(self, messages: Sequence[Message], tenant: str | None) -> None:
-        self.calls.append("delay")
+    def mark_delayed(self, messages: Sequence[Message], tenant: str | None) -> None:
+        self.calls.append("mark_delayed")
 
     def send(self, framer: Any, pages: Any, deadline: float) -> list[Report]:
         self.calls.append("send")
@@ -119,20 +119,20 @@ def test_a_small_audience_is_delivered_inline() -> None:
     parts = Parts(pages_of=(2, 2))
     [report] = send(parts, GROUP)
     assert report.id == "4 recipients"
-    assert parts.calls == ["keep", "page", "page", "send"]
+    assert parts.calls == ["append", "page", "page", "send"]
 
 
 def test_a_large_audience_is_queued_as_soon_as_it_is_known_to_be_large() -> None:
     parts = Parts(pages_of=(2, 3, 9))
     assert send(parts, GROUP) == [Queued("id")]
-    assert parts.calls == ["keep", "page", "page", "delay", "publish"]
+    assert parts.calls == ["append", "page", "page", "mark_delayed", "publish"]
 
 
 def test_without_a_queue_a_large_audience_is_delivered_inline() -> None:
     parts = Parts(pages_of=(2, 3, 9))
     [report] = send(parts, EVERYBODY, queue=False)
     assert report.id == "14 recipients"
-    assert parts.calls == ["keep", "send", "page", "page", "page"]
+    assert parts.calls == ["append", "send", "page", "page", "page"]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_without_a_queue_a_large_audience_is_delivered_inline() -> None:
 def test_an_audience_that_can_not_be_large_is_delivered_while_it_is_read(small: Message) -> None:
     parts = Parts(pages_of=(2, 2))
     send(parts, small)
-    assert parts.calls == ["keep", "send", "page", "page"]
+    assert parts.calls == ["append", "send", "page", "page"]
 
 
 @pytest.mark.parametrize(
@@ -159,12 +159,12 @@ def test_an_audience_that_can_not_be_large_is_delivered_while_it_is_read(small: 
 def test_an_audience_that_may_be_large_is_read_before_it_is_delivered(large: list[Message]) -> None:
     parts = Parts()
     send(parts, *large)
-    assert parts.calls == ["keep", "page", "send"]
+    assert parts.calls == ["append", "page", "send"]
 
 
 @pytest.mark.parametrize("unread", [1, 0])
 def test_an_audience_that_can_not_be_read_in_time_is_queued(unread: int) -> None:
     parts = Parts(pages_of=(1,) * (1 + unread))
     send(parts, GROUP, deadline=0.0)
-    last = ["delay", "publish"] if unread else ["send"]
-    assert parts.calls == ["keep", "page", *last]
+    last = ["mark_delayed", "publish"] if unread else ["send"]
+    assert parts.calls == ["append", "page", *last]

@@ -68,8 +68,8 @@ class Parts:
     def finish(self, claim: Claim, answer: Any, status: int) -> None:
         self._call("finish", status)
 
-    def give_up(self, claim: Claim) -> None:
-        self._call("give_up")
+    def release(self, claim: Claim) -> None:
+        self._call("release")
 
     def forget(self, claim: Claim) -> None:
         self._call("forget")
@@ -177,7 +177,7 @@ def test_the_key_of_a_later_try_that_was_refused_stays_claimed_for_the_next() ->
     parts = Parts(errors={"send": Forbidden("no")}, claimed=Claim("item", EARLIER, NOW + 1))
     with pytest.raises(Forbidden):
         submit(parts, headers=WITH_KEY)
-    assert parts.calls[-1] == "give_up"
+    assert parts.calls[-1] == "release"
 
 
 @pytest.mark.parametrize("error", [Unavailable("storage"), RuntimeError(), KeyboardInterrupt()])
@@ -187,7 +187,7 @@ def test_the_key_of_a_request_that_broke_off_stays_claimed_for_the_next_try(
     parts = Parts(errors={"send": error})
     with pytest.raises(type(error)):
         submit(parts, headers=WITH_KEY)
-    assert parts.calls[-1] == "give_up"
+    assert parts.calls[-1] == "release"
 
 
 def test_a_request_is_answered_even_if_its_answer_can_not_be_stored() -> None:

@@ -30,7 +30,15 @@ def history(life: Any) -> History:
 
 
 def message(audience: Audience, at: int = NOW, **more: Any) -> Message:
-    return Message(next(Stamp.fresh(at).ids()), "alice", at, audience, "chat", {"n": 1}, **more)
+    return Message(
+        id=next(Stamp.fresh(at).ids()),
+        sender="alice",
+        timestamp=at,
+        audience=audience,
+        type="chat",
+        data={"n": 1},
+        **more,
+    )
 
 
 def ids(stored: Any) -> list[str]:

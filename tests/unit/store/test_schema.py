@@ -93,7 +93,14 @@ class Scene:
         names = () if kind is AudienceKind.ALL else ("one",)
         ids = Stamp(NOW - 5000, number).ids()  # so old that it is stored as a delayed one, too
         audience = Audience(kind, names)
-        return Message(next(ids), "alice", NOW - 5000, audience, "chat", {})
+        return Message(
+            id=next(ids),
+            sender="alice",
+            timestamp=NOW - 5000,
+            audience=audience,
+            type="chat",
+            data={},
+        )
 
     def connect_and_leave(self) -> None:
         opened = connection("c1", "alice", "acme", "team")

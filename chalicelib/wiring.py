@@ -6,6 +6,7 @@ needs. A test gives its own ports, and gets the same Herald.
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
 
 DEFAULT_REGION = "us-east-1"
+WRITERS = 8
 
 
 def now_ms() -> int:
@@ -75,6 +77,7 @@ class Herald:
         verify: Verify,
         rules: AccessRules,
         metrics: Metrics,
+        writers: Executor,
         now: Callable[[], int] = now_ms,
     ) -> None:
         """Take the ports.
@@ -82,6 +85,7 @@ class Herald:
         Args:
             sqs, sns: make a client; called at the first use, since few requests need one.
             region: the region that this function runs in; each has its own fan-out rate.
+            writers: runs writes in threads; shared by the parts that write beside a delivery.
             now: the clock, in epoch milliseconds.
         """
         self.delivery = delivery
@@ -93,6 +97,7 @@ class Herald:
         self._region = region
         self._verify = verify
         self._rules = rules
+        self._writers = writers
         self._store = Store(
             dynamodb,
             Tables(
@@ -123,6 +128,7 @@ class Herald:
             verify=verify,
             rules=rules,
             metrics=metrics,
+            writers=ThreadPoolExecutor(WRITERS, thread_name_prefix="writer"),
         )
 
     def check(self) -> None:
@@ -229,7 +235,12 @@ class Herald:
 
     @cached_property
     def disconnector(self) -> Disconnector:
-        return Disconnector(connections=self.connections, delivery=self.delivery, now=self.now)
+        return Disconnector(
+            connections=self.connections,
+            delivery=self.delivery,
+            writers=self._writers,
+            now=self.now,
+        )
 
     # --- What those are made of
 
@@ -254,6 +265,7 @@ class Herald:
             self._store,
             seconds=self._settings.history_seconds,
             encryption=self.encryption,
+            writers=self._writers,
             now=self.now,
         )
 
@@ -295,6 +307,7 @@ class Herald:
             connections=self.connections,
             delivery=self.delivery,
             notifier=notifier,
+            writers=self._writers,
             now=self.now,
         )
 

@@ -13,7 +13,7 @@ A message is kept before its recipients are looked up. So who connects is found,
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, NamedTuple
@@ -36,7 +36,6 @@ REACH_BACK_MS = LATE_MS + HANDLER_MS + CLOCK_MS
 
 PAGE_ITEMS = 200
 MOMENT_CHARACTERS = 10  # of an id: the rest is chance
-THREADS = 8
 
 
 class Turn(NamedTuple):
@@ -72,9 +71,10 @@ class History:
         *,
         seconds: int,
         encryption: Encryption,
+        writers: Executor,
         now: Callable[[], int],
     ) -> None:
-        """With 0 `seconds`, nothing is kept."""
+        """Keep nothing when `seconds` is 0. `writers` runs the writes of large requests."""
         self.seconds = seconds
         self._store = store
         self._table = store.tables.history
@@ -82,7 +82,7 @@ class History:
         self._now = now
         self._writer = uuid4().hex[:12]
         self._numbers = count()
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="history")
+        self._writers = writers
 
     def keep(self, messages: Sequence[Message], tenant: str | None) -> None:
         """Keep the messages of one request that may be kept, before any of them is sent."""
@@ -179,7 +179,7 @@ class History:
             return
         # All are waited for, whichever fails: none shall be written after the answer.
         writes = [
-            self._threads.submit(self._store.batch_put, self._table, batch) for batch in batches
+            self._writers.submit(self._store.batch_put, self._table, batch) for batch in batches
         ]
         errors = [error for write in writes if (error := write.exception()) is not None]
         for error in errors:

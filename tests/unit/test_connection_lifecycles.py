@@ -18,8 +18,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from chalicelib.auth.principal import Principal
-from chalicelib.delivery import disconnect as terminate_module
-from chalicelib.delivery import outcomes as consequences_module
 from chalicelib.errors import HeraldError
 from chalicelib.protocol.ulid import Stamp
 from tests.support.tables import Remembering, assert_they_agree, empty
@@ -32,7 +30,6 @@ from tests.support.world import (
     Crash,
     Handler,
     Herald,
-    Inline,
     Socket,
     World,
 )
@@ -259,8 +256,6 @@ class Life(RuleBasedStateMachine):
 def test_connections_are_never_wrong(
     life: Any, evicts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consequences_module, "ThreadPoolExecutor", Inline)
-    monkeypatch.setattr(terminate_module, "ThreadPoolExecutor", Inline)
     monkeypatch.setattr(time, "sleep", time.sleep)  # each example sets its own
     machine = type("Machine", (Life,), {"client": Remembering(life), "evicts": evicts})
     run_machine(

@@ -15,7 +15,7 @@ from chalicelib.settings import MasterKey
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.history import History
 from tests.support.tables import HISTORY_SECONDS, Counted
-from tests.support.world import LIFE, NEVER, SCOPES, Herald, Socket, World
+from tests.support.world import LIFE, NEVER, SCOPES, Herald, Inline, Socket, World
 
 SENDER = Principal("server", 10**12, scopes=SCOPES | {Scope.MESSAGES_BROADCAST})
 USER = {"users": ["alice"]}
@@ -277,7 +277,11 @@ def test_encrypted_messages_are_kept_encrypted(scene: Scene, life: Any) -> None:
     keys = (MasterKey("k1", b"1" * 32),)
     encryption = Encryption(keys)
     kept = History(
-        Store(life, LIFE), seconds=HISTORY_SECONDS, encryption=encryption, now=lambda: scene.now
+        Store(life, LIFE),
+        seconds=HISTORY_SECONDS,
+        encryption=encryption,
+        writers=Inline(),
+        now=lambda: scene.now,
     )
     parser = MessageParser("server", Stamp.fresh(scene.now), may_encrypt=True)
     message = parser.one(to(data="a secret", encrypt=True))

@@ -16,7 +16,7 @@ QUEUE_PER_CONNECTION = 2  # a handshake takes 0.5 ms of processor time, a reques
 
 
 class EndpointTimeouts(NamedTuple):
-    """How long an endpoint may owe a response, in seconds."""
+    """The time for which an endpoint may owe a response, in seconds."""
 
     silent: float = 0.5
     """After this long, other endpoints no longer wait for room that this one occupies."""
@@ -54,7 +54,7 @@ class CongestionWindow:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A parcel being delivered: which frame is next (`position`), and how its tries went so far."""
+    """A parcel being delivered: the `position` of its next frame, and the tries of that frame."""
 
     parcel: Parcel
     queue: "EndpointQueue"

@@ -41,7 +41,7 @@ class HttpTimeouts(NamedTuple):
     response: float = 2.0
 
     addresses: float = 60.0
-    """How long resolved addresses are used: the TTL of API Gateway's own DNS records."""
+    """The time to use resolved addresses: the TTL of API Gateway's own DNS records."""
 
     idle: float = 60.0
     """After this long a peer may have closed a connection unnoticed, as in a frozen Lambda."""
@@ -51,7 +51,7 @@ DEFAULT_TIMEOUTS = HttpTimeouts()
 
 
 class Completion(NamedTuple, Generic[TaskT]):
-    """How the request of a task ended: with a `status`, or with status 0 and a `failure`.
+    """The end of the request of a task: a `status`, or status 0 and a `failure`.
 
     `resend`: a kept-alive connection broke before the first byte of the response. The server had
     closed it, most likely before it saw the request, so the request may be sent again at once.

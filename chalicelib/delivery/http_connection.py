@@ -73,7 +73,7 @@ class HttpConnection(Generic[TaskT]):
     def ends_with_stream(self) -> bool:
         """Return whether the bytes received are a response that ends when the connection closes.
 
-        RFC 9112 section 6.3: only a response without a length does. Any other one is cut off.
+        RFC 9112 section 6.3: only a response without a length does. Any other was cut off.
         """
         head, blank_line, _ = self.received.partition(b"\r\n\r\n")
         return bool(blank_line) and _find_length(head) is None

@@ -43,7 +43,7 @@ class Resolver(Generic[WaiterT]):
             threading.Thread(target=self._look_up, args=(host, port), daemon=True).start()
 
     def take_resolved(self) -> Iterator[tuple[WaiterT, list[Address]]]:
-        """Yield each waiter whose lookup has ended, with the addresses: none if it failed."""
+        """Yield each waiter whose lookup has ended, with the addresses; no address if it failed."""
         while self._resolved:
             name, addresses = self._resolved.popleft()
             self._cache[name] = time.monotonic() + self._ttl_seconds, addresses

@@ -1,4 +1,4 @@
-"""Retries of requests: when a task is sent again, and when it is given up."""
+"""Retries of requests: the policy, and the queue of tasks that wait for their next try."""
 
 import heapq
 import random
@@ -10,7 +10,7 @@ from chalicelib.delivery.congestion import Task
 
 
 class RetryPolicy(NamedTuple):
-    """How often a request is tried, and the pauses in between: exponential, with full jitter.
+    """The tries of a request, and the pauses between them: exponential, with full jitter.
 
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """

@@ -76,7 +76,7 @@ class Sender:
 
         Args:
             credentials: returns the credentials to sign with; may raise Unavailable.
-            region: the region of an endpoint whose host name contains none.
+            region: used when the host name of an endpoint contains no region.
             endpoint: replaces the endpoint of every recipient.
             now: the clock of the signatures, in epoch seconds.
         """
@@ -91,8 +91,8 @@ class Sender:
     def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: float) -> Iterator[Outcome]:
         """Send every parcel of every page; yield an outcome for each frame as soon as it is known.
 
-        A recipient's frames are sent in order, and none follows one that failed; the failure of
-        one recipient does not affect others. The next page is read in another thread meanwhile.
+        A recipient's frames are sent in order, until one fails. Failures of one recipient do not
+        affect others. The next page is read in another thread meanwhile.
 
         Args:
             deadline: in `time.monotonic` seconds. A frame that is not delivered by then is stale.
@@ -227,7 +227,7 @@ class _SendLoop:
         return outcomes
 
     def _on_completion(self, completion: Completion[Task]) -> Sequence[Outcome]:
-        """Judge a response, or its absence; return the outcomes, of which a retry has none."""
+        """Judge a response or its absence; return the outcomes, or nothing while a retry waits."""
         task, status = completion.task, completion.status
         queue = task.queue
         queue.in_flight -= 1

@@ -111,7 +111,7 @@ class SignerFactory:
         region: str,
         now: Callable[[], float],
     ) -> None:
-        """Take `region` for endpoints whose host name contains none; see `RequestSigner`."""
+        """Use `region` when a host name contains no region; see `RequestSigner` for the rest."""
         self._credentials = credentials
         self._region = region
         self._now = now

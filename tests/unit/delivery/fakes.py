@@ -48,7 +48,7 @@ class FakeDelivery:
 
 
 class FakeConnections:
-    """Notes what is written about each connection. Writes about those in `failing` fail."""
+    """Records the writes for each connection. Writes for those in `failing` fail."""
 
     def __init__(self, *failing: str) -> None:
         self.writes: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""What a broadcast delivers, reports and hands on."""
+"""The frames, reports and consequences of a broadcast."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -28,7 +28,7 @@ MESSAGES = [
 
 
 class Broadcast:
-    """A Broadcaster, and what it hands to the recorder and the disconnector."""
+    """A Broadcaster over fakes; records the calls of the recorder and the disconnector."""
 
     def __init__(self, delivery: FakeDelivery | None = None) -> None:
         this: Any = self  # stands in for OutcomeRecorder, OutcomeBatch and Disconnector

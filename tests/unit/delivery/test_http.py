@@ -1,4 +1,4 @@
-"""The transport alone, against a stub of `@connections`."""
+"""The transport against a stub of `@connections`."""
 
 import math
 import socket

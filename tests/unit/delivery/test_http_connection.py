@@ -1,4 +1,4 @@
-"""Origins, and what the bytes of a response say."""
+"""Origins, and the parsing of responses."""
 
 import pytest
 

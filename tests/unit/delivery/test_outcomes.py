@@ -1,4 +1,4 @@
-"""What is recorded for each outcome of a delivery or a probe."""
+"""The writes and notices for each outcome of a delivery or a probe."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ SECONDS = 20.0
 
 
 class FakeNotifier:
-    """Yields scripted outcomes of notices, and notes whom they were about."""
+    """Yields scripted outcomes of notices, and records the removed connections."""
 
     def __init__(self, *outcomes: Outcome) -> None:
         self._outcomes = outcomes

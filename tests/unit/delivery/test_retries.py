@@ -1,4 +1,4 @@
-"""When a task is tried again, and when it is given up."""
+"""The pauses, tries and order of retries."""
 
 import math
 

@@ -149,7 +149,9 @@ def test_post_sends_one_frame_to_one_connection(sender: Sender, stubbed: Stub) -
 # --- Several frames for one recipient
 
 
-def test_frames_keep_their_order_and_none_follows_a_failure(sender: Sender, stubbed: Stub) -> None:
+def test_frames_keep_their_order_and_nothing_follows_a_failure(
+    sender: Sender, stubbed: Stub
+) -> None:
     frames = [frame_of(str(number).encode()) for number in range(3)]
     stubbed.behaviours = {"bad": [200, 410, 200]}
     outcomes = deliver(sender, parcels(stubbed.endpoint, ["good", "bad"], frames))

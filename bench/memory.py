@@ -1,4 +1,4 @@
-"""Herald's peak memory for a small audience and a large one, made page by page as it is read."""
+"""Herald's peak memory for a small audience and a large one, which is created page by page."""
 
 import json
 import os
@@ -24,7 +24,7 @@ DEADLINE_SECONDS = 120.0
 
 
 def main(stub: Stub) -> None:
-    """Print both, and the difference."""
+    """Print both peaks, and the difference."""
     peaks = [_in_a_process(stub, recipients) for recipients in AUDIENCES]
     for recipients, peak in zip(AUDIENCES, peaks, strict=True):
         print(f"{recipients:>8,} recipients: {peak:.1f} MB at most")
@@ -45,7 +45,7 @@ def _in_a_process(stub: Stub, recipients: int) -> float:
 
 def _deliver(endpoint: str, recipients: int) -> None:
     pin(CLIENT_CORE)
-    delivery = Sender(lambda: Credentials("key", "secret"), region="us-east-1")
+    sender = Sender(lambda: Credentials("key", "secret"), region="us-east-1")
     frames = (frame_of(b"x" * 200),)
 
     def pages() -> Iterator[list[Parcel]]:
@@ -56,12 +56,12 @@ def _deliver(endpoint: str, recipients: int) -> None:
             ]
 
     delivered = 0
-    for outcome in delivery.deliver(pages(), time.monotonic() + DEADLINE_SECONDS):
+    for outcome in sender.deliver(pages(), time.monotonic() + DEADLINE_SECONDS):
         delivered += outcome.result is Result.DELIVERED
     if delivered != recipients:
         raise SystemExit(f"{delivered} of {recipients} were delivered")
     print(json.dumps(peak_memory()))
-    delivery.close()
+    sender.close()
 
 
 if __name__ == "__main__":

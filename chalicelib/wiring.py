@@ -7,6 +7,7 @@ test hands in its own ports, and gets the same `Herald`.
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
 
 DEFAULT_REGION = "us-east-1"
+WRITERS = 8
 
 
 def now_ms() -> int:
@@ -82,6 +84,7 @@ class Herald:
         verify: Verify,
         rules: AccessRules,
         metrics: Metrics,
+        writers: Executor,
         now: Callable[[], int] = now_ms,
         fanout_limits: FanoutLimits = DEFAULT_LIMITS,
     ) -> None:
@@ -90,6 +93,7 @@ class Herald:
         Args:
             sqs, sns: return a client; called when one is first needed, as few requests need it.
             region: where this function runs; each region has its own fan-out rate.
+            writers: runs writes in threads; shared by the parts that write beside a delivery.
             now: the clock, in epoch milliseconds.
             fanout_limits: the sizes of shards, slices and pages.
         """
@@ -103,6 +107,7 @@ class Herald:
         self._region = region
         self._verify = verify
         self._rules = rules
+        self._writers = writers
         self._store = Store(
             dynamodb,
             Tables(
@@ -136,6 +141,7 @@ class Herald:
             verify=verify,
             rules=rules,
             metrics=metrics,
+            writers=ThreadPoolExecutor(WRITERS, thread_name_prefix="writer"),
         )
 
     # --- websocket, rest: what the handlers of `app.py` call
@@ -285,12 +291,18 @@ class Herald:
             connections=self.connections,
             delivery=self.delivery,
             notifier=notifier,
+            writers=self._writers,
             now=self.now,
         )
 
     @cached_property
     def disconnector(self) -> Disconnector:
-        return Disconnector(connections=self.connections, delivery=self.delivery, now=self.now)
+        return Disconnector(
+            connections=self.connections,
+            delivery=self.delivery,
+            writers=self._writers,
+            now=self.now,
+        )
 
     @cached_property
     def _framing(self) -> Framing:
@@ -332,6 +344,7 @@ class Herald:
             self._store,
             seconds=self._settings.history_seconds,
             encryption=self.encryption,
+            writers=self._writers,
             now=self.now,
         )
 

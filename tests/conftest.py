@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 
-from chalicelib.delivery import disconnect as terminate
-from chalicelib.delivery import outcomes as outcome_recorder
-from chalicelib.store import history
 from gateway.aws.emulator import client as client_of
 from gateway.aws.emulator import emulated_aws
 from gateway.aws.variables import REGION
@@ -20,7 +17,7 @@ from tests.support.clients import Client, configured, served
 from tests.support.copies import copy_project
 from tests.support.echo import echoing
 from tests.support.tables import TABLES, create, empty
-from tests.support.world import LIFE, Inline
+from tests.support.world import LIFE
 
 
 @pytest.hookimpl(trylast=True)
@@ -150,10 +147,8 @@ def life(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def moto_life(aws: None, moto_client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Without threads: moto's transactions are not isolated."""
-    for module in (outcome_recorder, history, terminate):
-        monkeypatch.setattr(module, "ThreadPoolExecutor", Inline)
+def moto_life(aws: None, moto_client: Any) -> Any:
+    """One caller at a time, since moto's transactions are not isolated: `World` runs no threads."""
     create(moto_client, LIFE)
     return moto_client
 

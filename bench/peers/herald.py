@@ -1,4 +1,4 @@
-"""Herald's delivery, alone: recipients in pages, as the table gives them."""
+"""Herald's sender alone: recipients come in pages, as they do from the table."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ DEADLINE_SECONDS = 60.0
 
 @contextmanager
 def peer(endpoint: str) -> Iterator[Round]:
-    delivery = Sender(lambda: Credentials("key", "secret"), region="us-east-1")
+    sender = Sender(lambda: Credentials("key", "secret"), region="us-east-1")
 
     def send(meter: Meter, ids: Sequence[str], body: bytes) -> None:
         frames = (frame_of(body),)
@@ -30,12 +30,12 @@ def peer(endpoint: str) -> Iterator[Round]:
                     for connection_id in ids[start : start + PAGE]
                 ]
 
-        for outcome in delivery.deliver(pages(), time.monotonic() + DEADLINE_SECONDS):
+        for outcome in sender.deliver(pages(), time.monotonic() + DEADLINE_SECONDS):
             if outcome.result is Result.DELIVERED:
                 meter.count()
 
     yield send
-    delivery.close()
+    sender.close()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The main job: recipients → delivery → outcomes → report."""
+"""Broadcasts messages: delivers frames to each recipient, records and reports the outcomes."""
 
 import logging
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import Framer
-from chalicelib.delivery.outcomes import SETTLING_SECONDS, OutcomeRecorder
+from chalicelib.delivery.outcomes import RECORDING_SECONDS, OutcomeRecorder
 from chalicelib.delivery.parcel import Delivery, Parcel
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.reports import Interrupted, Report, Result
@@ -14,22 +14,22 @@ from chalicelib.runtime.metrics import Metrics, Sample
 from chalicelib.store.audience import Page
 from chalicelib.store.items import Recipient
 
-MAX_EXPIRED = 1000  # connections that one broadcast ends; the sweep, or the next, ends more
+MAX_EXPIRED = 1000  # connections that one broadcast disconnects; the next, or the sweep, continues
 
 logger = logging.getLogger("herald.broadcast")
 
 
-Pace = Callable[[list[Parcel]], Iterable[list[Parcel]]]
-"""Hands on parcels, all or some at a time, when they may be sent."""
+Throttle = Callable[[list[Parcel]], Iterable[list[Parcel]]]
+"""Yields the parcels of a page in portions, each when it may be sent."""
 
 
-def at_once(parcels: list[Parcel]) -> Iterable[list[Parcel]]:
-    """No pace but that of the endpoints."""
+def unthrottled(parcels: list[Parcel]) -> Iterable[list[Parcel]]:
+    """Return all parcels as one portion, so that only the endpoints limit the rate."""
     return (parcels,)
 
 
 class Broadcaster:
-    """Sends messages to their recipients and says honestly what became of each."""
+    """Sends messages to their recipients, and reports the outcome for each recipient."""
 
     def __init__(
         self,
@@ -45,23 +45,33 @@ class Broadcaster:
         self._metrics = metrics
 
     def send(
-        self, framer: Framer, pages: Iterable[Page], deadline: float, pace: Pace = at_once
+        self,
+        framer: Framer,
+        pages: Iterable[Page],
+        deadline: float,
+        throttle: Throttle = unthrottled,
     ) -> list[Report]:
-        """Deliver a framer's messages, to each connection in order; a report for each message.
+        """Deliver the messages of a framer; return a report for each.
 
-        All that one connection gets travels together. `pages` have selections of these messages;
-        `deadline` is in `time.monotonic` seconds. When the pages can't be read to their end, what
-        was sent until then is in the `reports` of the Interrupted that is raised.
+        Each connection gets its messages in order, in as few frames as possible.
+
+        Args:
+            pages: recipients, each with a selection of these messages.
+            deadline: in `time.monotonic` seconds.
+
+        Raises:
+            Interrupted: the pages could not be read to their end. Its `reports` cover the
+                recipients that were read.
         """
         reports = {message.id: Report(message.id) for message in framer.messages}
         started = time.monotonic()
         retries = 0
         latencies = Sample()
-        settlement = self._outcome_recorder.begin()
+        batch = self._outcome_recorder.begin()
         expired: list[Recipient] = []
         try:
-            parcels = _parcels(framer, pages, expired, pace)
-            for outcome in self._delivery.deliver(parcels, deadline - SETTLING_SECONDS):
+            parcels = _parcels(framer, pages, expired, throttle)
+            for outcome in self._delivery.deliver(parcels, deadline - RECORDING_SECONDS):
                 recipient = outcome.recipient
                 retries += max(0, outcome.tries - 1)
                 for message in outcome.frame.messages:
@@ -72,11 +82,11 @@ class Broadcaster:
                     oldest = outcome.frame.messages[0]
                     latencies.add(time.time() * 1000 - oldest.timestamp)
                 else:
-                    settlement.add(outcome)
+                    batch.add(outcome)
         except Unavailable as error:
             raise Interrupted(error, list(reports.values())) from error
         finally:
-            settlement.finish(deadline)
+            batch.finish(deadline)
             self._disconnector.disconnect_expired(expired[:MAX_EXPIRED], deadline)
             self._measure(reports.values(), retries, latencies)
             _log(list(reports.values()), retries, time.monotonic() - started)
@@ -92,14 +102,16 @@ class Broadcaster:
 
 
 def _parcels(
-    framer: Framer, pages: Iterable[Page], expired: list[Recipient], pace: Pace
+    framer: Framer, pages: Iterable[Page], expired: list[Recipient], throttle: Throttle
 ) -> Iterator[list[Parcel]]:
-    """What each connection gets. Those whose token has expired get nothing: they are added to
-    `expired`."""
+    """Yield the parcels for the recipients of each page.
+
+    A recipient whose token has expired gets no parcel, and is added to `expired`.
+    """
     for page in pages:
         now = time.time()
         expired += [recipient for recipient, _ in page.recipients if recipient.token_until <= now]
-        yield from pace(
+        yield from throttle(
             [
                 Parcel(recipient, framer.frames(selection, recipient.user_id))
                 for recipient, selection in page.recipients
@@ -109,7 +121,7 @@ def _parcels(
 
 
 def _log(reports: Sequence[Report], retries: int, seconds: float) -> None:
-    """A line for each message; what they shared, its time and its retries, in each."""
+    """Log a line for each message, with the retries and the duration of the whole broadcast."""
     for report in reports:
         logger.info(
             "broadcast",

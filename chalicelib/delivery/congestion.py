@@ -1,49 +1,63 @@
-"""One endpoint's part in a delivery: what waits for it, and how much it is given at a time."""
+"""Congestion control: each endpoint has a queue, and a window of requests that may be in flight."""
 
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from chalicelib.delivery.http import Origin
+from chalicelib.delivery.http_connection import Origin
 from chalicelib.delivery.parcel import Parcel
 from chalicelib.delivery.sigv4 import RequestSigner
 
 START_WINDOW = 32
 MAX_WINDOW = 256
-SILENT_SECONDS = 0.5  # without an answer: others need not wait for it
-UNREACHABLE_SECONDS = 5.0  # without an answer: nobody needs to
+FIRST_CONNECTIONS = 32  # opened whenever needed; further ones only for a queue that repays them
+QUEUE_PER_CONNECTION = 2  # a handshake takes 0.5 ms of processor time, a request 0.02 ms
+
+
+class EndpointTimeouts(NamedTuple):
+    """The time for which an endpoint may owe a response, in seconds."""
+
+    silent: float = 0.5
+    """After this long, other endpoints no longer wait for room that this one occupies."""
+
+    unreachable: float = 5.0
+    """After this long, its recipients are given up for this delivery."""
+
+
+DEFAULT_TIMEOUTS = EndpointTimeouts()
 
 
 class CongestionWindow:
-    """How many requests may be under way: halved by a throttled one, and slowly opened again.
+    """The number of requests that may be in flight: halved when throttled, then slowly widened.
 
     Additive increase, multiplicative decrease, with a slow start: RFC 5681 section 3.1, with
-    requests for segments.
+    requests in place of segments.
     """
 
     def __init__(self) -> None:
         self.size = float(START_WINDOW)
         self._threshold = float(MAX_WINDOW)
-        self._cut_at = 0.0
+        self._halved_at = 0.0
 
     def succeeded(self) -> None:
-        """Widen by one request for each success, later by one for each windowful."""
+        """Widen the window: by one per success at first, later by one per windowful of them."""
         step = 1.0 if self.size < self._threshold else 1.0 / self.size
         self.size = min(self.size + step, float(MAX_WINDOW))
 
     def throttled(self, sent_at: float, now: float) -> None:
-        """Halve, once for all the requests that were under way together."""
-        if sent_at >= self._cut_at:
+        """Halve the window, once for all requests that were in flight together."""
+        if sent_at >= self._halved_at:
             self.size = self._threshold = max(1.0, self.size / 2)
-            self._cut_at = now
+            self._halved_at = now
 
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A parcel on its way: which of its frames is next, and how that went so far."""
+    """A parcel being delivered: the `position` of its next frame, and the tries of that frame."""
 
     parcel: Parcel
-    lane: "EndpointQueue"
+    queue: "EndpointQueue"
     position: int = 0
     tries: int = 0
     reason: str = ""
@@ -52,28 +66,49 @@ class Task:
 
 @dataclass(slots=True, eq=False)
 class EndpointQueue:
-    """The tasks for one endpoint. Those `pending` wait in `queue`, are under way or will be tried
-    again; the lane's pace is its own."""
+    """The tasks for one endpoint.
+
+    `pending` counts the unfinished ones: `ready` to be sent, in flight, or waiting for a retry.
+    """
 
     origin: Origin
     signer: RequestSigner
+    timeouts: EndpointTimeouts = DEFAULT_TIMEOUTS
     window: CongestionWindow = field(default_factory=CongestionWindow)
-    queue: deque[Task] = field(default_factory=deque)
+    ready: deque[Task] = field(default_factory=deque)
     in_flight: int = 0
     pending: int = 0
-    heard_at: float = 0.0
+    last_response_at: float = 0.0
 
     def add(self, parcel: Parcel) -> None:
+        """Queue a parcel."""
         if not self.pending:
-            self.heard_at = time.monotonic()  # it owes no answer from before
+            self.last_response_at = time.monotonic()  # it owed no response until now
         self.pending += 1
-        self.queue.append(Task(parcel, self))
+        self.ready.append(Task(parcel, self))
 
-    def is_silent(self, now: float, seconds: float) -> bool:
-        """Whether the endpoint owes answers and has not given one for so long."""
-        return self.pending > 0 and now - self.heard_at > seconds
+    def may_send(self) -> bool:
+        """Return whether the next task may be sent, on an idle connection or a new one."""
+        ready, in_flight = len(self.ready), self.in_flight
+        return (
+            ready > 0
+            and in_flight < self.window.size
+            and (
+                bool(self.origin.idle)
+                or in_flight < FIRST_CONNECTIONS
+                or ready > in_flight * QUEUE_PER_CONNECTION
+            )
+        )
+
+    def is_silent(self, now: float) -> bool:
+        """Return whether the endpoint has owed a response for a while."""
+        return self.pending > 0 and now - self.last_response_at > self.timeouts.silent
+
+    def is_unreachable(self, now: float) -> bool:
+        """Return whether the endpoint has owed a response for so long that it is given up."""
+        return self.pending > 0 and now - self.last_response_at > self.timeouts.unreachable
 
     def reset(self) -> None:
-        """Forget the tasks; the connections and the window stay for the next delivery."""
-        self.queue.clear()
+        """Drop the tasks; keep the connections and the window for the next delivery."""
+        self.ready.clear()
         self.in_flight = self.pending = 0

@@ -1,9 +1,9 @@
-"""Ending connections that live: their items go, they are told why, and their socket is closed."""
+"""Disconnects clients: removes their connections, sends a last frame, and closes the sockets."""
 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Executor, wait
 
 from chalicelib.delivery.frames import CLOSE, Frame, frame_of
 from chalicelib.delivery.notices import Removed
@@ -16,78 +16,95 @@ from chalicelib.protocol.strict_json import encode
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Recipient
 
-THREADS = 8
 TOKEN_EXPIRED = frame_of(encode(token_expired()))
 EVICTED = "connection_limit"
 
-logger = logging.getLogger("herald.terminate")
+logger = logging.getLogger("herald.disconnect")
 
 
 class Disconnector:
-    """Terminates connections from our side."""
+    """Ends connections from the server's side."""
 
     def __init__(
-        self, *, connections: Connections, delivery: Delivery, now: Callable[[], int]
+        self,
+        *,
+        connections: Connections,
+        delivery: Delivery,
+        writers: Executor,
+        now: Callable[[], int],
+        handshake_pauses: Sequence[float] = HANDSHAKE_PAUSES,
     ) -> None:
-        """`now` is the clock, in epoch milliseconds."""
+        """Take `writers`, which runs the writes, and `now`, the clock in epoch milliseconds."""
         self._connections = connections
         self._delivery = delivery
+        self._writers = writers
         self._now = now
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="terminate")
+        self._handshake_pauses = handshake_pauses
 
     def disconnect(
-        self, recipients: Sequence[Recipient], deadline: float, *farewell: Frame
+        self, recipients: Sequence[Recipient], deadline: float, *last_frames: Frame
     ) -> None:
-        """Remove connections, send each `farewell`, and close it.
+        """Remove connections, send `last_frames` to each, and close the sockets.
 
-        Removed first, so that it is no connection of Herald's whatever its socket does. `deadline`
-        is in `time.monotonic` seconds; who is not removed by then stays as they are, with a line
-        in the log. Raises Unavailable when one could not be removed, after the others are done.
+        They are removed first, so that no message is sent to them even if a socket stays open.
+
+        Args:
+            deadline: in `time.monotonic` seconds. A connection that is not removed by then is left
+                as it is, with a line in the log.
+
+        Raises:
+            Unavailable: a connection could not be removed. The others are disconnected by then.
         """
-        closing = {
-            self._threads.submit(self._connections.remove, recipient, self._now()): recipient
+        removals = {
+            self._writers.submit(self._connections.remove, recipient, self._now()): recipient
             for recipient in recipients
         }
-        done, late = wait(closing, timeout=max(0.0, deadline - time.monotonic()))
+        done, late = wait(removals, timeout=max(0.0, deadline - time.monotonic()))
         for future in late:
             future.cancel()
         if late:
             logger.warning("%d connections were not removed in time", len(late))
         errors = [error for future in done if (error := future.exception()) is not None]
-        removed = [closing[future] for future in done if future.exception() is None]
-        self.close_sockets(removed, deadline, *farewell)
+        removed = [removals[future] for future in done if future.exception() is None]
+        self.close_sockets(removed, deadline, *last_frames)
         for error in errors:
             raise error
 
     def close_sockets(
-        self, recipients: Sequence[Recipient], deadline: float, *farewell: Frame
+        self, recipients: Sequence[Recipient], deadline: float, *last_frames: Frame
     ) -> None:
-        """Send `farewell` to sockets, and close them, whatever their items say."""
-        parcels = [Parcel(recipient, (*farewell, CLOSE)) for recipient in recipients]
-        for pause in (*HANDSHAKE_PAUSES, 0.0):
+        """Send `last_frames` to sockets and close them, whatever the tables say.
+
+        A socket that cannot be reached counts as closed, unless its handshake may be unfinished:
+        `@connections` answers 410 until `$connect` has ended.
+        """
+        parcels = [Parcel(recipient, (*last_frames, CLOSE)) for recipient in recipients]
+        for pause in (*self._handshake_pauses, 0.0):
             if not parcels:
                 return
-            # A socket that can't be reached is as closed as can be, but for one that is not open
-            # yet: `@connections` says 410 until its `$connect` has ended.
-            early = {
+            unconfirmed = {
                 outcome.recipient.connection_id
                 for outcome in self._delivery.deliver([parcels], deadline)
                 if outcome.result is Result.GONE
                 and outcome.recipient.may_be_in_handshake(self._now())
             }
-            parcels = [one for one in parcels if one.recipient.connection_id in early]
+            parcels = [one for one in parcels if one.recipient.connection_id in unconfirmed]
             if parcels:
                 time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
 
     def disconnect_expired(self, recipients: Sequence[Recipient], deadline: float) -> None:
-        """Terminate connections whose token has expired. What fails is only logged: the next
-        delivery, or the sweep, finds them again."""
+        """Disconnect clients whose token has expired.
+
+        Failures are only logged: the next delivery, or the sweep, finds these connections again.
+        """
         try:
             self.disconnect(recipients, deadline, TOKEN_EXPIRED)
         except Unavailable as error:
-            logger.warning("could not end every expired connection: %s", error.detail)
+            logger.warning(
+                "could not disconnect every client whose token has expired: %s", error.detail
+            )
 
     def evict(self, recipient: Recipient, deadline: float) -> None:
-        """Terminate a connection that makes room for a newer one."""
+        """Disconnect a client to make room for a newer connection of its user."""
         notice = frame_of(encode(Removed(recipient, EVICTED).to_frame()))
         self.disconnect([recipient], deadline, notice)

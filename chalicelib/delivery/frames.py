@@ -1,4 +1,4 @@
-"""WebSocket frames: which messages travel together, built and hashed once for all recipients."""
+"""WebSocket frames: groups messages into frames, and builds and hashes each one only once."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from chalicelib.protocol.messages import Message
 from chalicelib.protocol.strict_json import encode
 
 MAX_FRAME_BYTES = 128 * 1024  # API Gateway's largest WebSocket message
-SELECTIONS_KEPT = 256  # a request may ask for as many selections as it has recipients
-ENCRYPTED_BYTES = 32 * 1024 * 1024  # kept of a request's encrypted entries
+CACHED_SELECTIONS = 256  # since a request may have as many selections as recipients
+ENCRYPTED_CACHE_BYTES = 32 * 1024 * 1024  # for the encrypted entries of one request
 
 _HEAD, _TAIL = b'{"type":"messages","messages":[', b"]}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One WebSocket text frame. `digest` is the body's SHA-256 in hex, for its signatures.
+    """A WebSocket text frame. `digest` is the SHA-256 of the body in hex, for the signatures.
 
-    Two are no text, but go the same way: CLOSE and PROBE. They differ in their `method`:
+    CLOSE and PROBE carry no text. They are sent the same way, with another `method`:
     https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-how-to-call-websocket-api-connections.html
     """
 
@@ -32,25 +32,25 @@ class Frame:
     method: str = "POST"
 
 
-_NOTHING = hashlib.sha256(b"").hexdigest()
+_EMPTY_DIGEST = hashlib.sha256(b"").hexdigest()
 
-CLOSE = Frame(b"", _NOTHING, method="DELETE")
+CLOSE = Frame(b"", _EMPTY_DIGEST, method="DELETE")
 """Closes the recipient's socket."""
 
-PROBE = Frame(b"", _NOTHING, method="GET")
-"""Asks whether the recipient's socket is open, and does nothing to it."""
+PROBE = Frame(b"", _EMPTY_DIGEST, method="GET")
+"""Asks whether the recipient's socket is open, without any effect on it."""
 
 
 def frame_of(body: bytes, messages: tuple[Message, ...] = ()) -> Frame:
-    """The frame that holds `body`, which carries `messages`."""
+    """Return a frame with `body`, which contains `messages`."""
     return Frame(body, hashlib.sha256(body).hexdigest(), messages)
 
 
 class Framer:
-    """Puts messages into as few frames as their size allows, in order.
+    """Packs messages into as few frames as their sizes allow, in order.
 
-    A frame is filled up to `frame_bytes`; a message that is larger has a frame of its own. API
-    Gateway meters what it sends in steps of 32 KB:
+    A frame is filled up to `frame_bytes`; a larger message gets a frame of its own. API Gateway
+    meters the frames that it sends in steps of 32 KB:
     https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html
     """
 
@@ -61,41 +61,48 @@ class Framer:
         tenant: str | None,
         encryption: Encryption,
     ) -> None:
-        """All recipients are of `tenant`. Raises PayloadTooLarge for a message whose frame would
-        pass 128 KB."""
+        """Prepare frames for recipients of `tenant`.
+
+        Raises PayloadTooLarge when a message needs a frame of more than 128 KB.
+        """
         self.messages = tuple(messages)
-        room = ENCRYPTED_BYTES // max(1, sum(message.encrypted for message in messages))
-        self._entries = [_Entry(message, tenant, encryption, room) for message in messages]
+        encrypted = sum(message.encrypted for message in messages)
+        cache_bytes = ENCRYPTED_CACHE_BYTES // max(1, encrypted)
+        self._entries = [_Entry(message, tenant, encryption, cache_bytes) for message in messages]
         self._frame_bytes = frame_bytes
         self._encrypted = 0
         for index, entry in enumerate(self._entries):
             size = len(_HEAD) + entry.size + len(_TAIL)
             if size > MAX_FRAME_BYTES:
                 raise PayloadTooLarge(
-                    f"the message's frame would have {size} bytes; {MAX_FRAME_BYTES} are allowed"
+                    f"the message's frame would have {size} bytes;"
+                    f" at most {MAX_FRAME_BYTES} are allowed"
                 )
             self._encrypted |= entry.message.encrypted << index
-        self._frames_for = lru_cache(SELECTIONS_KEPT)(self._frames)
+        self._frames_for = lru_cache(CACHED_SELECTIONS)(self._frames)
 
     def frames(self, selection: int, user_id: str) -> tuple[Frame, ...]:
-        """The frames for a user with those messages whose bits are set in `selection`, the first's
-        lowest. Where none is encrypted, they are the same for everybody."""
+        """Return the frames that carry the selected messages to a user.
+
+        Bit n of `selection` selects the message at index n. Frames without an encrypted message
+        are shared by all users.
+        """
         return self._frames_for(selection, user_id if selection & self._encrypted else None)
 
     def _frames(self, selection: int, reader: str | None) -> tuple[Frame, ...]:
         frames: list[Frame] = []
-        carried: list[_Entry] = []
+        entries: list[_Entry] = []
         size = len(_HEAD) + len(_TAIL)
         for index, entry in enumerate(self._entries):
             if not selection >> index & 1:
                 continue
-            if carried and size + entry.size + 1 > self._frame_bytes:
-                frames.append(_frame(carried, reader))
-                carried, size = [], len(_HEAD) + len(_TAIL)
-            carried.append(entry)
+            if entries and size + entry.size + 1 > self._frame_bytes:
+                frames.append(_frame(entries, reader))
+                entries, size = [], len(_HEAD) + len(_TAIL)
+            entries.append(entry)
             size += entry.size + 1
-        if carried:
-            frames.append(_frame(carried, reader))
+        if entries:
+            frames.append(_frame(entries, reader))
         return tuple(frames)
 
 
@@ -112,12 +119,12 @@ class Framing:
 
 
 class _Entry:
-    """A message in its frames. `size` is in bytes, the same for every reader."""
+    """A message as it appears in frames. `size` is in bytes, and the same for every reader."""
 
     def __init__(
-        self, message: Message, tenant: str | None, encryption: Encryption, room: int
+        self, message: Message, tenant: str | None, encryption: Encryption, cache_bytes: int
     ) -> None:
-        """`room` is for what is encrypted, in bytes."""
+        """Encode the message. `cache_bytes` limits the memory for its encrypted copies."""
         self.message = message
         self._tenant = tenant
         self._encryption = encryption
@@ -126,18 +133,18 @@ class _Entry:
             self._data = encode(message.data)
             self._fields |= {"data": "", "encrypted": True}
             self.size = len(encode(self._fields)) + encryption.size(len(self._data))
-            # Encrypting costs as much as delivering: once for each user, wherever in an audience
-            # their connections are, as long as there is room to remember it.
-            self._encrypted_for = lru_cache(room // self.size)(self._encrypt)
+            # Encrypting costs as much as delivering, so it is done once for each user, wherever in
+            # the audience the user's connections are, while the cache has room.
+            self._encrypted_for = lru_cache(cache_bytes // self.size)(self._encrypt)
         else:
             self._text = encode(self._fields)
             self.size = len(self._text)
 
     def text(self, reader: str | None) -> bytes:
-        """The entry as `reader` gets it; None is everybody."""
+        """Return the entry for `reader`; None stands for everybody."""
         if not self.message.encrypted:
             return self._text
-        assert reader is not None  # noqa: S101 - frames with encrypted messages have one
+        assert reader is not None  # noqa: S101 - frames with encrypted messages have a reader
         return self._encrypted_for(reader)
 
     def _encrypt(self, reader: str) -> bytes:
@@ -145,6 +152,6 @@ class _Entry:
         return encode({**self._fields, "data": data})
 
 
-def _frame(carried: Sequence[_Entry], reader: str | None) -> Frame:
-    body = _HEAD + b",".join(entry.text(reader) for entry in carried) + _TAIL
-    return frame_of(body, tuple(entry.message for entry in carried))
+def _frame(entries: Sequence[_Entry], reader: str | None) -> Frame:
+    body = _HEAD + b",".join(entry.text(reader) for entry in entries) + _TAIL
+    return frame_of(body, tuple(entry.message for entry in entries))

@@ -1,422 +1,368 @@
-"""HTTP/1.1 to `@connections`: kept-alive connections, thousands of requests a second, one thread.
+"""An HTTP/1.1 client for `@connections`: thousands of requests a second from one thread.
 
-The SDK spends 0.6 to 0.9 ms of processor time on a request, and an event loop's protocol stack a
-tenth of that. Here a request is one write and one read of a non-blocking socket. TLS is Python's
-`ssl` and the parser is httptools'; what is ours is what happens when (decision 0004).
+The SDK spends 0.6 to 0.9 ms of processor time on a request; an asyncio protocol, a tenth of that.
+Here a request costs one write and one read of a non-blocking socket. Python's `ssl` does TLS and
+httptools parses responses; this module schedules them (decision 0004).
 """
 
 import contextlib
 import os
-import re
 import selectors
 import socket
 import ssl
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Callable
+from typing import Generic, NamedTuple
 
 import httptools
 from botocore.httpsession import get_cert_path
 
-CONNECT_SECONDS = 2.0  # looking the name up, TCP and TLS together
-ANSWER_SECONDS = 2.0
-ADDRESS_SECONDS = 60.0  # API Gateway's own DNS records live so long
-IDLE_SECONDS = 60.0  # what slept longer, say in a frozen Lambda, may be cut without a sign
-RECEIVE_BYTES = 16 * 1024  # a TLS record: nothing is left behind in the TLS layer
-MAX_ANSWER_BYTES = 64 * 1024
+from chalicelib.delivery.http_connection import HttpConnection, OnReady, Origin, TaskT
+from chalicelib.delivery.resolver import Address, Resolver
+
+RECEIVE_BYTES = 16 * 1024  # a TLS record, so that nothing stays behind in the TLS layer
+MAX_RESPONSE_BYTES = 64 * 1024
 
 TIMEOUT = "timeout"
 CONNECTION_FAILED = "connection_failed"
-MALFORMED_ANSWER = "malformed_answer"
+MALFORMED_RESPONSE = "malformed_answer"
 
-_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _READ = selectors.EVENT_READ
 _READ_AND_WRITE = selectors.EVENT_READ | selectors.EVENT_WRITE
 
-J = TypeVar("J")
+
+class HttpTimeouts(NamedTuple):
+    """The time-outs of a transport, in seconds."""
+
+    connect: float = 2.0
+    """For name resolution, TCP and TLS together."""
+
+    response: float = 2.0
+
+    addresses: float = 60.0
+    """The time to use resolved addresses: the TTL of API Gateway's own DNS records."""
+
+    idle: float = 60.0
+    """After this long a peer may have closed a connection unnoticed, as in a frozen Lambda."""
 
 
-class Ended(NamedTuple, Generic[J]):
-    """How the request of one job ended: with a `status`, or with none (0) and a `failure`.
+DEFAULT_TIMEOUTS = HttpTimeouts()
 
-    `error_type` is what API Gateway calls a refusal. `lost`: a kept-alive connection broke before
-    a byte of the answer came. The server had closed it, most likely without seeing the request,
-    which may go out again at once.
+
+class Completion(NamedTuple, Generic[TaskT]):
+    """The end of the request of a task: a `status`, or status 0 and a `failure`.
+
+    `resend`: a kept-alive connection broke before the first byte of the response. The server had
+    closed it, most likely before it saw the request, so the request may be sent again at once.
+    `error_type` is the name that API Gateway gave an error.
     """
 
-    job: J
+    task: TaskT
     status: int
     failure: str = ""
-    lost: bool = False
+    resend: bool = False
     error_type: str = ""
 
 
-class Origin:
-    """One scheme, host and port, and what is known of it."""
+class Transport(Generic[TaskT]):
+    """Connections to any number of origins.
 
-    __slots__ = ("addresses", "host", "idle", "looked_up", "port", "secure", "session", "waiting")
+    Only one thread at a time may use it; any thread may call `wake`.
+    """
 
-    def __init__(self, endpoint: str) -> None:
-        """Of an `endpoint`, which is an http or https URL."""
-        parts = urlsplit(endpoint)
-        self.secure = parts.scheme == "https"
-        self.host = parts.hostname or ""
-        self.port = parts.port or (443 if self.secure else 80)
-        self.addresses: list[Any] = []
-        self.looked_up = 0.0
-        self.waiting: list[_Wire[Any]] | None = None
-        self.idle: list[_Wire[Any]] = []
-        self.session: ssl.SSLSession | None = None
+    def __init__(
+        self,
+        create_tls_context: Callable[[], ssl.SSLContext],
+        *,
+        timeouts: HttpTimeouts = DEFAULT_TIMEOUTS,
+    ) -> None:
+        """Create a transport without connections.
 
-
-class _Wire(Generic[J]):
-    """One connection and the request that it carries. `step` is what to do when it is ready."""
-
-    __slots__ = (
-        "addresses",
-        "answered",
-        "due",
-        "finished",
-        "job",
-        "keep",
-        "origin",
-        "parser",
-        "received",
-        "reused",
-        "sock",
-        "step",
-        "unsent",
-        "watched",
-    )
-
-    def __init__(self, origin: Origin, job: J, request: bytes, due: float) -> None:
-        self.origin: Origin = origin
-        self.job = job
-        self.unsent = request
-        self.due = due
-        self.addresses: Iterator[Any] = iter(())
-        self.sock: Any = None  # a socket, then perhaps the TLS around it
-        self.step: Step[J]
-        self.watched = self.reused = self.finished = self.keep = False
-        self.received = b""
-        self.parser = httptools.HttpResponseParser(self)
-
-    def on_message_complete(self) -> None:
-        """Called by the parser; 100 Continue and its like come before the answer."""
-        self.finished = self.parser.get_status_code() >= 200
-        self.keep = self.parser.should_keep_alive()
-
-
-Step = Callable[[_Wire[J]], None]
-
-
-class Transport(Generic[J]):
-    """Connections to any number of origins. For one thread at a time, but for `wake`."""
-
-    def __init__(self, tls: Callable[[], ssl.SSLContext]) -> None:
-        """`tls` makes what verifies servers; it is not asked for until one needs it."""
-        self._make_tls = tls
-        self._tls: ssl.SSLContext | None = None
+        `create_tls_context` is called when the first https origin is used.
+        """
+        self._create_tls_context = create_tls_context
+        self._tls_context: ssl.SSLContext | None = None
+        self._connect_seconds = timeouts.connect
+        self._response_seconds = timeouts.response
+        self._idle_seconds = timeouts.idle
         self._selector = selectors.DefaultSelector()
-        self._waker, self._woken = socket.socketpair()
-        for end in (self._waker, self._woken):
+        self._wake_sender, self._wake_receiver = socket.socketpair()
+        for end in (self._wake_sender, self._wake_receiver):
             end.setblocking(False)
-        self._selector.register(self._woken, _READ)
-        self._looked_up: deque[tuple[Origin, list[Any]]] = deque()
-        # Each in the order of their due times, since all of a kind are given the same time.
-        self._opening: dict[_Wire[J], None] = {}
-        self._busy: dict[_Wire[J], None] = {}
-        self._ended: list[Ended[J]] = []
+        self._selector.register(self._wake_receiver, _READ)
+        self._resolver: Resolver[HttpConnection[TaskT]] = Resolver(
+            on_resolved=self.wake, ttl_seconds=timeouts.addresses
+        )
+        # Both in the order in which they time out, since each kind has one time-out.
+        self._opening: dict[HttpConnection[TaskT], None] = {}
+        self._busy: dict[HttpConnection[TaskT], None] = {}
+        self._completions: list[Completion[TaskT]] = []
 
-    def start(self, origin: Origin, job: J, request: bytes) -> None:
-        """Send `request` for `job`, on an idle connection or a new one. `poll` tells its end."""
+    def start(self, origin: Origin, task: TaskT, request: bytes) -> None:
+        """Send `request` for `task`, on an idle connection or a new one.
+
+        `poll` returns its completion.
+        """
         if not origin.idle:
-            self._open(_Wire(origin, job, request, time.monotonic() + CONNECT_SECONDS))
+            timeout_at = time.monotonic() + self._connect_seconds
+            self._open(HttpConnection(origin, task, request, timeout_at))
             return
-        wire = origin.idle.pop()  # the latest used is the likeliest to live
-        wire.job, wire.unsent, wire.reused = job, request, True
-        self._send(wire)
+        connection = origin.idle.pop()  # the last one used is the likeliest to be open
+        connection.task, connection.unsent, connection.reused = task, request, True
+        self._send(connection)
 
-    def poll(self, seconds: float) -> list[Ended[J]]:
-        """Wait at most so long for something to happen; what has ended since."""
+    def poll(self, seconds: float) -> list[Completion[TaskT]]:
+        """Wait for an event for at most `seconds`; return the completions since the last call."""
         for key, _ in self._selector.select(max(0.0, seconds)):
             if key.data is None:
-                self._hear()
+                self._on_wake()
             else:
-                key.data.step(key.data)
+                key.data.on_ready(key.data)
         now = time.monotonic()
-        for waiting in (self._opening, self._busy):
-            while waiting and (wire := next(iter(waiting))).due <= now:
-                self._fail(wire, TIMEOUT)
-        ended, self._ended = self._ended, []
-        return ended
+        for connections in (self._opening, self._busy):
+            while connections and (first := next(iter(connections))).timeout_at <= now:
+                self._fail(first, TIMEOUT)
+        completions, self._completions = self._completions, []
+        return completions
 
-    def next_due(self) -> float:
-        """When the first time-out is due, in `time.monotonic` seconds."""
-        firsts = (next(iter(waiting)).due for waiting in (self._opening, self._busy) if waiting)
-        return min(firsts, default=float("inf"))
+    def next_timeout(self) -> float:
+        """Return when the next request times out, in `time.monotonic` seconds; or infinity."""
+        waiting = (self._opening, self._busy)
+        timeouts = (next(iter(connections)).timeout_at for connections in waiting if connections)
+        return min(timeouts, default=float("inf"))
 
     def wake(self) -> None:
-        """End a `poll` that waits. From any thread."""
-        with contextlib.suppress(OSError):  # full of wakes, or closed
-            self._waker.send(b"\0")
+        """End a `poll` that waits. Any thread may call this."""
+        with contextlib.suppress(OSError):  # the buffer is full of wake-ups, or it is closed
+            self._wake_sender.send(b"\0")
 
-    def freshen(self, origin: Origin) -> None:
-        """Drop the idle connections that have been silent for too long, before they are used."""
-        oldest = time.monotonic() - IDLE_SECONDS
-        for wire in [wire for wire in origin.idle if wire.due < oldest]:
-            self._drop(wire)
+    def close_expired(self, origin: Origin) -> None:
+        """Close the connections that have been idle for too long, before they are used."""
+        oldest = time.monotonic() - self._idle_seconds
+        for connection in [one for one in origin.idle if one.timeout_at < oldest]:
+            self._close(connection)
 
-    def abandon(self) -> list[J]:
-        """Break off every request; their jobs."""
-        under_way = [*self._opening, *self._busy]
-        for wire in under_way:
-            self._drop(wire)
-        return [wire.job for wire in under_way]
+    def cancel_all(self) -> list[TaskT]:
+        """Cancel every request; return their tasks."""
+        cancelled = [*self._opening, *self._busy]
+        for connection in cancelled:
+            self._close(connection)
+        return [connection.task for connection in cancelled]
 
     def close(self, origins: list[Origin]) -> None:
-        """Close every connection, those that are idle at `origins` included."""
-        self.abandon()
+        """Close every connection, the idle ones of `origins` too."""
+        self.cancel_all()
         for origin in origins:
-            for wire in origin.idle.copy():
-                self._drop(wire)
+            for connection in origin.idle.copy():
+                self._close(connection)
         self._selector.close()
-        self._waker.close()
-        self._woken.close()
+        self._wake_sender.close()
+        self._wake_receiver.close()
 
-    # --- Opening: look the name up, connect, shake hands
+    # --- Opening: resolve the name, connect, do the TLS handshake
 
-    def _open(self, wire: _Wire[J]) -> None:
-        origin = wire.origin
-        self._opening[wire] = None
-        if origin.waiting is not None:
-            origin.waiting.append(wire)
-        elif origin.addresses and time.monotonic() - origin.looked_up < ADDRESS_SECONDS:
-            self._connect_first(wire)
+    def _open(self, connection: HttpConnection[TaskT]) -> None:
+        self._opening[connection] = None
+        host, port = connection.origin.host, connection.origin.port
+        addresses = self._resolver.cached(host, port)
+        if addresses:
+            self._connect_to_any(connection, addresses)
         else:
-            origin.waiting = [wire]
-            threading.Thread(target=self._look_up, args=(origin,), daemon=True).start()
+            self._resolver.resolve(host, port, connection)
 
-    def _look_up(self, origin: Origin) -> None:
-        """In a thread: the resolver blocks, and a name server that is down would block us all."""
-        try:
-            found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-        except OSError:
-            found = []
-        self._looked_up.append((origin, found))
-        self.wake()
-
-    def _hear(self) -> None:
+    def _on_wake(self) -> None:
         while True:
             try:
-                self._woken.recv(4096)
+                self._wake_receiver.recv(4096)
             except BlockingIOError:
                 break
-        while self._looked_up:
-            origin, addresses = self._looked_up.popleft()
-            origin.addresses = addresses
-            origin.looked_up = time.monotonic()
-            waiting, origin.waiting = origin.waiting or [], None
-            for wire in waiting:
-                if wire in self._opening:
-                    self._connect_first(wire)
+        for connection, addresses in self._resolver.take_resolved():
+            if connection in self._opening:  # it may have timed out, or been cancelled
+                self._connect_to_any(connection, addresses)
 
-    def _connect_first(self, wire: _Wire[J]) -> None:
-        # Begin anywhere, so that connections spread over an API's addresses.
-        addresses = wire.origin.addresses
+    def _connect_to_any(self, connection: HttpConnection[TaskT], addresses: list[Address]) -> None:
+        # Start anywhere in the list, so that connections spread over an API's addresses.
         first = len(self._opening) % len(addresses) if addresses else 0
-        wire.addresses = iter(addresses[first:] + addresses[:first])
-        self._connect(wire)
+        connection.addresses = iter(addresses[first:] + addresses[:first])
+        self._connect(connection)
 
-    def _connect(self, wire: _Wire[J]) -> None:
-        for family, kind, protocol, _, address in wire.addresses:
+    def _connect(self, connection: HttpConnection[TaskT]) -> None:
+        for family, kind, protocol, _, address in connection.addresses:
             try:
-                wire.sock = socket.socket(family, kind, protocol)
-                wire.sock.setblocking(False)
-                wire.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                wire.sock.connect(address)
+                connection.sock = socket.socket(family, kind, protocol)
+                connection.sock.setblocking(False)
+                connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.sock.connect(address)
             except BlockingIOError:
                 pass
             except OSError:
-                if wire.sock is not None:
-                    wire.sock.close()
+                if connection.sock is not None:
+                    connection.sock.close()
                 continue
-            self._watch(wire, self._connected, selectors.EVENT_WRITE)
+            self._watch(connection, self._on_connected, selectors.EVENT_WRITE)
             return
-        wire.origin.addresses = []  # ask again: they may have changed
-        self._fail(wire, CONNECTION_FAILED)
+        # The addresses may have changed.
+        self._resolver.forget(connection.origin.host, connection.origin.port)
+        self._fail(connection, CONNECTION_FAILED)
 
-    def _connected(self, wire: _Wire[J]) -> None:
-        self._selector.unregister(wire.sock)
-        wire.watched = False
-        if wire.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            wire.sock.close()
-            self._connect(wire)
-        elif wire.origin.secure:
-            if self._tls is None:
-                self._tls = self._make_tls()
-            wire.sock = self._tls.wrap_socket(
-                wire.sock,
-                server_hostname=wire.origin.host,
-                do_handshake_on_connect=False,
-                session=wire.origin.session,  # resumed: without the certificate's arithmetic
-            )
-            self._watch(wire, self._shake_hands, _READ)
-            self._shake_hands(wire)
+    def _on_connected(self, connection: HttpConnection[TaskT]) -> None:
+        self._selector.unregister(connection.sock)
+        connection.watched = False
+        if connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            connection.sock.close()
+            self._connect(connection)
+        elif connection.origin.secure:
+            self._start_tls(connection)
         else:
-            self._opened(wire)
+            self._on_opened(connection)
 
-    def _shake_hands(self, wire: _Wire[J]) -> None:
+    def _start_tls(self, connection: HttpConnection[TaskT]) -> None:
+        if self._tls_context is None:
+            self._tls_context = self._create_tls_context()
+        connection.sock = self._tls_context.wrap_socket(
+            connection.sock,
+            server_hostname=connection.origin.host,
+            do_handshake_on_connect=False,
+            session=connection.origin.session,  # resumption saves the certificate's arithmetic
+        )
+        self._watch(connection, self._shake_hands, _READ)
+        self._shake_hands(connection)
+
+    def _shake_hands(self, connection: HttpConnection[TaskT]) -> None:
         try:
-            wire.sock.do_handshake()
+            connection.sock.do_handshake()
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLWantWriteError:
-            self._watch(wire, self._shake_hands, _READ_AND_WRITE)
-        except OSError:  # a certificate that does not verify, too
-            self._fail(wire, CONNECTION_FAILED)
+            self._watch(connection, self._shake_hands, _READ_AND_WRITE)
+        except OSError:  # also when the certificate is not trusted
+            self._fail(connection, CONNECTION_FAILED)
         else:
-            self._opened(wire)
+            self._on_opened(connection)
 
-    def _opened(self, wire: _Wire[J]) -> None:
-        del self._opening[wire]
-        self._watch(wire, self._receive, _READ)
-        self._send(wire)
+    def _on_opened(self, connection: HttpConnection[TaskT]) -> None:
+        del self._opening[connection]
+        self._watch(connection, self._receive, _READ)
+        self._send(connection)
 
-    # --- Busy: send, receive
+    # --- Busy: send the request, receive the response
 
-    def _send(self, wire: _Wire[J]) -> None:
-        wire.due = time.monotonic() + ANSWER_SECONDS
-        wire.finished = False
-        wire.received = b""
-        wire.step = self._receive
-        self._busy[wire] = None
-        self._flush(wire)
+    def _send(self, connection: HttpConnection[TaskT]) -> None:
+        connection.timeout_at = time.monotonic() + self._response_seconds
+        connection.response_complete = False
+        connection.received = b""
+        connection.on_ready = self._receive
+        self._busy[connection] = None
+        self._flush(connection)
 
-    def _flush(self, wire: _Wire[J]) -> None:
+    def _flush(self, connection: HttpConnection[TaskT]) -> None:
         try:
-            while wire.unsent:
-                sent = wire.sock.send(wire.unsent)
-                wire.unsent = wire.unsent[sent:]
-        except _NOT_NOW:
-            if wire.step != self._send_rest:
-                self._watch(wire, self._send_rest, _READ_AND_WRITE)
+            while connection.unsent:
+                sent = connection.sock.send(connection.unsent)
+                connection.unsent = connection.unsent[sent:]
+        except _WOULD_BLOCK:
+            if connection.on_ready != self._send_rest:
+                self._watch(connection, self._send_rest, _READ_AND_WRITE)
         except OSError:
-            self._fail(wire, CONNECTION_FAILED)
+            self._fail(connection, CONNECTION_FAILED)
 
-    def _send_rest(self, wire: _Wire[J]) -> None:
-        self._flush(wire)
-        if wire not in self._busy:
+    def _send_rest(self, connection: HttpConnection[TaskT]) -> None:
+        self._flush(connection)
+        if connection not in self._busy:
             return
-        if not wire.unsent:
-            self._watch(wire, self._receive, _READ)
-        self._receive(wire)  # a refusal may come before everything was sent
+        if not connection.unsent:
+            self._watch(connection, self._receive, _READ)
+        self._receive(connection)  # an error response may arrive before the request is sent
 
-    def _receive(self, wire: _Wire[J]) -> None:
+    def _receive(self, connection: HttpConnection[TaskT]) -> None:
         try:
-            data = wire.sock.recv(RECEIVE_BYTES)
-        except _NOT_NOW:
+            data = connection.sock.recv(RECEIVE_BYTES)
+        except _WOULD_BLOCK:
             return
         except OSError:
             data = b""
         if not data:
-            self._end_of_stream(wire)
+            self._on_end_of_stream(connection)
             return
         try:
-            wire.parser.feed_data(data)
+            connection.parser.feed_data(data)
         except httptools.HttpParserError:
-            self._fail(wire, MALFORMED_ANSWER)
+            self._fail(connection, MALFORMED_RESPONSE)
             return
-        if not wire.finished or wire.parser.get_status_code() >= 400:
-            wire.received += data
-        if wire.finished:
-            self._answered(wire, wire.keep and not wire.unsent)
-        elif len(wire.received) > MAX_ANSWER_BYTES:
-            self._fail(wire, MALFORMED_ANSWER)
+        complete = connection.response_complete
+        if not complete or connection.parser.get_status_code() >= 400:
+            connection.received += data
+        if complete:
+            self._complete(connection, connection.keep_alive and not connection.unsent)
+        elif len(connection.received) > MAX_RESPONSE_BYTES:
+            self._fail(connection, MALFORMED_RESPONSE)
 
-    def _end_of_stream(self, wire: _Wire[J]) -> None:
-        if _ends_with_the_stream(wire.received):
-            self._answered(wire, keep=False)
+    def _on_end_of_stream(self, connection: HttpConnection[TaskT]) -> None:
+        if connection.ends_with_stream():
+            self._complete(connection, keep_alive=False)
         else:
-            self._fail(wire, CONNECTION_FAILED)
+            self._fail(connection, CONNECTION_FAILED)
 
-    def _answered(self, wire: _Wire[J], keep: bool) -> None:
-        error_type = _error_type(wire.received) if wire.received else ""
-        status = wire.parser.get_status_code()
-        self._ended.append(Ended(wire.job, status, error_type=error_type))
-        if not keep:
-            self._drop(wire)
+    def _complete(self, connection: HttpConnection[TaskT], keep_alive: bool) -> None:
+        error_type = connection.error_type() if connection.received else ""
+        status = connection.parser.get_status_code()
+        self._completions.append(Completion(connection.task, status, error_type=error_type))
+        if not keep_alive:
+            self._close(connection)
             return
-        origin = wire.origin
+        origin = connection.origin
         if origin.secure and origin.session is None:
-            origin.session = wire.sock.session
-        del self._busy[wire]
-        wire.step = self._disturbed
-        origin.idle.append(wire)
+            origin.session = connection.sock.session
+        del self._busy[connection]
+        connection.on_ready = self._on_idle_readable
+        origin.idle.append(connection)
 
     # --- Idle
 
-    def _disturbed(self, wire: _Wire[J]) -> None:
-        """The server closed an idle connection, said what nobody asked for, or renewed a key."""
+    def _on_idle_readable(self, connection: HttpConnection[TaskT]) -> None:
+        """Close an idle connection that its server closed, or on which it sent data unasked.
+
+        A TLS record without data, such as a session ticket, leaves the connection open.
+        """
         try:
-            wire.sock.recv(1)
-        except _NOT_NOW:
+            connection.sock.recv(1)
+        except _WOULD_BLOCK:
             return
         except OSError:
             pass
-        self._drop(wire)
+        self._close(connection)
 
-    # --- The end
+    # --- Failure and close
 
-    def _fail(self, wire: _Wire[J], failure: str) -> None:
-        lost = wire.reused and not wire.received and failure == CONNECTION_FAILED
-        self._ended.append(Ended(wire.job, 0, failure, lost))
-        self._drop(wire)
+    def _fail(self, connection: HttpConnection[TaskT], failure: str) -> None:
+        resend = connection.reused and not connection.received and failure == CONNECTION_FAILED
+        self._completions.append(Completion(connection.task, 0, failure, resend))
+        self._close(connection)
 
-    def _drop(self, wire: _Wire[J]) -> None:
-        self._opening.pop(wire, None)
-        self._busy.pop(wire, None)
-        if wire in wire.origin.idle:
-            wire.origin.idle.remove(wire)
-        if wire.watched:
-            self._selector.unregister(wire.sock)
-        if wire.sock is not None:
-            wire.sock.close()
+    def _close(self, connection: HttpConnection[TaskT]) -> None:
+        self._opening.pop(connection, None)
+        self._busy.pop(connection, None)
+        if connection in connection.origin.idle:
+            connection.origin.idle.remove(connection)
+        if connection.watched:
+            self._selector.unregister(connection.sock)
+        if connection.sock is not None:
+            connection.sock.close()
 
-    def _watch(self, wire: _Wire[J], step: Step[J], events: int) -> None:
-        """Have `step` called whenever the connection is ready for `events`."""
-        wire.step = step
-        if wire.watched:
-            self._selector.modify(wire.sock, events, wire)
+    def _watch(
+        self, connection: HttpConnection[TaskT], on_ready: OnReady[TaskT], events: int
+    ) -> None:
+        """Call `on_ready` whenever the connection is ready for `events`."""
+        connection.on_ready = on_ready
+        if connection.watched:
+            self._selector.modify(connection.sock, events, connection)
         else:
-            self._selector.register(wire.sock, events, wire)
-            wire.watched = True
+            self._selector.register(connection.sock, events, connection)
+            connection.watched = True
 
 
-_has_length = re.compile(rb"\r\n(content-length|transfer-encoding):", re.IGNORECASE).search
-
-
-def _ends_with_the_stream(received: bytes) -> bool:
-    """Whether these bytes are an answer that only the closing of the connection ends.
-
-    RFC 9112 section 6.3: one without a length. Whatever else is cut off is no answer.
-    """
-    head, blank, _ = received.partition(b"\r\n\r\n")
-    return bool(blank) and _has_length(head) is None
-
-
-_find_error_type = re.compile(rb"\r\nx-amzn-errortype: *(\w+)", re.IGNORECASE).search
-
-
-def _error_type(received: bytes) -> str:
-    found = _find_error_type(received)
-    return found[1].decode() if found else ""
-
-
-def verifying_context() -> ssl.SSLContext:
-    """TLS that trusts whom the SDK trusts, `AWS_CA_BUNDLE` included."""
+def create_trusted_context() -> ssl.SSLContext:
+    """Return a TLS context with the SDK's trusted authorities, `AWS_CA_BUNDLE` included."""
     cafile = os.environ.get("AWS_CA_BUNDLE") or get_cert_path(True)
     return ssl.create_default_context(cafile=cafile)

@@ -1,4 +1,4 @@
-"""Notices: what a user is told of their own connections, over the others and over SNS."""
+"""Notifies users about their own connections, over their other connections and over SNS."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PUBLISH_BATCH = 10  # https://docs.aws.amazon.com/sns/latest/api/API_PublishBatch.html
 
-logger = logging.getLogger("herald.notify")
+logger = logging.getLogger("herald.notices")
 
 
 class Removed(NamedTuple):
@@ -36,19 +36,19 @@ class Removed(NamedTuple):
 
 
 class Topic:
-    """An SNS topic; a notice's message has its user and tenant as attributes."""
+    """An SNS topic. Its messages have the user and the tenant as attributes."""
 
     def __init__(self, client: Callable[[], "SNSClient"], arn: str) -> None:
-        """`client` is asked at the first notice: most invocations have none."""
+        """Take `client`, which is called for the first notice: most invocations send none."""
         self._client = client
         self._arn = arn
 
     def publish(self, removed: Sequence[Removed]) -> None:
-        """Publish notices. What fails is logged: it must not fail the delivery that it is about."""
+        """Publish notices. Errors are only logged, since the delivery itself must not fail."""
         notices = iter(removed)
         while batch := list(islice(notices, PUBLISH_BATCH)):
             try:
-                answer = self._client().publish_batch(
+                response = self._client().publish_batch(
                     TopicArn=self._arn,
                     PublishBatchRequestEntries=[
                         {
@@ -59,43 +59,43 @@ class Topic:
                         for index, notice in enumerate(batch)
                     ],
                 )
-                for failed in answer["Failed"]:
-                    logger.error("SNS refused a notice: %s", failed)
+                for failed in response["Failed"]:
+                    logger.error("SNS rejected a notice: %s", failed)
             except Exception:
                 logger.exception("could not publish %d notices", len(batch))
 
 
 class Notifier:
-    """Tells users which of their connections were removed."""
+    """Notifies users about the removal of their connections."""
 
     def __init__(self, *, audiences: Audiences, delivery: Delivery, topic: Topic | None) -> None:
         self._audiences = audiences
         self._delivery = delivery
         self._topic = topic
 
-    def connections_removed(self, removed: Sequence[Removed], deadline: float) -> Iterator[Outcome]:
-        """Tell the other live connections of each user, and the topic; what became of the frames.
+    def notify_removed(self, removed: Sequence[Removed], deadline: float) -> Iterator[Outcome]:
+        """Send notices to each user's other connections and to the topic; yield the outcomes.
 
-        All of one tenant. `deadline`: see `Delivery.deliver`.
+        All removed connections belong to one tenant. `deadline`: see `Delivery.deliver`.
         """
         if self._topic is not None:
             self._topic.publish(removed)
         try:
             yield from self._delivery.deliver(self._parcels(removed), deadline)
         except Unavailable as error:
-            logger.error("could not find out whom to notify: %s", error.detail)
+            logger.error("could not read the connections to notify: %s", error.detail)
 
     def _parcels(self, removed: Sequence[Removed]) -> Iterator[list[Parcel]]:
-        gone = {notice.recipient.connection_id for notice in removed}
-        by_user = defaultdict(list)
+        removed_ids = {notice.recipient.connection_id for notice in removed}
+        frames_by_user = defaultdict(list)
         for notice in removed:
-            by_user[notice.recipient.user_id].append(frame_of(encode(notice.to_frame())))
+            frames_by_user[notice.recipient.user_id].append(frame_of(encode(notice.to_frame())))
         tenant = removed[0].recipient.tenant
-        for recipients in self._audiences.of_users(list(by_user), tenant):
+        for recipients in self._audiences.of_users(list(frames_by_user), tenant):
             yield [
-                Parcel(recipient, tuple(by_user[recipient.user_id]))
+                Parcel(recipient, tuple(frames_by_user[recipient.user_id]))
                 for recipient in recipients
-                if recipient.connection_id not in gone
+                if recipient.connection_id not in removed_ids
             ]
 
 

@@ -1,10 +1,11 @@
-"""What a delivery or a probe shows of a connection: the log, its state, and who is told of it."""
+"""Records the outcomes of deliveries and probes: in the log, in the tables, and as notices."""
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, wait
+from typing import NamedTuple
 
 from chalicelib.delivery.frames import PROBE
 from chalicelib.delivery.notices import Notifier, Removed
@@ -14,16 +15,26 @@ from chalicelib.protocol.reports import Result
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Recipient
 
-THREADS = 8
-MAX_WAITING = 10_000
-SETTLING_SECONDS = 1.0  # of a deadline, kept for what failures entail
-HANDSHAKE_PAUSES = (0.25, 0.5)  # seconds: from `$connect`'s answer to the open socket, and more
+RECORDING_SECONDS = 1.0  # the part of a deadline that is reserved for recording failures
+HANDSHAKE_PAUSES = (0.25, 0.5)  # seconds between tries, until a handshake's socket is open
 
 logger = logging.getLogger("herald.delivery")
 
 
+class RecordingLimits(NamedTuple):
+    """The bounds of a recorder."""
+
+    max_waiting: int = 10_000
+    """Outcomes that wait to be recorded; with more, `OutcomeBatch.add` blocks."""
+
+    handshake_pauses: tuple[float, ...] = HANDSHAKE_PAUSES
+
+
+DEFAULT_LIMITS = RecordingLimits()
+
+
 class OutcomeRecorder:
-    """Keeps the connections true to what deliveries show, beside the sending."""
+    """Updates the connections after deliveries: removes, marks as stale, or revives them."""
 
     def __init__(
         self,
@@ -31,38 +42,55 @@ class OutcomeRecorder:
         connections: Connections,
         delivery: Delivery,
         notifier: Notifier,
+        writers: Executor,
         now: Callable[[], int],
+        limits: RecordingLimits = DEFAULT_LIMITS,
     ) -> None:
-        """`now` is the clock, in epoch milliseconds."""
+        """Take `writers`, which runs the writes, and `now`, the clock in epoch milliseconds."""
+        self.limits = limits
         self._connections = connections
         self._delivery = delivery
         self._notifier = notifier
+        self._writers = writers
         self._now = now
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="consequences")
 
-    def begin(self) -> "Settlement":
-        """For the outcomes of one delivery."""
-        return Settlement(self._settle, self._is_early, self.ask, self._threads, self._notifier)
+    def begin(self) -> "OutcomeBatch":
+        """Return an empty batch, for the outcomes of one delivery."""
+        return OutcomeBatch(self)
 
     def probe(self, recipients: Sequence[Recipient], deadline: float) -> list[Outcome]:
-        """Ask each socket whether it is open, and note what that shows. `deadline` is in
-        `time.monotonic` seconds."""
-        settlement = self.begin()
-        outcomes = self.ask(recipients, deadline - SETTLING_SECONDS)
+        """Probe whether sockets are open, record the outcomes, and return them.
+
+        `deadline` is in `time.monotonic` seconds.
+        """
+        batch = self.begin()
+        outcomes = self.send_probes(recipients, deadline - RECORDING_SECONDS)
         for outcome in outcomes:
-            settlement.add(outcome)
-        settlement.finish(deadline)
+            batch.add(outcome)
+        batch.finish(deadline)
         return outcomes
 
-    def ask(self, recipients: Sequence[Recipient], deadline: float) -> list[Outcome]:
-        """Ask each socket whether it is open, and leave it at that."""
+    def send_probes(self, recipients: Sequence[Recipient], deadline: float) -> list[Outcome]:
+        """Probe whether sockets are open; return the outcomes without recording them."""
         parcels = [Parcel(recipient, (PROBE,)) for recipient in recipients]
         return list(self._delivery.deliver([parcels], deadline))
 
-    def _is_early(self, outcome: Outcome) -> bool:
+    def is_unconfirmed(self, outcome: Outcome) -> bool:
+        """Return whether the socket may not be open yet, rather than gone.
+
+        `@connections` answers 410 until the `$connect` of a connection has ended.
+        """
         return outcome.result is Result.GONE and outcome.recipient.may_be_in_handshake(self._now())
 
-    def _settle(self, outcome: Outcome) -> None:
+    def notify_removed(self, removed: Sequence[Removed], deadline: float) -> Iterator[Outcome]:
+        """Notify the users of removed connections; yield the outcomes of the notices."""
+        return self._notifier.notify_removed(removed, deadline)
+
+    def record(self, outcome: Outcome) -> "Future[None]":
+        """Record an outcome in another thread. Errors are logged."""
+        return self._writers.submit(self._record, outcome)
+
+    def _record(self, outcome: Outcome) -> None:
         recipient = outcome.recipient
         if outcome.result is not Result.DELIVERED:
             _log(outcome)
@@ -74,94 +102,92 @@ class OutcomeRecorder:
             elif outcome.tries:
                 self._connections.mark_stale(recipient.connection_id)
         except Unavailable:
-            # The report stands; the next delivery to this connection will find the same.
+            # The report is right all the same, and the next delivery will have the same outcome.
             logger.warning("could not record that %s is %s", recipient, outcome.result)
         except Exception:
             logger.exception("could not record that %s is %s", recipient, outcome.result)
 
 
-class Settlement:
-    """The consequences of one delivery's outcomes."""
+class OutcomeBatch:
+    """The outcomes of one delivery, recorded while it goes on."""
 
-    def __init__(
-        self,
-        settle: Callable[[Outcome], None],
-        is_early: Callable[[Outcome], bool],
-        ask: Callable[[Sequence[Recipient], float], list[Outcome]],
-        threads: ThreadPoolExecutor,
-        notifier: Notifier,
-    ) -> None:
-        self._settle = settle
-        self._is_early = is_early
-        self._ask = ask
-        self._threads = threads
-        self._notifier = notifier
+    def __init__(self, recorder: OutcomeRecorder) -> None:
+        self._recorder = recorder
         self._waiting: deque[Future[None]] = deque()
         self._last: Outcome | None = None
-        self._early: list[Outcome] = []
+        self._unconfirmed: list[Outcome] = []
         self._removed: list[Removed] = []
 
     def add(self, outcome: Outcome) -> None:
-        """Settle an outcome, in another thread: a successful probe, or whatever is no delivery.
+        """Record a failure, or a successful probe, in another thread.
 
-        Several in a row for one recipient, whose later frames share the fate of the first, are
-        settled once.
+        Consecutive outcomes of one recipient are recorded once: the frames after a failed one get
+        the same result.
         """
         if self._last is not None and outcome.recipient is self._last.recipient:
             return
         self._last = outcome
-        if self._is_early(outcome):
-            self._early.append(outcome)
+        if self._recorder.is_unconfirmed(outcome):
+            self._unconfirmed.append(outcome)
         else:
-            self._submit(outcome)
+            self._record(outcome)
         if outcome.result is Result.REJECTED:
             self._removed.append(Removed(outcome.recipient, outcome.reason))
 
     def finish(self, deadline: float) -> None:
-        """Wait until all is settled, and tell users what was removed. `deadline` is in
-        `time.monotonic` seconds: what is not settled by then is left to the next delivery."""
+        """Wait until everything is recorded, and notify the users of removed connections.
+
+        `deadline` is in `time.monotonic` seconds. Outcomes that are not recorded by then are
+        dropped: the next delivery will have the same ones.
+        """
         self._wait(deadline)
         if self._removed:
             removed, self._removed = self._removed, []
-            for outcome in self._notifier.connections_removed(removed, deadline):
+            for outcome in self._recorder.notify_removed(removed, deadline):
                 if outcome.result is not Result.DELIVERED:
                     self.add(outcome)
-        if self._early:
-            self._ask_the_early(deadline)
+        if self._unconfirmed:
+            self._confirm(deadline)
         self._wait(deadline)
 
-    def _ask_the_early(self, deadline: float) -> None:
-        """`@connections` says 410 of a connection whose `$connect` has stored it and not yet
-        ended. To remove that one would leave an open socket that nothing is ever sent to."""
-        early = {outcome.recipient.connection_id: outcome for outcome in self._early}
-        self._early = []
-        for pause in HANDSHAKE_PAUSES:
+    def _confirm(self, deadline: float) -> None:
+        """Probe the unconfirmed connections again, and record those that are still gone.
+
+        Removing a connection whose `$connect` is about to end would leave an open socket to which
+        nothing is ever sent.
+        """
+        unconfirmed = {outcome.recipient.connection_id: outcome for outcome in self._unconfirmed}
+        self._unconfirmed = []
+        probes: list[Outcome] = []
+        for pause in self._recorder.limits.handshake_pauses:
             time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
-            answers = self._ask([one.recipient for one in early.values()], deadline)
-            for answer in answers:
-                if answer.result is Result.DELIVERED:
-                    del early[answer.recipient.connection_id]
-            if not early:
+            recipients = [outcome.recipient for outcome in unconfirmed.values()]
+            probes = self._recorder.send_probes(recipients, deadline)
+            for probe in probes:
+                if probe.result is Result.DELIVERED:
+                    del unconfirmed[probe.recipient.connection_id]
+            if not unconfirmed:
                 return
-        for answer in answers:
-            outcome = early.get(answer.recipient.connection_id)
+        for probe in probes:
+            outcome = unconfirmed.get(probe.recipient.connection_id)
             if outcome is None:
                 continue
-            # Who can't be asked now is left to the sweep; but some emulators know no GET.
-            if answer.result is Result.STALE and answer.reason != "http_501":
-                outcome = outcome._replace(result=Result.STALE, reason=answer.reason)
-            self._submit(outcome)
+            # A failed probe proves nothing, so the sweep decides later. But some emulators do not
+            # implement GET: there the first outcome counts.
+            if probe.result is Result.STALE and probe.reason != "http_501":
+                outcome = outcome._replace(result=Result.STALE, reason=probe.reason)
+            self._record(outcome)
 
-    def _submit(self, outcome: Outcome) -> None:
-        if len(self._waiting) >= MAX_WAITING:
+    def _record(self, outcome: Outcome) -> None:
+        if len(self._waiting) >= self._recorder.limits.max_waiting:
             self._waiting.popleft().result()
-        self._waiting.append(self._threads.submit(self._settle, outcome))
+        self._waiting.append(self._recorder.record(outcome))
 
     def _wait(self, deadline: float) -> None:
-        left = wait(self._waiting, timeout=max(0.0, deadline - time.monotonic())).not_done
-        given_up = sum(future.cancel() for future in left)
-        if given_up:
-            logger.warning("%d outcomes were not recorded in time", given_up)
+        late = wait(self._waiting, timeout=max(0.0, deadline - time.monotonic())).not_done
+        dropped = sum(future.cancel() for future in late)
+        if dropped:
+            logger.warning("%d outcomes were not recorded in time", dropped)
         self._waiting.clear()
 
 

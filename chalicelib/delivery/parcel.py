@@ -1,4 +1,4 @@
-"""What delivery takes and gives: parcels, outcomes, and the port that carries them."""
+"""The values that a delivery takes and yields, and the port that carries it out."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -9,16 +9,17 @@ from chalicelib.store.items import Recipient
 
 
 class Parcel(NamedTuple):
-    """What one recipient shall get: frames, in order."""
+    """The frames for one recipient, in order."""
 
     recipient: Recipient
     frames: tuple[Frame, ...]
 
 
 class Outcome(NamedTuple):
-    """What became of one frame for one recipient. `reason` is for reports and logs.
+    """The result of sending one frame to one recipient. `reason` is for reports and logs.
 
-    `tries` counts the answers that were waited for. With none, nothing is known of the recipient.
+    `tries` counts the requests that got a response or failed. With 0, nothing is known about the
+    recipient.
     """
 
     recipient: Recipient
@@ -34,7 +35,7 @@ class Delivery(Protocol):
     def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: float) -> Iterator[Outcome]:
         """Send every parcel of every page; yield an outcome for each frame.
 
-        `deadline` is in `time.monotonic` seconds: a frame that is not delivered by then is stale.
+        `deadline` is in `time.monotonic` seconds. A frame that is not delivered by then is stale.
         """
         ...
 

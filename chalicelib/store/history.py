@@ -12,7 +12,7 @@ messages, in the order in which the delays were noted.
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, NamedTuple
@@ -42,7 +42,6 @@ REACH_BACK_MS = DELAYED_MS + HANDLER_MS + CLOCK_MS
 
 PAGE_ITEMS = 200
 TIME_CHARACTERS = 10  # of an id; the others are random
-THREADS = 8
 
 
 class RequestNumber(NamedTuple):
@@ -86,9 +85,10 @@ class History:
         *,
         seconds: int,
         encryption: Encryption,
+        writers: Executor,
         now: Callable[[], int],
     ) -> None:
-        """With 0 `seconds`, nothing is stored."""
+        """Store nothing when `seconds` is 0. `writers` runs the writes of large requests."""
         self.seconds = seconds
         self._store = store
         self._table = store.tables.history
@@ -96,7 +96,7 @@ class History:
         self._now = now
         self._writer = uuid4().hex[:12]
         self._numbers = count()
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="history")
+        self._writers = writers
 
     # --- Writes
 
@@ -173,7 +173,7 @@ class History:
             self._store.batch_put(self._table, batches[0])
             return
         writes = [
-            self._threads.submit(self._store.batch_put, self._table, batch) for batch in batches
+            self._writers.submit(self._store.batch_put, self._table, batch) for batch in batches
         ]
         # Wait for all, even if one fails: nothing may be written after the request is answered.
         errors = [error for write in writes if (error := write.exception()) is not None]

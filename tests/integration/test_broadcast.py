@@ -1,4 +1,4 @@
-"""POST /messages, through the gateway, to real sockets."""
+"""POST /messages through the gateway, to real sockets."""
 
 from itertools import chain
 
@@ -9,11 +9,11 @@ from tests.support.clients import Client, eventually
 
 @pytest.fixture
 def tenant(request: pytest.FixtureRequest) -> str:
-    """A tenant of the test's own, so that «all» is nobody else."""
+    """A tenant of the test's own, so that `all` reaches nobody else."""
     return request.node.name
 
 
-def test_reaches_every_connection_of_the_named_users_and_no_other(
+def test_a_message_reaches_every_connection_of_the_named_users_and_no_other(
     herald: Client, user: str
 ) -> None:
     phone, laptop = herald.connect(user), herald.connect(user)
@@ -31,7 +31,7 @@ def test_reaches_every_connection_of_the_named_users_and_no_other(
     other.assert_quiet()
 
 
-def test_a_frame_says_what_and_from_whom(herald: Client, user: str) -> None:
+def test_a_frame_has_the_id_type_sender_data_and_time(herald: Client, user: str) -> None:
     socket = herald.connect(user)
     body = {"to": {"users": [user]}, "type": "chat", "data": [1, None, {"a": 0.5}]}
     answer = herald.post(body, "sender").json()
@@ -47,7 +47,9 @@ def test_a_frame_says_what_and_from_whom(herald: Client, user: str) -> None:
     }
 
 
-def test_all_reaches_the_tenant_less_the_exceptions(herald: Client, tenant: str) -> None:
+def test_all_reaches_the_tenant_except_the_named_users_and_connections(
+    herald: Client, tenant: str
+) -> None:
     sockets = {name: herald.connect(name, tenant=tenant) for name in ("a", "b", "c", "d")}
     other_tenant, no_tenant = herald.connect("a", tenant=f"{tenant}-2"), herald.connect("a")
     connection_id = herald.connection_id("c", tenant)
@@ -62,7 +64,9 @@ def test_all_reaches_the_tenant_less_the_exceptions(herald: Client, tenant: str)
         socket.assert_quiet()
 
 
-def test_connections_are_named_by_id(herald: Client, tenant: str) -> None:
+def test_a_message_to_a_connection_id_reaches_only_that_connection_once(
+    herald: Client, tenant: str
+) -> None:
     first = herald.connect("a", tenant=tenant)
     connection_id = herald.connection_id("a", tenant)
     second = herald.connect("a", tenant=tenant)
@@ -76,7 +80,7 @@ def test_connections_are_named_by_id(herald: Client, tenant: str) -> None:
     second.assert_quiet()
 
 
-def test_another_tenants_connection_is_no_recipient(herald: Client, tenant: str) -> None:
+def test_connections_of_another_tenant_are_not_reached(herald: Client, tenant: str) -> None:
     socket = herald.connect("a", tenant=tenant)
     connection_id = herald.connection_id("a", tenant)
     for other in ({}, {"tenant": f"{tenant}-2"}):
@@ -85,12 +89,12 @@ def test_another_tenants_connection_is_no_recipient(herald: Client, tenant: str)
     socket.assert_quiet()
 
 
-def test_nobody_connected_is_no_failure(herald: Client, user: str) -> None:
+def test_a_message_to_a_user_without_connections_succeeds(herald: Client, user: str) -> None:
     report = herald.report({"users": [user]})
     assert (report["recipients"], report["failed"]) == (0, [])
 
 
-def test_many_messages_arrive_in_order_and_in_one_frame(herald: Client, user: str) -> None:
+def test_messages_of_one_request_arrive_in_order_in_one_frame(herald: Client, user: str) -> None:
     socket = herald.connect(user)
     to = {"users": [user]}
     messages = [{"to": to, "data": number} for number in range(10)]
@@ -118,7 +122,7 @@ def test_large_messages_are_split_over_frames_in_order(herald: Client, user: str
 def test_a_gone_connection_is_reported_removed_and_the_rest_is_reached(
     herald: Client, user: str
 ) -> None:
-    """As when API Gateway lost a `$disconnect`: the table knows a connection that is no more."""
+    """As when a `$disconnect` was lost: the table has a connection that no longer exists."""
     alive = herald.connect(user)
     ghost = _ghost(herald, user)
 
@@ -131,7 +135,7 @@ def test_a_gone_connection_is_reported_removed_and_the_rest_is_reached(
     assert herald.presence(user)["connections"] == 1
 
 
-def test_scopes_decide_who_may_send_to_whom(herald: Client, user: str) -> None:
+def test_each_kind_of_audience_needs_its_scope(herald: Client, user: str) -> None:
     to_users, to_all = {"users": [user]}, {"all": True}
     for to, scope, status in (
         (to_users, "messages:send", 200),
@@ -145,7 +149,7 @@ def test_scopes_decide_who_may_send_to_whom(herald: Client, user: str) -> None:
     assert answer.json()["code"] == "forbidden"
 
 
-def test_nothing_is_sent_when_one_message_of_a_request_may_not_be(
+def test_nothing_is_sent_when_one_message_of_a_request_is_forbidden(
     herald: Client, user: str
 ) -> None:
     socket = herald.connect(user)
@@ -156,7 +160,7 @@ def test_nothing_is_sent_when_one_message_of_a_request_may_not_be(
 
 
 def _ghost(herald: Client, user: str) -> str:
-    """A connection of `user` in the tables that no socket belongs to."""
+    """Store a connection of `user` that has no socket; return its id."""
     socket = herald.connect(user, tenant="ghosts")
     [item] = herald.connections(user, "ghosts")
     socket.connection.close()

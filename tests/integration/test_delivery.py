@@ -1,4 +1,4 @@
-"""What becomes of connections when `@connections` answers as it should not."""
+"""The effects of failing requests to `@connections` on connections, reports and notices."""
 
 import json
 from collections import Counter
@@ -24,7 +24,7 @@ def stubbed() -> Iterator[Stub]:
 
 @pytest.fixture
 def herald(herald_with: Start, stubbed: Stub) -> Client:
-    """A gateway whose functions deliver to the stub."""
+    """Start a gateway whose functions deliver to the stub."""
     return herald_with(HERALD_MANAGEMENT_ENDPOINT=stubbed.endpoint)
 
 
@@ -33,7 +33,7 @@ def ids_of(herald: Client, user: str) -> list[str]:
 
 
 def two_devices(herald: Client, user: str) -> tuple[str, str]:
-    """The ids of a user's two connections, in the order in which they were opened."""
+    """Open two connections of a user; return their ids in that order."""
     herald.connect(user)
     first = herald.connection_id(user)
     herald.connect(user)
@@ -46,14 +46,14 @@ def notices(stubbed: Stub, connection_id: str) -> list[Any]:
     return [frame for frame in frames if frame["type"] == "notice"]
 
 
-def test_100_messages_to_50_users_cost_one_call_for_each_connection(
+def test_100_messages_to_50_users_need_one_request_for_each_connection(
     herald: Client, stubbed: Stub
 ) -> None:
     users = [f"user-{number}" for number in range(50)]
-    everyone = [herald.connect(user) for user in users]
+    sockets = [herald.connect(user) for user in users]
     herald.connect(users[0])
     connections = Counter(connection for user in users for connection in ids_of(herald, user))
-    assert len(connections) == len(everyone) + 1
+    assert len(connections) == len(sockets) + 1
 
     to_all_of_them = [{"to": {"users": users}, "data": number} for number in range(100)]
     to_two_each = [{"to": {"users": [users[number % 50]]}, "data": number} for number in range(100)]
@@ -67,35 +67,35 @@ def test_100_messages_to_50_users_cost_one_call_for_each_connection(
         assert [message["data"] for message in json.loads(body)["messages"]] == expected
 
 
-def test_a_refused_connection_is_removed_and_its_user_is_told(
+def test_a_rejected_connection_is_removed_and_its_user_is_notified(
     herald_with: Start, stubbed: Stub, user: str
 ) -> None:
     herald = herald_with(HERALD_MANAGEMENT_ENDPOINT=stubbed.endpoint, HERALD_NOTIFY_TOPIC_ARN=TOPIC)
     queue = subscribed_queue(herald)
-    refused, other = two_devices(herald, user)
-    stubbed.behaviours[refused] = ["403 ForbiddenException"]
+    rejected, other = two_devices(herald, user)
+    stubbed.behaviours[rejected] = ["403 ForbiddenException"]
 
     report = herald.report({"users": [user]})
 
     assert (report["recipients"], report["delivered"], report["rejected"]) == (2, 1, 1)
-    assert report["failed"] == [{"connectionId": refused, "userId": user, "reason": "http_403"}]
+    assert report["failed"] == [{"connectionId": rejected, "userId": user, "reason": "http_403"}]
     assert ids_of(herald, user) == [other]
     assert herald.presence(user)["connections"] == 1
     notice = {
         "type": "notice",
         "code": "connection_removed",
-        "connectionId": refused,
+        "connectionId": rejected,
         "reason": "http_403",
     }
     assert notices(stubbed, other) == [notice]
-    assert stubbed.counts()[refused] == 1
+    assert stubbed.counts()[rejected] == 1
     published = queue()
     assert json.loads(published["Message"]) == notice
     assert published["MessageAttributes"]["userId"]["Value"] == user
 
 
 def subscribed_queue(herald: Client) -> Callable[[], Any]:
-    """Waits for what the topic tells its subscribers."""
+    """Subscribe a queue to the topic; return a function that waits for the next notice."""
     aws = {
         "endpoint_url": herald.running.aws["AWS_ENDPOINT_URL"],
         "region_name": "us-east-1",
@@ -121,14 +121,16 @@ def test_a_topic_that_fails_does_not_fail_the_message(
     herald_with: Start, stubbed: Stub, user: str
 ) -> None:
     herald = herald_with(HERALD_MANAGEMENT_ENDPOINT=stubbed.endpoint, HERALD_NOTIFY_TOPIC_ARN=TOPIC)
-    refused, other = two_devices(herald, user)
-    stubbed.behaviours[refused] = [400]
+    rejected, other = two_devices(herald, user)
+    stubbed.behaviours[rejected] = [400]
     assert herald.report({"users": [user]})["rejected"] == 1
     assert len(notices(stubbed, other)) == 1
 
 
-def test_a_notice_that_is_refused_causes_no_other(herald: Client, stubbed: Stub, user: str) -> None:
-    """A missing permission refuses everything: each is removed once, and nobody told for ever."""
+def test_a_rejected_notice_causes_no_further_notice(
+    herald: Client, stubbed: Stub, user: str
+) -> None:
+    """Otherwise a missing permission, which rejects everything, would cause notices without end."""
     first, second = two_devices(herald, user)
     stubbed.behaviours = {first: [403], second: [200, 403]}
     report = herald.report({"users": [user]})
@@ -137,7 +139,7 @@ def test_a_notice_that_is_refused_causes_no_other(herald: Client, stubbed: Stub,
     assert stubbed.counts() == {first: 1, second: 2}
 
 
-def test_a_throttled_connection_is_stale_until_it_is_heard(
+def test_a_connection_that_fails_is_stale_until_its_client_sends_a_frame(
     herald: Client, stubbed: Stub, user: str
 ) -> None:
     socket: Socket = herald.connect(user)
@@ -165,7 +167,7 @@ def test_gone_connections_are_removed_without_a_notice(
     assert notices(stubbed, other) == []
 
 
-def test_of_several_messages_one_too_large_stops_all_before_any_is_sent(
+def test_nothing_is_sent_when_one_message_of_a_request_is_too_large(
     herald: Client, stubbed: Stub, user: str
 ) -> None:
     herald.connect(user)

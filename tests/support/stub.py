@@ -1,4 +1,4 @@
-"""A stand-in for `@connections` that answers as it is told: what the local gateway never does."""
+"""A stub of `@connections` with scripted responses, for what the local gateway never does."""
 
 import socket
 import ssl
@@ -11,10 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
-Behaviour = int | str
-"""A status to answer with, perhaps with an error type (`403 ForbiddenException`), or one of ODD."""
+UNLIMITED = 10_000
 
-ODD: dict[str, bytes] = {
+Behaviour = int | str
+"""A status, perhaps with an error type (`403 ForbiddenException`), or a key of RAW_RESPONSES."""
+
+RAW_RESPONSES: dict[str, bytes] = {
     "close": b"",
     "half a head": b"HTTP/1.1 200 OK\r\nContent-Le",
     "half a body": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfour",
@@ -23,13 +25,13 @@ ODD: dict[str, bytes] = {
     "endless": b"HTTP/1.1 200 OK\r\nX-Filler: " + b"x" * 200_000,
     "no length": b"HTTP/1.0 200 OK\r\n\r\n",
 }
-"""Answers after which the connection is closed; `reset` and `hang` are two more."""
+"""Responses after which the connection is closed. `reset` and `hang` have no bytes."""
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
 
 
 class Stub:
-    """Answers each connection's requests with its `behaviours` in turn, the last one for ever."""
+    """Responds to each connection id with its `behaviours` in turn, and repeats the last one."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -38,26 +40,27 @@ class Stub:
         self.headers: list[dict[str, str]] = []
         self.opened = 0
         self.resumed = 0
-        self.at_most = 10_000  # requests at a time; more are answered 429
-        self.at_once = 0
+        self.max_concurrent = UNLIMITED  # further requests get 429
+        self.concurrent = 0
         self.sockets: set[socket.socket] = set()
 
     def received(self, connection_id: str) -> list[bytes]:
+        """Return the bodies that a connection id was sent, in order."""
         return [body for connection, body in self.requests if connection == connection_id]
 
     def counts(self) -> Counter[str]:
-        """How many requests each connection had."""
+        """Return the number of requests to each connection id."""
         return Counter(connection for connection, _ in self.requests)
 
     def close_sockets(self) -> None:
-        """Close every kept-alive connection, as a server does with idle ones."""
+        """Close every kept-alive connection, as servers do with idle ones."""
         for sock in self.sockets.copy():
             sock.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
 def stub(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[Stub]:
-    """A stub that listens on a free port of 127.0.0.1, and is called `host`."""
+    """Yield a stub that listens on a free port of 127.0.0.1; its endpoint is named `host`."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -81,17 +84,17 @@ def stub(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator
             with lock:
                 stubbed.requests.append((connection_id, body))
                 stubbed.headers.append(dict(self.headers))
-                turns = stubbed.behaviours.get(connection_id, [200])
-                behaviour = turns.pop(0) if len(turns) > 1 else turns[0]
-                stubbed.at_once += 1
-                crowded = stubbed.at_once > stubbed.at_most
-            if stubbed.at_most < 10_000:
+                script = stubbed.behaviours.get(connection_id, [200])
+                behaviour = script.pop(0) if len(script) > 1 else script[0]
+                stubbed.concurrent += 1
+                throttled = stubbed.concurrent > stubbed.max_concurrent
+            if stubbed.max_concurrent < UNLIMITED:
                 stopped.wait(0.005)
             try:
-                self._behave(429 if crowded else behaviour)
+                self._behave(429 if throttled else behaviour)
             finally:
                 with lock:
-                    stubbed.at_once -= 1
+                    stubbed.concurrent -= 1
 
         def _behave(self, behaviour: Behaviour) -> None:
             if behaviour == "chunked":
@@ -103,8 +106,8 @@ def stub(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator
                 linger = struct.pack("ii", 1, 0)
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 self.close_connection = True
-            elif behaviour in ODD:
-                self.wfile.write(ODD[str(behaviour)])
+            elif behaviour in RAW_RESPONSES:
+                self.wfile.write(RAW_RESPONSES[str(behaviour)])
                 self.close_connection = True
             else:
                 status, _, error_type = str(behaviour).partition(" ")
@@ -115,7 +118,7 @@ def stub(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator
                 self.end_headers()
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Tests are quiet."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
@@ -130,7 +133,7 @@ def stub(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator
             return connection, address
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that breaks off is what some tests are about."""
+            """Ignore errors: in some tests the client aborts."""
 
     lock = threading.Lock()
     stopped = threading.Event()

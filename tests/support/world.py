@@ -8,7 +8,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -42,16 +42,13 @@ class Crash(BaseException):
     """The end of an execution environment, which no handler can catch."""
 
 
-class Inline:
-    """A ThreadPoolExecutor without threads, so that a handler is one thread that can be stopped."""
+class Inline(Executor):
+    """An executor without threads, so that a handler is one thread that can be stopped."""
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def submit(self, call: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+    def submit(self, call: Callable[..., Any], /, *arguments: Any, **named: Any) -> "Future[Any]":
         future: Future[Any] = Future()
         try:
-            future.set_result(call(*arguments))
+            future.set_result(call(*arguments, **named))
         except Exception as error:
             future.set_exception(error)
         return future
@@ -270,6 +267,7 @@ class Herald(wiring.Herald):
             verify=TokenVerifier(settings).verify,
             rules=AccessRules(settings),
             metrics=Metrics("test"),
+            writers=Inline(),
             now=lambda: world.now,
             fanout_limits=fanout_limits,
         )

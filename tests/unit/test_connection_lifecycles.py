@@ -18,8 +18,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from chalicelib.auth.principal import Principal
-from chalicelib.delivery import disconnect as disconnect_module
-from chalicelib.delivery import outcomes as outcomes_module
 from chalicelib.errors import HeraldError
 from chalicelib.protocol.messages import accept, parse_message
 from chalicelib.protocol.ulid import Stamp
@@ -33,7 +31,6 @@ from tests.support.world import (
     Crash,
     Handler,
     Herald,
-    Inline,
     Socket,
     World,
 )
@@ -263,8 +260,6 @@ class Life(RuleBasedStateMachine):
 def test_the_tables_agree_with_the_sockets_whatever_happens(
     life: Any, evicts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outcomes_module, "ThreadPoolExecutor", Inline)
-    monkeypatch.setattr(disconnect_module, "ThreadPoolExecutor", Inline)
     monkeypatch.setattr(time, "sleep", time.sleep)  # each example sets its own
     machine = type("Machine", (Life,), {"client": Remembering(life), "evicts": evicts})
     run_machine(

@@ -20,14 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from chalicelib.auth.principal import Principal, Scope
-from chalicelib.delivery import disconnect as terminate
-from chalicelib.delivery import outcomes as outcome_recorder
 from chalicelib.errors import HeraldError
 from chalicelib.fanout.limits import FanoutLimits
 from chalicelib.protocol.messages import accept, parse_message
 from chalicelib.protocol.reports import Queued
 from chalicelib.protocol.ulid import Stamp, earliest
-from chalicelib.store import history
 from tests.support.tables import empty
 from tests.support.world import (
     LIFE,
@@ -37,7 +34,6 @@ from tests.support.world import (
     Crash,
     Handler,
     Herald,
-    Inline,
     Socket,
     World,
 )
@@ -405,8 +401,6 @@ class Lives(RuleBasedStateMachine):
 @pytest.mark.ministack
 @pytest.mark.timeout(0 if EXPLORE else 300)
 def test_no_message_is_lost(life: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (outcome_recorder, history, terminate):
-        monkeypatch.setattr(module, "ThreadPoolExecutor", Inline)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     run_machine(
         type("Machine", (Lives,), {"client": life}),

@@ -1,4 +1,4 @@
-"""Which messages travel together."""
+"""The packing of messages into frames."""
 
 import json
 from typing import Any
@@ -34,8 +34,8 @@ def message(data: Any, name: str = "id", *, encrypted: bool = False) -> Message:
     )
 
 
-class Counting(Encryption):
-    """Counts what it encrypts."""
+class CountingEncryption(Encryption):
+    """Counts its operations."""
 
     operations = 0
 
@@ -55,7 +55,7 @@ def decrypted(entry: Any, user_id: str) -> Any:
 
 
 @given(json_values)
-def test_any_data_arrives_as_it_was(data: Any) -> None:
+def test_data_is_unchanged_in_a_frame(data: Any) -> None:
     [frame] = framer([message(data)]).frames(1, "bob")
     [entry] = json.loads(frame.body)["messages"]
     assert entry == {"id": "id", "type": "t", "from": "alice", "timestamp": 1, "data": data}
@@ -65,13 +65,13 @@ def test_any_data_arrives_as_it_was(data: Any) -> None:
     st.lists(st.integers(0, 40_000) | st.integers(0, 200), min_size=1, max_size=20),
     st.integers(0),
 )
-def test_frames_carry_what_is_selected_in_order_and_are_as_few_as_can_be(
+def test_the_selected_messages_are_in_order_in_as_few_frames_as_possible(
     sizes: list[int], selection: int
 ) -> None:
     messages = [message("x" * size, str(index)) for index, size in enumerate(sizes)]
     frames = framer(messages).frames(selection, "bob")
-    carried = [name for frame in frames for name in frame.messages]
-    assert carried == [m for index, m in enumerate(messages) if selection >> index & 1]
+    framed = [one for frame in frames for one in frame.messages]
+    assert framed == [m for index, m in enumerate(messages) if selection >> index & 1]
     for frame, following in zip(frames, (*frames[1:], None), strict=False):
         entries = json.loads(frame.body)["messages"]
         assert [entry["id"] for entry in entries] == [m.id for m in frame.messages]
@@ -81,7 +81,7 @@ def test_frames_carry_what_is_selected_in_order_and_are_as_few_as_can_be(
             assert len(frame.body) + 1 + len(first) > FRAME_BYTES
 
 
-def test_a_frame_is_built_once_for_all_who_get_it() -> None:
+def test_recipients_of_the_same_messages_share_a_frame() -> None:
     framed = framer([message(1), message(2)])
     assert framed.frames(0b11, "bob")[0] is framed.frames(0b11, "carol")[0]
 
@@ -96,7 +96,7 @@ def test_the_largest_frame_is_128_kb() -> None:
 
 
 @given(json_values)
-def test_what_is_encrypted_arrives_as_it_was_for_whom_it_is(data: Any) -> None:
+def test_encrypted_data_can_be_decrypted_by_its_recipient(data: Any) -> None:
     framed = framer([message(data, encrypted=True), message("open")])
     for user_id in ("bob", "carol"):
         [frame] = framed.frames(0b11, user_id)
@@ -105,9 +105,9 @@ def test_what_is_encrypted_arrives_as_it_was_for_whom_it_is(data: Any) -> None:
         assert (opened["data"], "encrypted" in opened) == ("open", False)
 
 
-def test_encrypting_costs_one_operation_for_each_user_and_message() -> None:
-    """In whatever order an audience has their connections, and whatever each may see besides."""
-    encryption = Counting([MASTER_KEY])
+def test_a_message_is_encrypted_once_for_each_user() -> None:
+    """Whatever the order of their connections, and whichever other messages each one gets."""
+    encryption = CountingEncryption([MASTER_KEY])
     framed = framer(
         [message(1, encrypted=True), message(2), message(3, encrypted=True)], encryption
     )
@@ -119,20 +119,20 @@ def test_encrypting_costs_one_operation_for_each_user_and_message() -> None:
     assert encryption.operations == 2 * len(users)
 
 
-def test_who_gets_nothing_encrypted_shares_a_frame() -> None:
-    encryption = Counting([MASTER_KEY])
+def test_recipients_of_unencrypted_messages_share_a_frame_beside_encrypted_ones() -> None:
+    encryption = CountingEncryption([MASTER_KEY])
     framed = framer([message(1, encrypted=True), message(2)], encryption)
     assert framed.frames(0b10, "bob")[0] is framed.frames(0b10, "carol")[0]
     assert encryption.operations == 0
 
 
-def test_the_largest_encrypted_frame_is_128_kb_too() -> None:
-    sizes = {}
+def test_the_largest_frame_with_an_encrypted_message_is_128_kb() -> None:
+    sizes: dict[int, int] = {}
     for length in range(98_050, 98_200):
         try:
             [frame] = framer([message("x" * length, encrypted=True)]).frames(1, "bob")
         except PayloadTooLarge:
-            sizes[length] = None
+            sizes[length] = 0
         else:
             sizes[length] = len(frame.body)
             assert MAX_FRAME_BYTES - 300 < len(frame.body) <= MAX_FRAME_BYTES
@@ -143,7 +143,9 @@ def test_the_largest_encrypted_frame_is_128_kb_too() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 30_000), st.booleans()), min_size=1, max_size=12))
-def test_frames_with_encrypted_messages_are_filled_as_others(sizes: list[tuple[int, bool]]) -> None:
+def test_frames_with_encrypted_messages_are_filled_like_others(
+    sizes: list[tuple[int, bool]],
+) -> None:
     messages = [
         message("x" * size, str(index), encrypted=encrypted)
         for index, (size, encrypted) in enumerate(sizes)

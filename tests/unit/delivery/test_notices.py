@@ -1,14 +1,18 @@
-"""Notices in SNS, as a queue that is subscribed to the topic receives them."""
+"""Notices over the user's other connections, and in SNS as a subscribed queue receives them."""
 
 import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 from botocore.session import Session
 
-from chalicelib.delivery.notices import PUBLISH_BATCH, Removed, Topic
+from chalicelib.delivery.notices import PUBLISH_BATCH, Notifier, Removed, Topic
+from chalicelib.errors import Unavailable
 from chalicelib.runtime.aws import sdk_client
+from chalicelib.store.items import Recipient
 from tests.support.tables import recipient
+from tests.unit.delivery.fakes import FakeDelivery
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def sqs(aws: None) -> Any:
 
 
 def subscribed(sns: Any, sqs: Any) -> tuple[str, str]:
-    """A topic's ARN, and the URL of a queue that is subscribed to it."""
+    """Create a topic and a queue that is subscribed to it; return the ARN and the queue's URL."""
     topic = sns.create_topic(Name="notices")["TopicArn"]
     url = sqs.create_queue(QueueName="notices")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
@@ -45,9 +49,9 @@ def removed(count: int, tenant: str | None = None) -> list[Removed]:
     return [Removed(recipient(f"c-{number}", "alice", tenant), "gone") for number in range(count)]
 
 
-@pytest.mark.parametrize(("tenant", "told"), [(None, {}), ("acme", {"tenant": "acme"})])
-def test_a_notice_says_whose_connection_was_removed(
-    sns: Any, sqs: Any, tenant: str | None, told: dict[str, str]
+@pytest.mark.parametrize(("tenant", "added"), [(None, {}), ("acme", {"tenant": "acme"})])
+def test_a_notice_has_the_connection_and_its_owner(
+    sns: Any, sqs: Any, tenant: str | None, added: dict[str, str]
 ) -> None:
     topic, url = subscribed(sns, sqs)
     Topic(lambda: sns, topic).publish(removed(1, tenant))
@@ -59,10 +63,10 @@ def test_a_notice_says_whose_connection_was_removed(
         "reason": "gone",
     }
     attributes = {name: one["Value"] for name, one in notice["MessageAttributes"].items()}
-    assert attributes == {"userId": "alice", **told}
+    assert attributes == {"userId": "alice", **added}
 
 
-def test_more_notices_than_a_batch_holds_all_arrive(sns: Any, sqs: Any) -> None:
+def test_notices_arrive_even_if_they_are_more_than_a_batch(sns: Any, sqs: Any) -> None:
     topic, url = subscribed(sns, sqs)
     count = 2 * PUBLISH_BATCH + 1
     Topic(lambda: sns, topic).publish(removed(count))
@@ -76,3 +80,44 @@ def test_a_topic_that_does_not_exist_is_logged(sns: Any, caplog: pytest.LogCaptu
         Topic(lambda: sns, topic).publish(removed(1))
     assert "could not publish 1 notices" in caplog.text
     assert "NotFound" in caplog.text
+
+
+class FakeAudiences:
+    """Finds each user's connections in one page."""
+
+    def __init__(self, *recipients: Recipient, error: Unavailable | None = None) -> None:
+        self._recipients = recipients
+        self._error = error
+
+    def of_users(self, users: Sequence[str], tenant: str | None) -> Iterator[list[Recipient]]:
+        if self._error is not None:
+            raise self._error
+        yield [one for one in self._recipients if one.user_id in users]
+
+
+def notifier(audiences: Any, delivery: FakeDelivery) -> Notifier:
+    return Notifier(audiences=audiences, delivery=delivery, topic=None)
+
+
+def test_a_notice_goes_to_the_users_other_connections_only() -> None:
+    lost, other, stranger = (
+        recipient("c-0", "alice"),
+        recipient("c-1", "alice"),
+        recipient("x", "bob"),
+    )
+    delivery = FakeDelivery()
+    notices = notifier(FakeAudiences(lost, other, stranger), delivery)
+    outcomes = list(notices.notify_removed([Removed(lost, "http_403")], 0.0))
+    assert [one.recipient for one in outcomes] == [other]
+    [(connection_id, body)] = delivery.sent
+    assert connection_id == "c-1"
+    assert json.loads(body)["connectionId"] == "c-0"
+
+
+def test_connections_that_cannot_be_read_are_logged_and_not_notified(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    delivery = FakeDelivery()
+    notices = notifier(FakeAudiences(error=Unavailable("storage failed")), delivery)
+    assert list(notices.notify_removed(removed(1), 0.0)) == []
+    assert "could not read the connections to notify: storage failed" in caplog.text

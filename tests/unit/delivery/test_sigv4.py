@@ -1,4 +1,4 @@
-"""Our signatures against botocore's."""
+"""Our signatures beside botocore's."""
 
 import datetime
 import hashlib
@@ -11,7 +11,7 @@ from botocore.credentials import Credentials as BotoCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chalicelib.delivery.sigv4 import SERVICE, RequestSigner
+from chalicelib.delivery.sigv4 import SERVICE, RequestSigner, SignerFactory
 from chalicelib.runtime.aws import Credentials
 
 visible = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60)
@@ -32,8 +32,10 @@ def authorization(
     connection: str,
     body: bytes,
 ) -> tuple[dict[str, str], str]:
-    """Our headers, and what botocore puts into Authorization for the same request."""
-    signer = RequestSigner(endpoint, region, lambda: credentials, lambda: second + 0.9)
+    """Return our headers, and botocore's Authorization header for the same request."""
+    signer = RequestSigner(
+        endpoint, region=region, credentials=lambda: credentials, now=lambda: second + 0.9
+    )
     request = signer.request(method, connection, body, hashlib.sha256(body).hexdigest())
     head, _, sent = request.partition(b"\r\n\r\n")
     line, *lines = head.decode().split("\r\n")
@@ -74,23 +76,36 @@ def test_signatures_equal_botocores(
     assert headers["authorization"] == theirs
 
 
-def test_what_a_signer_keeps_is_dropped_in_time() -> None:
-    """One signer over seconds, days, frames and credentials signs as a new one would."""
+def test_a_long_lived_signer_signs_like_a_new_one() -> None:
+    """Over seconds, days, frames and changes of credentials."""
     now, key = 0.0, ""
 
     def signer() -> RequestSigner:
         return RequestSigner(
             "https://x.example.com/prod",
-            "eu-west-1",
-            lambda: Credentials(f"AK{key}", f"secret{key}", f"token{key}"),
-            lambda: now,
+            region="eu-west-1",
+            credentials=lambda: Credentials(f"AK{key}", f"secret{key}", f"token{key}"),
+            now=lambda: now,
         )
 
-    kept = signer()
+    long_lived = signer()
     for moment, current in [(1e9, "1"), (1e9 + 1, "1"), (1e9 + 2, "2"), (1e9 + 86_400, "2")]:
         now, key = moment, current
         for body in (b"a frame", b"another", b"a frame"):
             digest = hashlib.sha256(body).hexdigest()
             for method in ("POST", "GET"):
-                request = kept.request(method, "c=", body, digest)
+                request = long_lived.request(method, "c=", body, digest)
                 assert request == signer().request(method, "c=", body, digest)
+
+
+def test_the_region_is_that_of_the_host_name_or_the_default() -> None:
+    signers = SignerFactory(
+        lambda: Credentials("AK", "secret"), region="us-east-1", now=lambda: 1e9
+    )
+    for endpoint, region in {
+        "https://abc.execute-api.eu-west-1.amazonaws.com/prod": "eu-west-1",
+        "https://abc.execute-api.cn-north-1.amazonaws.com.cn/prod": "cn-north-1",
+        "https://ws.example.com": "us-east-1",
+    }.items():
+        request = signers.signer(endpoint).request("POST", "c=", b"", "")
+        assert f"/{region}/execute-api/aws4_request".encode() in request

@@ -14,7 +14,7 @@ from chalicelib.settings import MasterKey
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.history import History
 from tests.support.tables import HISTORY_SECONDS, Counted
-from tests.support.world import LIFE, NEVER, SCOPES, Herald, Socket, World
+from tests.support.world import LIFE, NEVER, SCOPES, Herald, Inline, Socket, World
 
 SENDER = Principal("server", 10**12, scopes=SCOPES | {Scope.MESSAGES_BROADCAST})
 
@@ -278,7 +278,11 @@ def test_encrypted_messages_are_stored_encrypted(scene: Scene, life: Any) -> Non
     keys = (MasterKey("k1", b"1" * 32),)
     encryption = Encryption(keys)
     kept = History(
-        Store(life, LIFE), seconds=HISTORY_SECONDS, encryption=encryption, now=lambda: scene.now
+        Store(life, LIFE),
+        seconds=HISTORY_SECONDS,
+        encryption=encryption,
+        writers=Inline(),
+        now=lambda: scene.now,
     )
     draft = parse_message(to(data="a secret", encrypt=True), may_encrypt=True)
     [message] = accept([draft], sender="server", stamp=Stamp.fresh(scene.now))

@@ -12,7 +12,7 @@ from chalicelib.settings import MasterKey
 from chalicelib.store.dynamodb import MAX_BATCH_WRITE, Store
 from chalicelib.store.history import DELAYED_MS, REACH_BACK_MS, History, RequestNumber
 from tests.support.tables import HISTORY_SECONDS, NOW, Counted, scan
-from tests.support.world import LIFE
+from tests.support.world import LIFE, Inline
 
 USERS, GROUPS = AudienceKind.USERS, AudienceKind.GROUPS
 KEYS = (MasterKey("k", b"1" * 32),)
@@ -20,7 +20,11 @@ KEYS = (MasterKey("k", b"1" * 32),)
 
 def history_of(client: Any, seconds: int = HISTORY_SECONDS, keys: Any = KEYS) -> History:
     return History(
-        Store(client, LIFE), seconds=seconds, encryption=Encryption(keys), now=lambda: NOW
+        Store(client, LIFE),
+        seconds=seconds,
+        encryption=Encryption(keys),
+        writers=Inline(),
+        now=lambda: NOW,
     )
 
 

@@ -7,8 +7,6 @@ from collections import defaultdict
 from dataclasses import fields, replace
 from typing import Any
 
-import pytest
-
 from chalicelib.auth.principal import Principal
 from chalicelib.delivery.parcel import Parcel
 from chalicelib.fanout.progress import Progress, ShardPosition
@@ -26,13 +24,13 @@ from chalicelib.store.history import History
 from chalicelib.store.idempotency import Claim, Idempotency
 from chalicelib.store.memberships import Memberships
 from chalicelib.store.schema import KEY_ATTRIBUTES, Tables
+from chalicelib.store.sweep_progress import SweepProgress
 from chalicelib.store.users import Users
-from chalicelib.websocket import sweep as sweep_module
 from chalicelib.websocket.sweep import Sweeper
 from gateway.configuration import PROJECT
 from infra import stage
 from tests.support.tables import HISTORY_SECONDS, NOW, connection, limiter, recipient, scan
-from tests.support.world import LIFE, NEVER
+from tests.support.world import LIFE, NEVER, Inline
 
 TYPES = {str: "S", bool: "BOOL", int: "N", dict: "M", list: "list"}
 LISTS = {"SS": "list", "L": "list", "B": "S"}  # JSON has one kind of list, and no bytes
@@ -125,6 +123,7 @@ class Scene:
             self.store,
             seconds=HISTORY_SECONDS,
             encryption=self.encryption,
+            writers=Inline(),
             now=lambda: NOW,
         )
         kinds = (AudienceKind.USERS, AudienceKind.GROUPS, AudienceKind.ALL)
@@ -147,7 +146,7 @@ class Scene:
             report.add("c1", "alice", result, "timeout")
         progress.advance(first, "job-1", "c1", [report])
         rate = FanoutRateLimiter(self.store, region="eu-west-1", per_second=8000)
-        list(rate.throttle([Parcel(recipient("c1", "alice"), ())], "acme", 0))
+        list(rate.for_tenant("acme", 0).throttle([Parcel(recipient("c1", "alice"), ())]))
         self.observe()
 
     def sweep(self) -> None:
@@ -156,12 +155,14 @@ class Scene:
         scene: Any = self  # stands in for Disconnector and OutcomeRecorder
         Sweeper(
             self.store,
+            progress=SweepProgress(self.store, now=lambda: NOW),
             connections=self.connections,
             disconnector=scene,
             outcome_recorder=scene,
             stale_after_seconds=600,
+            metrics=Metrics("test"),
             now=lambda: NOW,
-            report=lambda _: None,
+            page_items=1,
         ).sweep(time.monotonic() + NEVER)
         self.observe()
 
@@ -186,9 +187,8 @@ def documented() -> Shapes:
 
 
 def test_the_data_model_documents_every_stored_item(
-    life: Any, monkeypatch: pytest.MonkeyPatch
+    life: Any,
 ) -> None:
-    monkeypatch.setattr(sweep_module, "PAGE_ITEMS", 1)
     scene = Scene(life)
     scene.connect_and_leave()
     scene.send()

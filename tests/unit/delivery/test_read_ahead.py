@@ -1,0 +1,76 @@
+"""Pages that are read in another thread."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import pytest
+
+from chalicelib.delivery.parcel import Parcel
+from chalicelib.delivery.read_ahead import ReadAhead
+from chalicelib.errors import Unavailable
+from tests.unit.delivery.parcels import parcels
+
+SECONDS = 20.0
+PAGES = [parcels("http://127.0.0.1/prod", [name]) for name in ("a", "b")]
+
+
+@pytest.fixture
+def readers() -> Iterator[Executor]:
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+def ignore() -> None:
+    """Stands in for the loop that would be woken."""
+
+
+def later() -> float:
+    return time.monotonic() + SECONDS
+
+
+def test_pages_come_in_order_and_end(readers: Executor) -> None:
+    source = ReadAhead(PAGES, readers, ignore)
+    assert [source.wait(later()) for _ in range(3)] == [*PAGES, None]
+    assert (source.ended, source.error) == (True, None)
+
+
+def test_take_returns_none_until_a_page_has_been_read(readers: Executor) -> None:
+    go_on, read = threading.Event(), threading.Event()
+
+    def pages() -> Iterator[list[Parcel]]:
+        assert go_on.wait(SECONDS)
+        yield PAGES[0]
+
+    source = ReadAhead(pages(), readers, read.set)
+    assert source.take() is None
+    assert not source.ended
+    go_on.set()
+    assert read.wait(SECONDS)
+    assert source.take() == PAGES[0]
+
+
+def test_an_error_ends_the_pages_and_is_kept(readers: Executor) -> None:
+    def pages() -> Iterator[list[Parcel]]:
+        yield PAGES[0]
+        raise Unavailable("storage failed")
+
+    source = ReadAhead(pages(), readers, ignore)
+    assert source.wait(later()) == PAGES[0]
+    assert source.wait(later()) is None
+    assert source.ended
+    assert isinstance(source.error, Unavailable)
+
+
+def test_a_page_that_does_not_come_in_time_is_an_error(readers: Executor) -> None:
+    go_on = threading.Event()
+
+    def pages() -> Iterator[list[Parcel]]:
+        go_on.wait(SECONDS)
+        yield PAGES[0]
+
+    source = ReadAhead(pages(), readers, ignore)
+    assert source.wait(time.monotonic()) is None
+    assert isinstance(source.error, Unavailable)
+    go_on.set()

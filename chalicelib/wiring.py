@@ -33,7 +33,7 @@ from chalicelib.protocol.messages import MessageParser
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.runtime.aws import credentials, sdk_client
 from chalicelib.runtime.metrics import Metrics, Unit
-from chalicelib.settings import EVICT_OLDEST, FAILS_OPEN, Settings
+from chalicelib.settings import ConnectionLimitPolicy, LimiterFailure, Settings
 from chalicelib.store.audience import Audiences
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store, dynamodb_client
@@ -133,7 +133,7 @@ class Herald:
 
     @cached_property
     def lifecycle(self) -> ConnectionLifecycle:
-        evicts = self._settings.connection_limit_policy == EVICT_OLDEST
+        evicts = self._settings.connection_limit_policy == ConnectionLimitPolicy.EVICT_OLDEST
         return ConnectionLifecycle(
             verify=self._verify,
             rules=self._rules,
@@ -312,7 +312,7 @@ class Herald:
         rate = Rate.per_second(settings.message_rate, settings.message_burst)
         return Meter(
             Limiter("messageDue", rate, settings.daily_message_quota),
-            fails_open=settings.limiter_failure == FAILS_OPEN,
+            fails_open=settings.limiter_failure == LimiterFailure.OPEN,
         )
 
     def active_connections(self) -> int | None:

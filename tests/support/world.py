@@ -21,7 +21,7 @@ from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.parcel import Outcome, Parcel
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.settings import EVICT_OLDEST, Settings
+from chalicelib.settings import ConnectionLimitPolicy, Settings
 from chalicelib.store.items import Recipient, Tables
 from chalicelib.websocket.event import WebSocketEvent
 from tests.support.tables import HISTORY_SECONDS
@@ -237,7 +237,9 @@ class Herald(wiring.Herald):
             connect_rate=UNLIMITED_RATE * 60,
             message_rate=UNLIMITED_RATE,
             message_burst=UNLIMITED_RATE,
-            connection_limit_policy=EVICT_OLDEST if evicts else "reject",
+            connection_limit_policy=(
+                ConnectionLimitPolicy.EVICT_OLDEST if evicts else ConnectionLimitPolicy.REJECT
+            ),
             max_connections_per_user=LIMIT,
             history_seconds=HISTORY_SECONDS,
             frame_bytes=FRAME_BYTES,

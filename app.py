@@ -22,6 +22,7 @@ from chalice.app import (
 )
 from chalice.app import WebsocketEvent as ChaliceEvent
 
+from chalicelib import aws_limits
 from chalicelib.auth import authorizers
 from chalicelib.auth.access import AccessRules
 from chalicelib.auth.bearer import bearer_token
@@ -49,12 +50,9 @@ if "AWS_CHALICE_CLI_MODE" in os.environ and find_spec("infra"):  # never on Lamb
     chalice_cli.prepare(os.environ)
 
 JSON_HEADERS: responses.Headers = {**responses.SAFE_HEADERS, "Content-Type": "application/json"}
-QUEUE_BATCH = 10  # jobs that wait for the same recipients are done together
 REPLAY_HEADERS: responses.Headers = {**JSON_HEADERS, "Idempotent-Replayed": "true"}
 ANY_CONTENT_TYPE = ["*/*"]  # ours to refuse: Chalice's 415 is no problem+json
 REGION = os.environ.get("AWS_REGION")
-INTEGRATION_SECONDS = 29.0  # API Gateway waits no longer for a handler
-ANSWERING_SECONDS = 2.0  # kept back from delivery, for the answer
 
 app = Chalice(app_name="herald")
 app.experimental_feature_flags.update(["WEBSOCKETS"])
@@ -197,7 +195,7 @@ def deliver_queued(event: SQSEvent) -> None:
 if settings.fanout_queue_name is not None:
     deliver_queued = app.on_sqs_message(
         queue=settings.fanout_queue_name,
-        batch_size=QUEUE_BATCH,
+        batch_size=aws_limits.SQS_BATCH,
         maximum_batching_window_in_seconds=settings.fanout_batch_seconds,
     )(deliver_queued)
 
@@ -329,10 +327,10 @@ def request() -> Request:
 
 def deadline(context: Any) -> float:
     """When delivery must end for the answer to arrive in time, in `time.monotonic` seconds."""
-    return min(time.monotonic() + INTEGRATION_SECONDS - ANSWERING_SECONDS, end(context))
+    return min(time.monotonic() + aws_limits.WORK_SECONDS, end(context))
 
 
 def end(context: Any) -> float:
     """When a function must have done before Lambda ends it, in `time.monotonic` seconds."""
     remaining: float = context.get_remaining_time_in_millis() / 1000
-    return time.monotonic() + remaining - ANSWERING_SECONDS
+    return time.monotonic() + remaining - aws_limits.ANSWER_RESERVE_SECONDS

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar, overload
 
+from chalicelib import aws_limits
 from chalicelib.setting_parsers import (
     HTTP_URL,
     KEY_SET_URL,
@@ -189,7 +190,7 @@ class Settings:
     stale_after_seconds: int = _setting(
         whole_number(1),
         "After this long without activity, a connection is stale and gets probed",
-        default=600,
+        default=aws_limits.IDLE_SECONDS,
     )
     ip_allow: tuple[Network, ...] = _setting(
         NETWORKS, "The addresses that clients may connect from; any if not set", default=()
@@ -264,10 +265,10 @@ class Settings:
         default=300,
     )
     frame_bytes: int = _setting(
-        whole_number(1024, 131072),
+        whole_number(1024, aws_limits.MESSAGE_BYTES),
         "Messages for one connection are combined into frames of up to this size; API Gateway"
         " meters in steps of 32 KB",
-        default=32768,
+        default=aws_limits.FRAME_BYTES,
     )
     management_endpoint: str | None = _setting(
         HTTP_URL,

@@ -16,14 +16,15 @@ from typing import Any
 from jwt import InvalidSignatureError, PyJWT, PyJWTError
 from jwt.algorithms import OKPAlgorithm
 
+from chalicelib import aws_limits
 from chalicelib.auth.jwks import KeySource, key_sources
 from chalicelib.auth.principal import Principal, parse_scopes
 from chalicelib.errors import BadRequest, Unauthorized, Unavailable
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.settings import Settings
 
-MAX_TOKEN_BYTES = 8192  # API Gateway passes at most 10,240 bytes of headers in all
-MAX_CONTEXT_BYTES = 7000  # an authorizer's result has 8 KB, in which its policy needs room too
+MAX_TOKEN_BYTES = aws_limits.TOKEN_BYTES
+MAX_CONTEXT_BYTES = aws_limits.CONTEXT_BYTES
 MAX_NAME_CHARACTERS = 128
 LATEST = 253_402_300_799  # the last second of the year 9999, in epoch seconds
 TYPES = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from chalicelib import aws_limits
 from chalicelib.auth.principal import user_key
 from chalicelib.errors import PayloadTooLarge
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.strict_json import encode
 
-MAX_FRAME_BYTES = 128 * 1024  # API Gateway's largest WebSocket message
+MAX_FRAME_BYTES = aws_limits.MESSAGE_BYTES  # our frame is a message to API Gateway
 SELECTIONS_KEPT = 256  # a request may ask for as many selections as it has recipients
 ENCRYPTED_BYTES = 32 * 1024 * 1024  # kept of a request's encrypted entries
 

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal, Scope, split_user_key
 from chalicelib.errors import HeraldError, NotFound
 from chalicelib.protocol.encryption import Encryption
@@ -33,8 +34,8 @@ from chalicelib.store.expressions import Action, Clause, number, put, update
 from chalicelib.store.items import Item
 
 KEPT_SECONDS = 24 * 60 * 60
-CONTENT_BYTES = 300_000  # in one item of at most 400 KB
-LAST_TRY_MS = 60_000  # longer than a worker lives
+CONTENT_BYTES = aws_limits.ITEM_CONTENT_BYTES  # in one item
+LAST_TRY_MS = aws_limits.VISIBILITY_SECONDS * 1000  # longer than a worker lives
 
 _FAILURE = ("connectionId", "userId", "reason")
 

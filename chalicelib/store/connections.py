@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal, group_key
 from chalicelib.errors import BadRequest, ConnectionGone, TooManyConnections, Unavailable
 from chalicelib.runtime.metrics import Metrics
@@ -38,12 +39,12 @@ from chalicelib.store.items import (
 from chalicelib.store.memberships import Memberships
 from chalicelib.store.rate_limits import Meter
 
-MAX_GROUPS = 50  # of a connection: DynamoDB takes 100 writes in a transaction
+MAX_GROUPS = aws_limits.CONNECTION_GROUPS
 TRIES = 5  # while a connection's groups or principal change beside us
 REFRESHED_REMEMBERED = 10_000
 PROBE_EVERY_MS = 60_000
 CLOSED_SLOTS = ("closed0", "closed1", "closed2")  # attributes of a user's item
-CLOSED_SLOT_MS = 60_000  # longer than a handshake may take
+CLOSED_SLOT_MS = 2 * aws_limits.HANDSHAKE_SECONDS * 1000
 
 EXISTS = Clause(when=("attribute_exists(connectionId)",))
 

@@ -19,6 +19,7 @@ from itertools import count
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from chalicelib import aws_limits
 from chalicelib.auth.principal import group_key, user_key
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import AudienceKind, Message
@@ -30,8 +31,7 @@ from chalicelib.store.items import Item
 
 CLOCK_MS = 1000  # by which the clocks of two handlers may differ
 LATE_MS = 1000  # from an id to where its message is kept: what takes longer is late
-HANDLER_MS = 30_000  # the longest that a handler delivers
-REACH_BACK_MS = LATE_MS + HANDLER_MS + CLOCK_MS
+REACH_BACK_MS = LATE_MS + aws_limits.HANDLER_MS + CLOCK_MS
 """A message may reach a connection after another whose id is so much later, but not more."""
 
 PAGE_ITEMS = 200

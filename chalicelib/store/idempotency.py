@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal
 from chalicelib.errors import IdempotencyKeyReused, RequestInProgress
 from chalicelib.protocol.reports import Reply
@@ -21,8 +22,8 @@ from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
 
 KEPT_SECONDS = 24 * 60 * 60
-CLAIM_MS = 35_000  # longer than a handler lives: API Gateway waits 29 s, Lambda ends it after 30
-MAX_ANSWER_BYTES = 300_000  # compressed; an item of DynamoDB has at most 400 KB
+CLAIM_MS = aws_limits.CLAIM_MS
+MAX_ANSWER_BYTES = aws_limits.ITEM_CONTENT_BYTES  # compressed
 
 Answer = dict[str, Any]
 

@@ -16,12 +16,13 @@ from enum import StrEnum
 from math import inf
 from typing import Any
 
+from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal, group_key, user_key
 
-MAX_CONNECTION_SECONDS = 2 * 60 * 60  # API Gateway closes every connection then
+MAX_CONNECTION_SECONDS = aws_limits.CONNECTION_SECONDS
 EXPIRY_GRACE_SECONDS = 10 * 60  # TTL is the last resort: it comes after everything else
 USER_SECONDS = 90 * 24 * 60 * 60  # how long it is known when somebody was last seen
-HANDSHAKE_SECONDS = 30  # API Gateway waits for `$connect` 29 s at most
+HANDSHAKE_SECONDS = aws_limits.HANDSHAKE_SECONDS
 REACH_PREFIX = "@"
 JOINED_PREFIX = "+"
 

@@ -1,67 +1,20 @@
-"""What the SDK supplies."""
+"""What is loaded when, and how the parts are put together."""
 
-import datetime
 import subprocess
 import sys
 from itertools import pairwise
-from typing import Any
 
 import pytest
-from botocore.credentials import RefreshableCredentials
-from botocore.session import Session as SdkSession
 
 from chalicelib.auth.access import AccessRules
 from chalicelib.auth.principal import Principal
 from chalicelib.auth.verifier import TokenVerifier
-from chalicelib.errors import Unavailable
 from chalicelib.protocol.ulid import ALPHABET, Stamp
-from chalicelib.runtime.aws import Credentials, credentials
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import Settings
 from chalicelib.wiring import Herald
 from gateway.configuration import PROJECT
 from tests.support.tables import NOW
-
-
-class Session:
-    """A session whose chain found these credentials."""
-
-    def __init__(self, found: Any) -> None:
-        self._found = found
-
-    def get_credentials(self) -> Any:
-        return self._found
-
-
-def expiring(number: int, minutes: int) -> dict[str, str]:
-    expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes)
-    return {
-        "access_key": f"AK{number}",
-        "secret_key": f"secret{number}",
-        "token": f"token{number}",
-        "expiry_time": expiry.isoformat(),
-    }
-
-
-def test_credentials_that_expire_are_refreshed() -> None:
-    found = RefreshableCredentials.create_from_metadata(
-        expiring(1, minutes=1), refresh_using=lambda: expiring(2, minutes=60), method="test"
-    )
-    session: Any = Session(found)
-    assert credentials(session)() == Credentials("AK2", "secret2", "token2")
-
-
-def test_the_sdks_own_chain_supplies_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
-    assert credentials(SdkSession())() == Credentials("AK", "secret", "token")
-
-
-def test_no_credentials_are_an_error_that_says_so() -> None:
-    session: Any = Session(None)
-    with pytest.raises(Unavailable, match="credentials are missing"):
-        credentials(session)()
 
 
 def test_the_authorizers_need_no_sdk() -> None:

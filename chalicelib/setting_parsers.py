@@ -1,4 +1,4 @@
-"""Parsers of the values that environment variables hold: each describes what it accepts."""
+"""Parsers of environment variables. Each describes the texts that it accepts."""
 
 import re
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Parser(Generic[T]):
 def _within(number: Callable[[str], Number], low: Number, high: Number) -> Callable[[str], Number]:
     def parse(text: str) -> Number:
         value = number(text)
-        if not low <= value <= high:  # NaN isn't, either
+        if not low <= value <= high:  # refuses NaN, too
             raise ValueError
         return value
 

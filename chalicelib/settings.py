@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 
 class SettingsError(ValueError):
-    """The environment holds variables or values that are not allowed; the text has a line each."""
+    """The environment has variables or values that are not allowed; the text has a line for each."""
 
 
 class ConnectionLimitPolicy(StrEnum):
@@ -86,7 +86,7 @@ class MasterKey(NamedTuple):
 
 
 def _hs256_secret(text: str) -> str:
-    """Refuse short secrets, and public keys and JWKs, which PyJWT doesn't take for HS256."""
+    """Refuse short secrets, and the text of a key, which PyJWT doesn't accept for HS256."""
     is_key = "-----BEGIN " in text or '"kty"' in text or text.startswith(SSH_KEYS)
     if len(text.encode()) < MIN_SECRET_BYTES or is_key:
         raise ValueError
@@ -132,7 +132,7 @@ def _setting(parser: Parser[T], meaning: str) -> T | None: ...
 @overload
 def _setting(parser: Parser[T], meaning: str, *, default: T) -> T: ...
 def _setting(parser: Parser[Any], meaning: str, *, default: object = None) -> Any:
-    """Declare a field of `Settings`; without a default, None stands for «not set»."""
+    """Declare a field of `Settings`; without a default it is None if not set."""
     metadata = {"parser": parser, "meaning": meaning}
     return field(default=default, repr=not parser.secret, metadata=metadata)
 
@@ -144,7 +144,7 @@ def variable_of(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Herald's settings. Seconds, bytes and counts as the names say; None is «not set»."""
+    """Herald's settings. Numbers are in the units of their names; None means "not set"."""
 
     stage: str = _setting(
         TEXT, "The deployment stage: the dimension `Stage` of every metric", default="local"

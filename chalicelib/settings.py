@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 
 class SettingsError(ValueError):
-    """The environment has variables or values that are not allowed; the text has a line for each."""
+    """The environment has unknown variables or wrong values; the text has a line for each."""
 
 
 class ConnectionLimitPolicy(StrEnum):
@@ -144,7 +144,7 @@ def variable_of(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Herald's settings. Numbers are in the units of their names; None means "not set"."""
+    """Herald's settings. Numbers are in the units of their names; None means that a setting is not set."""
 
     stage: str = _setting(
         TEXT, "The deployment stage: the dimension `Stage` of every metric", default="local"

@@ -144,7 +144,7 @@ def variable_of(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Herald's settings. Numbers are in the units of their names; None means that a setting is not set."""
+    """Herald's settings, in the units that their names end with. None means not set."""
 
     stage: str = _setting(
         TEXT, "The deployment stage: the dimension `Stage` of every metric", default="local"

@@ -30,6 +30,7 @@ from chalice.app import (
 )
 from chalice.app import WebsocketEvent as ChaliceEvent
 
+from chalicelib import aws_limits
 from chalicelib.auth import authorizers
 from chalicelib.auth.access import AccessRules
 from chalicelib.auth.bearer import bearer_token
@@ -207,7 +208,7 @@ def deliver_queued(event: SQSEvent) -> None:
 if settings.fanout_queue_name is not None:
     deliver_queued = app.on_sqs_message(
         queue=settings.fanout_queue_name,
-        batch_size=QUEUE_BATCH,
+        batch_size=aws_limits.SQS_BATCH,
         maximum_batching_window_in_seconds=settings.fanout_batch_seconds,
     )(deliver_queued)
 

@@ -1,1 +1,1 @@
-"""Herald: who gets a message, how it reaches them, and who is connected."""
+"""Herald: real-time messages to users, groups and connections, over API Gateway WebSockets."""

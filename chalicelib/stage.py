@@ -1,8 +1,8 @@
 """The names of a deployed stage's resources: `herald-<stage>-…`.
 
-A function that runs on Lambda derives them from its stage, so that no variable has to name each
-of them. `chalice deploy` can't write a stage's name into a variable by itself, but it names every
-function after its stage: `herald-dev`, `herald-dev-sweep`.
+A function on Lambda derives them from its stage, so that they need no variables. `chalice deploy`
+can't set a variable to the stage's name, but it names every function after the stage:
+`herald-dev`, `herald-dev-sweep`.
 """
 
 import re
@@ -21,12 +21,15 @@ TABLES = {
 
 
 def named(stage: str, resource: str) -> str:
-    """The name of a stage's resource: `herald-dev-users`."""
+    """Return the name of a stage's resource, such as `herald-dev-users`."""
     return f"{PREFIX}{stage}-{resource}"
 
 
 def stage_of(environ: Mapping[str, str]) -> str | None:
-    """The stage that a Lambda function belongs to; None outside Lambda, or under a foreign name."""
+    """Return the stage of this Lambda function.
+
+    Returns None outside Lambda, and for a function that isn't named like Herald's.
+    """
     function = environ.get("AWS_LAMBDA_FUNCTION_NAME")
     if function is None:
         return None
@@ -35,10 +38,10 @@ def stage_of(environ: Mapping[str, str]) -> str | None:
 
 
 def stage_defaults(environ: Mapping[str, str]) -> dict[str, object]:
-    """Defaults for `Settings.from_environ`, by field; empty outside Lambda.
+    """Return defaults for `Settings.from_environ`, by field; an empty dict outside Lambda.
 
-    The queue goes by its name, since its URL has the account's number in it. The signing key of
-    `make resources` counts only where no other key source is configured.
+    The queue is given by its name, since its URL contains the account's number. The signing key
+    that `make resources` makes is used only if no other key source is configured.
     """
     stage = stage_of(environ)
     if stage is None:

@@ -35,7 +35,7 @@ from chalicelib.protocol.encryption import Encryption
 from chalicelib.rest.user_connections import UserConnections
 from chalicelib.runtime.aws import credentials, sdk_client
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.settings import EVICT_OLDEST, FAILS_OPEN, Settings
+from chalicelib.settings import ConnectionLimitPolicy, LimiterFailure, Settings
 from chalicelib.store.audience import Audiences
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store, dynamodb_client
@@ -148,7 +148,7 @@ class Herald:
 
     @cached_property
     def lifecycle(self) -> ConnectionLifecycle:
-        evicts = self._settings.connection_limit_policy == EVICT_OLDEST
+        evicts = self._settings.connection_limit_policy == ConnectionLimitPolicy.EVICT_OLDEST
         return ConnectionLifecycle(
             verify=self._verify,
             rules=self._rules,
@@ -370,7 +370,7 @@ class Herald:
         rate = Rate.per_second(settings.message_rate, settings.message_burst)
         return UserRateLimiter(
             RateLimit(MESSAGE_RATE_ATTRIBUTE, rate, settings.daily_message_quota),
-            fails_open=settings.limiter_failure == FAILS_OPEN,
+            fails_open=settings.limiter_failure == LimiterFailure.OPEN,
         )
 
     # --- protocol

@@ -1,6 +1,6 @@
-"""The table of `configuration.md`, from the settings object.
+"""Write the table of settings in `configuration.md`, from the settings object.
 
-`python docs/settings_table.py` writes it, and a test says when it is not up to date.
+Run `python docs/settings_table.py` after changing a setting; a test fails while the table is stale.
 """
 
 import re
@@ -14,26 +14,30 @@ MARKED = re.compile(r"(?<=<!-- settings -->\n).*?(?=\n<!-- end of settings -->)"
 
 
 def table() -> str:
-    """A row for each variable."""
+    """Return the table, with a row for each variable."""
     sys.path.insert(0, str(PROJECT))
-    from chalicelib.settings import Settings
+    from chalicelib.settings import Settings, variable_of
 
     rows = ["| variable | default | allowed | meaning |", "|---|---|---|---|"]
     for setting in fields(Settings):
-        about = setting.metadata
-        cells = (f"`{about['variable']}`", _shown(setting.default), about["allowed"])
-        rows.append(f"| {' | '.join(cells)} | {about['meaning']} |")
+        cells = (
+            f"`{variable_of(setting.name)}`",
+            _code(setting.default),
+            setting.metadata["parser"].allowed,
+            setting.metadata["meaning"],
+        )
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _shown(default: object) -> str:
+def _code(default: object) -> str:
     if default in (None, ()):
         return "none"
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 
 
 def page(text: str) -> str:
-    """The page with the table as it should be."""
+    """Return the text of the page with an up-to-date table."""
     return MARKED.sub(lambda _: table(), text)
 
 

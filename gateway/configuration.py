@@ -15,6 +15,7 @@ SECRET_FILE = HERALD / "jwt-secret"
 LOCAL_STAGE = "local"
 SECRET = "HERALD_JWT_SECRET"  # noqa: S105
 MAX_PORT = 65535
+INTEGRATION_SECONDS = 29.0  # how long API Gateway waits for a function
 
 
 class ConfigurationError(ValueError):
@@ -33,7 +34,7 @@ class Configuration:
     port: int = 8000
     idle_timeout: float = 600.0
     max_duration: float = 7200.0
-    integration_timeout: float = 29.0
+    integration_timeout: float = INTEGRATION_SECONDS
     function_timeout: float = 60.0
     closing_timeout: float = 10.0
     """How long a client may take to read its queue and answer a close frame."""
@@ -57,7 +58,9 @@ def configuration(environ: Mapping[str, str], *, secret_file: Path = SECRET_FILE
         port=_port(environ),
         idle_timeout=_number(environ, "GATEWAY_IDLE_TIMEOUT_SECONDS", 600, 0.1, 86400),
         max_duration=_number(environ, "GATEWAY_MAX_DURATION_SECONDS", 7200, 0.1, 86400),
-        integration_timeout=_number(environ, "GATEWAY_INTEGRATION_TIMEOUT_SECONDS", 29, 0.05, 300),
+        integration_timeout=_number(
+            environ, "GATEWAY_INTEGRATION_TIMEOUT_SECONDS", INTEGRATION_SECONDS, 0.05, 300
+        ),
         function_timeout=float(chalice.get("lambda_timeout", 60)),
         concurrency=int(_number(environ, "GATEWAY_CONCURRENCY", 16, 1, 256)),
         schedule_period=_number(environ, "GATEWAY_SCHEDULE_SECONDS", 0, 0.2, 86400) or None,

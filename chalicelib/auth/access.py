@@ -1,4 +1,4 @@
-"""From where a client may come: its address, its origin, and the subprotocols that it offers."""
+"""IP and origin rules, and the WebSocket subprotocol."""
 
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -10,7 +10,7 @@ SUBPROTOCOL = "herald.v1"
 
 
 class AccessRules:
-    """The settings' address and origin rules, asked before anything is done for a client."""
+    """The rules of the settings that are checked before Herald does anything for a client."""
 
     def __init__(self, settings: Settings) -> None:
         self._allow = settings.ip_allow
@@ -18,27 +18,38 @@ class AccessRules:
         self._origins = settings.allowed_origins
 
     def check(self, source_ip: str, origin: str | None) -> None:
-        """Raise Forbidden unless a client at `source_ip`, from a page of `origin`, may come in.
+        """Check a client's address, and the origin of the page that it runs in.
 
-        `source_ip` is API Gateway's `identity.sourceIp`, never a header that a client can send.
-        A request without `Origin` comes from no browser, so no page can have forged it.
+        Args:
+            source_ip: API Gateway's `identity.sourceIp`, never a header, which could be forged.
+            origin: the `Origin` header; None for a request without one, which no page of
+                another origin can have made.
+
+        Raises Forbidden.
         """
-        if self._allow or self._deny:
-            address = ip_address(source_ip)
-            # An IPv4 client seen through an IPv6 socket is the same client.
-            address = getattr(address, "ipv4_mapped", None) or address
-            if any(address in network for network in self._deny):
-                raise Forbidden("the address is not allowed")
-            if self._allow and not any(address in network for network in self._allow):
-                raise Forbidden("the address is not allowed")
+        self._check_address(source_ip)
         if self._origins and origin is not None and origin.lower() not in self._origins:
-            raise Forbidden("the origin is not allowed")
+            raise Forbidden("requests from this origin are not allowed")
+
+    def _check_address(self, source_ip: str) -> None:
+        if not (self._allow or self._deny):
+            return
+        address = ip_address(source_ip)
+        # An IPv6 socket shows an IPv4 client by its mapped address.
+        address = getattr(address, "ipv4_mapped", None) or address
+        denied = any(address in network for network in self._deny)
+        allowed = not self._allow or any(address in network for network in self._allow)
+        if denied or not allowed:
+            raise Forbidden("requests from this IP address are not allowed")
 
 
 def choose_subprotocol(offered: Sequence[str]) -> str | None:
-    """The subprotocol to accept; None where none is offered. Raises BadRequest for others."""
+    """Return the subprotocol to accept; None if the client offers none.
+
+    Raises BadRequest if it offers only others.
+    """
     if not offered:
         return None
     if SUBPROTOCOL not in offered:
-        raise BadRequest(f"of the offered subprotocols none is {SUBPROTOCOL}")
+        raise BadRequest(f"the offered subprotocols do not include {SUBPROTOCOL}")
     return SUBPROTOCOL

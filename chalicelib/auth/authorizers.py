@@ -1,4 +1,4 @@
-"""What a Lambda authorizer answers, in the words that API Gateway understands.
+"""The results of Lambda authorizers, in the form that API Gateway expects.
 
 https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-lambda-authorizer-output.html
 """
@@ -11,25 +11,25 @@ from chalice.app import AuthRoute, Chalice
 
 from chalicelib.auth.principal import Principal
 
-PARAMETER = re.compile(r"\{[^}]*\}")
+PATH_PARAMETER = re.compile(r"\{[^}]*\}")
 
 
 def routes(app: Chalice) -> list[str | AuthRoute]:
-    """The routes of `app` that an authorizer guards."""
+    """Return the routes of `app` that need an authorizer, with `*` for path parameters."""
     guarded = {
-        path: [method for method, entry in entries.items() if entry.authorizer is not None]
-        for path, entries in app.routes.items()
+        path: [method for method, route in methods.items() if route.authorizer is not None]
+        for path, methods in app.routes.items()
     }
-    return [AuthRoute(PARAMETER.sub("*", path), methods) for path, methods in guarded.items()]
+    return [AuthRoute(PATH_PARAMETER.sub("*", path), methods) for path, methods in guarded.items()]
 
 
 def allow(method_arn: str, principal: Principal) -> dict[str, Any]:
-    """Let `principal` call `method_arn`, and tell the handlers who they are."""
+    """Return a result that lets `principal` call `method_arn`, and passes it to the handlers."""
     return {**_policy("Allow", method_arn, principal.user_id), "context": principal.to_context()}
 
 
 def deny(method_arn: str) -> dict[str, Any]:
-    """Refuse with 403."""
+    """Return a result that makes API Gateway answer 403."""
     return _policy("Deny", method_arn, "refused")
 
 
@@ -42,10 +42,10 @@ def _policy(effect: Literal["Allow", "Deny"], method_arn: str, principal_id: str
 
 
 def unauthorized() -> Exception:
-    """The exception that an authorizer raises to refuse with 401.
+    """Return the exception to raise for API Gateway to answer 401.
 
-    API Gateway looks for exactly this text. `chalice local` lets every exception but its own
-    break the client's connection, so there it is its own, with the same text.
+    API Gateway looks for exactly this text. `chalice local` answers 401 only to an exception of
+    its own; any other one breaks the client's connection.
     """
     if "AWS_CHALICE_CLI_MODE" not in os.environ:
         return Exception("Unauthorized")

@@ -1,4 +1,4 @@
-"""Where a request has its token."""
+"""Finding the token of a request."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -8,12 +8,18 @@ from chalicelib.errors import Unauthorized
 BEARER_SUBPROTOCOL_PREFIX = "bearer."
 
 Verify = Callable[[str], Principal]
-"""`TokenVerifier.verify`: whom a token names. What it takes is loaded when there is one to verify,
-since most functions are told who calls, and start faster for it."""
+"""Verifies a token and returns its principal, as `TokenVerifier.verify` does.
+
+A function is passed on instead of a verifier, so that the verifier can be created lazily. Handlers
+whose caller is already authenticated never need it, which keeps their cold start short.
+"""
 
 
 def bearer_token(authorization: str) -> str:
-    """The token of an `Authorization` header (RFC 6750 section 2.1). Raises Unauthorized."""
+    """Return the token of an `Authorization` header (RFC 6750 section 2.1).
+
+    Raises Unauthorized.
+    """
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Unauthorized("Authorization must be: Bearer <token>")
@@ -23,9 +29,12 @@ def bearer_token(authorization: str) -> str:
 def handshake_token(
     headers: Mapping[str, str], subprotocols: Sequence[str], query: Mapping[str, str]
 ) -> str:
-    """The token of a WebSocket handshake; the first place that holds one decides.
+    """Return the token of a WebSocket handshake.
 
-    `headers` has lower-case names. Raises Unauthorized when no place holds a token.
+    Looks in the `Authorization` header, then in the subprotocols, then in the query. `headers` has
+    lower-case names.
+
+    Raises Unauthorized.
     """
     if "authorization" in headers:
         return bearer_token(headers["authorization"])
@@ -34,4 +43,4 @@ def handshake_token(
             return subprotocol.removeprefix(BEARER_SUBPROTOCOL_PREFIX)
     if query.get("token"):
         return query["token"]
-    raise Unauthorized("no token")
+    raise Unauthorized("the request has no token")

@@ -1,4 +1,4 @@
-"""What is fetched from elsewhere, kept for as long as it is good."""
+"""A cache for a remote value that keeps serving the last good one while its source is down."""
 
 import logging
 import time
@@ -7,58 +7,67 @@ from typing import Generic, TypeVar
 
 from chalicelib.errors import Unavailable
 
-FRESH_SECONDS = 10 * 60  # then it is fetched again
-GOOD_SECONDS = 24 * 60 * 60  # so long it serves while it can't be fetched again
-FETCHES_AT_ONCE = 3
-FETCH_EVERY_SECONDS = 30  # in the long run, whatever clients send
+REFRESH_SECONDS = 10 * 60  # the age at which a value is fetched again
+MAX_STALE_SECONDS = 24 * 60 * 60  # the age up to which it serves while its source is down
+FETCH_BURST = 3
+FETCH_INTERVAL_SECONDS = 30  # between fetches in the long run, whatever clients send
 
 T = TypeVar("T")
 
-logger = logging.getLogger("herald.kept")
+logger = logging.getLogger("herald.cached_fetch")
 
 
 class FetchError(Exception):
-    """It could not be fetched; the text says why, for the log."""
+    """The value could not be fetched; the text says why, for the log."""
 
 
 class CachedFetch(Generic[T]):
-    """A value from elsewhere: fetched when it is first asked for, and again as it ages.
+    """A remote value: fetched when it is first needed, and again as it ages.
 
-    While it can't be fetched, the last that was serves for a day. How often it is asked for is
-    limited, so that no client can make us hammer where it comes from.
+    Fetches are rate-limited, so that clients can't make Herald flood the source with requests.
     """
 
     def __init__(
         self, name: str, fetch: Callable[[], T], now: Callable[[], float] = time.time
     ) -> None:
-        """`name` is for the log; `fetch` raises FetchError; `now` is in epoch seconds."""
+        """Fetch nothing yet.
+
+        Args:
+            name: what the value is called in the log.
+            fetch: returns the current value; raises FetchError.
+            now: the clock, in epoch seconds.
+        """
         self._name = name
         self._fetch = fetch
         self._now = now
         self._value: T | None = None
         self._fetched_at = 0.0
-        self._due = 0.0  # of the fetches: the generic cell rate algorithm, as in `limits`
+        self._next_due = 0.0  # the generic cell rate algorithm, as in `store.rate_limits`
 
     def get(self) -> T:
-        """The value. Raises Unavailable when there is none that is good."""
-        if self._value is None or self._age() > FRESH_SECONDS:
-            self.renew()
-        if self._value is None or self._age() > GOOD_SECONDS:
-            raise Unavailable(f"{self._name} can't be fetched", retry_after=FETCH_EVERY_SECONDS)
+        """Return the value, fetched or cached. Raises Unavailable if there is no usable one."""
+        if self._value is None or self._age() > REFRESH_SECONDS:
+            self.refresh()
+        if self._value is None or self._age() > MAX_STALE_SECONDS:
+            raise Unavailable(f"{self._name} can't be fetched", retry_after=FETCH_INTERVAL_SECONDS)
         return self._value
 
-    def renew(self) -> T | None:
-        """The value, fetched once more because what is kept doesn't do. None if it can't be
-        fetched, or not again so soon."""
+    def refresh(self) -> T | None:
+        """Fetch and return the current value, since the cached one doesn't do.
+
+        Returns None if the fetch fails, or if it would exceed the rate limit.
+        """
         now = self._now()
-        if self._due > now + (FETCHES_AT_ONCE - 1) * FETCH_EVERY_SECONDS:
+        if self._next_due > now + (FETCH_BURST - 1) * FETCH_INTERVAL_SECONDS:
             return None
-        self._due = max(self._due, now) + FETCH_EVERY_SECONDS
+        self._next_due = max(self._next_due, now) + FETCH_INTERVAL_SECONDS
         try:
             value = self._fetch()
         except FetchError as error:
-            kept = "none is kept" if self._value is None else f"kept for {self._age():.0f} s"
-            logger.error("could not fetch %s: %s; %s", self._name, error, kept)
+            cached = (
+                "nothing is cached" if self._value is None else f"cached {self._age():.0f} s ago"
+            )
+            logger.error("could not fetch %s: %s; %s", self._name, error, cached)
             return None
         self._value, self._fetched_at = value, now
         return value

@@ -1,8 +1,7 @@
-"""The keys that verify tokens, and where they come from.
+"""The keys that verify tokens, and their sources.
 
-Each source has algorithms of its own, and a token is verified by the keys of its algorithm's
-sources alone: what its header says never makes one kind of key serve as another (RFC 8725
-section 3.1).
+Each source lists its algorithms, and only the sources that list a token's algorithm may verify it.
+So a token's header can't make one kind of key serve as another (RFC 8725 section 3.1).
 """
 
 import time
@@ -25,30 +24,34 @@ from chalicelib.settings import LOCAL_SECRET, MIN_SECRET_BYTES, Settings
 HMAC = frozenset({"HS256"})
 RSA = frozenset({"RS256"})
 ECDSA = frozenset({"ES256"})
-EDDSA = frozenset({"EdDSA", "Ed25519"})  # one algorithm: RFC 8037, and its name by RFC 9864
+EDDSA = frozenset({"EdDSA", "Ed25519"})  # one algorithm, named by RFC 8037 and by RFC 9864
 PUBLISHED = RSA | ECDSA | EDDSA
 
 MIN_RSA_BITS = 2048  # RFC 7518 section 3.3
 MAX_KEY_SET_BYTES = 256 * 1024
-FETCH_SECONDS = 2.0  # for each packet, and for the body
+FETCH_SECONDS = 2.0  # each for a packet and for the whole response
 
 Key = AllowedPublicKeys | bytes
-"""A public key, or a secret."""
+"""A public key, or the bytes of an HS256 secret."""
 
 
 class KeySource(Protocol):
-    """Where keys come from."""
+    """A source of keys."""
 
     algorithms: frozenset[str]
-    """What its keys may verify."""
+    """The algorithms that its keys may verify."""
 
     def candidates(self, algorithm: str, kid: str | None) -> Iterator[Key]:
-        """The keys that may verify a token with this header, the likeliest first. Asking for
-        another, when those so far did not verify it, may fetch. Raises Unavailable."""
+        """Yield the keys that may verify a token with this header, the most likely one first.
+
+        Ask for the next key only after the previous ones failed, since that may fetch.
+
+        Raises Unavailable.
+        """
 
 
 def key_sources(settings: Settings) -> list[KeySource]:
-    """The sources that the settings name."""
+    """Return the sources that the settings name."""
     sources: list[KeySource] = []
     if settings.jwt_secret is not None:
         sources.append(Secret(settings.jwt_secret))
@@ -60,7 +63,7 @@ def key_sources(settings: Settings) -> list[KeySource]:
 
 
 class Secret:
-    """A secret of the settings."""
+    """A secret in the settings."""
 
     algorithms = HMAC
 
@@ -72,20 +75,24 @@ class Secret:
 
 
 class StoredSecret:
-    """A secret in AWS Secrets Manager, all of which is the key. One that was rotated is found as
-    soon as a token needs it."""
+    """A secret in AWS Secrets Manager, whose whole value is the key.
+
+    After a rotation the new secret is fetched as soon as a token needs it.
+    """
 
     algorithms = HMAC
 
     def __init__(self, arn: str) -> None:
-        self._kept = CachedFetch("the secret of HERALD_JWT_SECRET_ARN", lambda: _stored_secret(arn))
+        self._cached = CachedFetch(
+            "the secret of HERALD_JWT_SECRET_ARN", lambda: _fetch_secret(arn)
+        )
 
     def candidates(self, algorithm: str, kid: str | None) -> Iterator[Key]:
-        kept = self._kept.get()
-        yield kept
-        newer = self._kept.renew()
-        if newer is not None and newer != kept:
-            yield newer
+        cached = self._cached.get()
+        yield cached
+        current = self._cached.refresh()
+        if current is not None and current != cached:
+            yield current
 
 
 class PublishedKeys:
@@ -93,19 +100,21 @@ class PublishedKeys:
 
     algorithms = PUBLISHED
 
-    def __init__(self, url: str) -> None:
-        self._kept = CachedFetch("the keys of HERALD_JWKS_URL", lambda: usable_keys(fetch(url)))
+    def __init__(self, url: str, *, fetch_seconds: float = FETCH_SECONDS) -> None:
+        self._cached = CachedFetch(
+            "the keys of HERALD_JWKS_URL", lambda: usable_keys(fetch_json(url, fetch_seconds))
+        )
 
     def candidates(self, algorithm: str, kid: str | None) -> Iterator[Key]:
-        found = _matching(self._kept.get(), algorithm, kid)
-        if not found and kid is not None:
-            found = _matching(self._kept.renew() or (), algorithm, kid)
-        yield from found
+        keys = _matching(self._cached.get(), algorithm, kid)
+        if not keys and kid is not None:
+            keys = _matching(self._cached.refresh() or (), algorithm, kid)
+        yield from keys
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedKey:
-    """One public key. `algorithms` are what it may verify, `kid` is its name."""
+    """A public key, the algorithms that it may verify, and its `kid`."""
 
     key: Key
     algorithms: frozenset[str]
@@ -113,24 +122,27 @@ class PublishedKey:
 
 
 def _matching(keys: Iterable[PublishedKey], algorithm: str, kid: str | None) -> list[Key]:
-    """The keys that a header means. One without `kid` means the only key of its algorithm."""
-    fitting = [one for one in keys if algorithm in one.algorithms]
+    """Return the keys that a token's header refers to.
+
+    A header without `kid` refers to the only key for its algorithm, if there is exactly one.
+    """
+    suitable = [published for published in keys if algorithm in published.algorithms]
     if kid is None:
-        return [one.key for one in fitting] if len(fitting) == 1 else []
-    return [one.key for one in fitting if one.kid == kid]
+        return [published.key for published in suitable] if len(suitable) == 1 else []
+    return [published.key for published in suitable if published.kid == kid]
 
 
 def usable_keys(key_set: object) -> list[PublishedKey]:
-    """The keys of a JWK Set that can verify tokens; what else it holds is passed over.
+    """Return the keys of a JWK Set that can verify tokens; anything else in it is ignored.
 
-    Raises FetchError when there is none.
+    Raises FetchError if it has no such key, or isn't a JWK Set.
     """
     entries = key_set.get("keys") if isinstance(key_set, dict) else None
     if not isinstance(entries, list):
-        raise FetchError("it is no JWK Set")
+        raise FetchError("the response is not a JWK Set")
     keys = [key for entry in entries if (key := _usable_key(entry)) is not None]
     if not keys:
-        raise FetchError("it holds no key for RS256, ES256 or EdDSA signatures")
+        raise FetchError("the JWK Set has no key for RS256, ES256 or EdDSA signatures")
     return keys
 
 
@@ -142,7 +154,7 @@ def _usable_key(entry: object) -> PublishedKey | None:
         if not isinstance(kid, str | None) or "verify" not in entry.get("key_ops", ["verify"]):
             return None
         key, algorithms = _public_key(entry)
-        if "alg" in entry:  # the key is for one alone (RFC 8725 section 3.1)
+        if "alg" in entry:  # restricts the key to one algorithm (RFC 8725 section 3.1)
             algorithms &= EDDSA if entry["alg"] in EDDSA else {entry["alg"]}
     except (PyJWTError, KeyError, TypeError, ValueError):
         return None
@@ -150,31 +162,31 @@ def _usable_key(entry: object) -> PublishedKey | None:
 
 
 def _public_key(entry: Mapping[str, Any]) -> tuple[AllowedPublicKeys, frozenset[str]]:
-    """Return a key made of the public parts of `entry` alone, and what it can verify.
+    """Return the public key of a JWK, even of a private one, and the algorithms that it can verify.
 
-    Raises KeyError, TypeError, ValueError or PyJWTError for any other key.
+    Raises KeyError, TypeError, ValueError or PyJWTError for a key of another kind.
     """
     match entry["kty"], entry.get("crv"):
         case "RSA", _:
             return _rsa_key(entry), RSA
         case "EC", "P-256":
-            return PyJWK(_parts(entry, "x", "y")).key, ECDSA
+            return PyJWK(_public_part(entry, "x", "y")).key, ECDSA
         case "OKP", "Ed25519":
-            return PyJWK(_parts(entry, "x")).key, EDDSA
-    raise ValueError("no key for signatures that Herald verifies")  # least of all a symmetric one
+            return PyJWK(_public_part(entry, "x")).key, EDDSA
+    raise ValueError("not a public key of a supported kind")
 
 
 def _rsa_key(entry: Mapping[str, Any]) -> RSAPublicKey:
-    key: RSAPublicKey = PyJWK(_parts(entry, "n", "e")).key
+    key: RSAPublicKey = PyJWK(_public_part(entry, "n", "e")).key
     if key.key_size < MIN_RSA_BITS:
         raise ValueError("the key is too short")
     return key
 
 
-def _parts(entry: Mapping[str, Any], *names: str) -> dict[str, str]:
-    """Return the JWK of the named parts and the key's type.
+def _public_part(entry: Mapping[str, Any], *names: str) -> dict[str, str]:
+    """Return a JWK of only these parameters and the key's type.
 
-    PyJWT reads more than base64url, such as padding; here it raises ValueError.
+    Raises ValueError for a parameter that isn't exactly base64url; PyJWT would accept padding.
     """
     for name in names:
         if base64url_encode(base64url_decode(entry[name])).decode() != entry[name]:
@@ -182,24 +194,32 @@ def _parts(entry: Mapping[str, Any], *names: str) -> dict[str, str]:
     return {name: entry[name] for name in ("kty", "crv", *names) if name in entry}
 
 
-def fetch(url: str) -> object:
-    """The JSON at `url`, over TLS that is verified, but for a loopback address. No redirect is
-    followed: the keys are where the settings say. Raises FetchError."""
+def fetch_json(url: str, seconds: float) -> object:
+    """Return the JSON at `url`.
+
+    Verifies the certificate of an https URL, and follows no redirect, so that only the URL in the
+    settings decides where keys come from. `seconds` limits the wait for each packet, and the whole
+    response.
+
+    Raises FetchError.
+    """
     parts = urlsplit(url)
     connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = connect(parts.hostname or "", parts.port, timeout=FETCH_SECONDS)
-    end = time.monotonic() + FETCH_SECONDS
+    connection = connect(parts.hostname or "", parts.port, timeout=seconds)
+    deadline = time.monotonic() + seconds
     try:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", target, headers={"Accept": "application/json"})
         response = connection.getresponse()
         if response.status != 200:
-            raise FetchError(f"its status is {response.status}")
+            raise FetchError(f"the response has status {response.status}")
         body = b""
         while chunk := response.read1(65536):
             body += chunk
-            if len(body) > MAX_KEY_SET_BYTES or time.monotonic() > end:
-                raise FetchError(f"it is over {MAX_KEY_SET_BYTES} bytes, or {FETCH_SECONDS} s")
+            if len(body) > MAX_KEY_SET_BYTES:
+                raise FetchError(f"the response is larger than {MAX_KEY_SET_BYTES} bytes")
+            if time.monotonic() > deadline:
+                raise FetchError(f"the response took longer than {seconds} s")
         return parse_json(body.decode())
     except (OSError, HTTPException, ValueError, BadRequest) as error:
         raise FetchError(str(error) or type(error).__name__) from error
@@ -216,12 +236,14 @@ def _hmac_key(secret: str | bytes) -> bytes:
     return key
 
 
-def _stored_secret(arn: str) -> bytes:
-    """Fetch the current secret of `arn`, which may be its name in the functions' own region.
+def _fetch_secret(arn: str) -> bytes:
+    """Return the current value of a secret.
+
+    `arn` may also be a name, which then refers to the function's own region.
 
     Raises FetchError.
     """
-    # The SDK takes longer to load than everything else that an authorizer does.
+    # Imported here, since loading the SDK takes longer than everything else in an authorizer.
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.session import Session
 
@@ -235,10 +257,10 @@ def _stored_secret(arn: str) -> bytes:
         raise FetchError(str(error)) from error
     secret = answer.get("SecretString", "").encode() or answer.get("SecretBinary", b"")
     if len(secret) < MIN_SECRET_BYTES:
-        raise FetchError(f"it has {len(secret)} bytes; at least {MIN_SECRET_BYTES} are needed")
+        raise FetchError(f"it has {len(secret)} bytes, but needs at least {MIN_SECRET_BYTES}")
     if secret.startswith(LOCAL_SECRET.encode()):
-        raise FetchError(f"it begins with {LOCAL_SECRET}, as one that was made for a checkout")
+        raise FetchError(f"it begins with {LOCAL_SECRET}, so it was made for local use")
     try:
         return _hmac_key(secret)
-    except ValueError as error:  # a public key, which everybody knows
+    except ValueError as error:  # a public key, which anyone could sign with
         raise FetchError(str(error)) from error

@@ -1,12 +1,12 @@
-"""Who is asking: the user behind a token, and what they may do.
+"""The authenticated user, and what their token allows.
 
-No I/O here. A principal travels from an authorizer to the handlers as API Gateway's flat
-authorizer context, whose values are strings.
+An authorizer passes a principal to the handlers in API Gateway's authorizer context, which is flat
+and has strings as values.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 from typing import Any
 from urllib.parse import quote, unquote
@@ -15,7 +15,7 @@ from chalicelib.errors import InsufficientScope, TokenExpired
 
 
 class Scope(StrEnum):
-    """What a token's `scope` can allow."""
+    """The scopes that Herald checks in a token's `scope`."""
 
     WS_CONNECT = "ws:connect"
     MESSAGES_SEND = "messages:send"
@@ -26,38 +26,43 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated user. `expires_at` is the token's `exp`, in epoch seconds; `leeway` is how
-    many seconds longer it is accepted, since clocks differ."""
+    """An authenticated user, as their token describes them."""
 
     user_id: str
     expires_at: int
+    """The token's `exp`, in epoch seconds."""
+    _: KW_ONLY
     leeway: int = 0
+    """How many seconds longer the token is accepted, since clocks differ."""
     tenant: str | None = None
     scopes: frozenset[str] = frozenset()
     groups: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """The user's key in the users table: unique over tenants."""
+        """The user's key in the users table, unique across tenants."""
         return user_key(self.tenant, self.user_id)
 
     @property
     def accepted_until(self) -> int:
-        """When the token is no longer accepted, in epoch seconds."""
+        """The time from which the token is no longer accepted, in epoch seconds."""
         return self.expires_at + self.leeway
 
     def require(self, scope: Scope) -> None:
-        """Raise InsufficientScope unless the token's scopes hold `scope`."""
+        """Raise InsufficientScope unless the token has `scope`."""
         if scope not in self.scopes:
             raise InsufficientScope(scope)
 
     def require_unexpired(self, now: float) -> None:
-        """Raise TokenExpired at `now` (epoch seconds): API Gateway may have cached a verdict."""
+        """Raise TokenExpired if the token has expired at `now` (epoch seconds).
+
+        The authorizer has checked this, but API Gateway may have cached its result.
+        """
         if now >= self.accepted_until:
             raise TokenExpired("the token has expired")
 
     def may_join(self, group: str) -> bool:
-        """Whether the token's groups name `group`, or have a `*` that stands for it."""
+        """Return whether a name or a pattern (`room-*`) of the token's groups matches `group`."""
         return any(
             group == allowed or (allowed.endswith("*") and group.startswith(allowed[:-1]))
             for allowed in self.groups
@@ -65,11 +70,11 @@ class Principal:
 
     @property
     def own_groups(self) -> frozenset[str]:
-        """The groups that a connection joins as it opens: those named without `*`."""
+        """The groups that a connection joins when it opens: the names that aren't patterns."""
         return frozenset(group for group in self.groups if not group.endswith("*"))
 
     def to_context(self) -> dict[str, str]:
-        """As an authorizer's context: flat, every value a string."""
+        """Return the principal as an authorizer's context."""
         context = {
             "userId": self.user_id,
             "expiresAt": str(self.expires_at),
@@ -83,7 +88,7 @@ class Principal:
 
     @classmethod
     def from_context(cls, context: Mapping[str, Any]) -> "Principal":
-        """The inverse of `to_context`; what API Gateway adds to the context is passed over."""
+        """Return the principal of a context; what API Gateway added to it is ignored."""
         return cls(
             user_id=context["userId"],
             expires_at=int(context["expiresAt"]),
@@ -95,21 +100,21 @@ class Principal:
 
 
 def parse_scopes(scope: str) -> frozenset[str]:
-    """The scopes of a space-separated list (RFC 6749 section 3.3), by U+0020 alone."""
+    """Split a list of scopes (RFC 6749 section 3.3), which only U+0020 separates."""
     return frozenset(scope.split(" ")) - {""}
 
 
 def group_key(tenant: str | None, group: str) -> str:
-    """One string for a group of a tenant, as `user_key` for a user."""
+    """Return the key of a group, unique across tenants."""
     return user_key(tenant, group)
 
 
 def user_key(tenant: str | None, user_id: str) -> str:
-    """One string for a user of a tenant. The tenant is quoted, so the first `/` ends it."""
+    """Return the key of a user, unique across tenants: the quoted tenant, `/`, and the user id."""
     return f"{quote(tenant or '', safe='')}/{user_id}"
 
 
 def split_user_key(key: str) -> tuple[str | None, str]:
-    """The tenant and the user id of a `user_key`."""
+    """Return the tenant and the user id of a `user_key`."""
     tenant, _, user_id = key.partition("/")
     return unquote(tenant) or None, user_id

@@ -10,7 +10,7 @@ from chalicelib.delivery.outcomes import RECORDING_SECONDS, OutcomeRecorder
 from chalicelib.delivery.parcel import Delivery, Parcel
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.reports import Interrupted, Report, Result
-from chalicelib.runtime.metrics import Metrics, Sample
+from chalicelib.runtime.metrics import EvenSample, Metrics
 from chalicelib.store.audience import Page
 from chalicelib.store.items import Recipient
 
@@ -66,7 +66,7 @@ class Broadcaster:
         reports = {message.id: Report(message.id) for message in framer.messages}
         started = time.monotonic()
         retries = 0
-        latencies = Sample()
+        latencies = EvenSample()
         batch = self._outcome_recorder.begin()
         expired: list[Recipient] = []
         try:
@@ -92,7 +92,7 @@ class Broadcaster:
             _log(list(reports.values()), retries, time.monotonic() - started)
         return list(reports.values())
 
-    def _measure(self, reports: Iterable[Report], retries: int, latencies: Sample) -> None:
+    def _measure(self, reports: Iterable[Report], retries: int, latencies: EvenSample) -> None:
         for report in reports:
             for result, count in report.counts.items():
                 self._metrics.count("Deliveries", count, Outcome=result)

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from chalicelib import aws_limits
 from chalicelib.auth.principal import user_key
 from chalicelib.errors import PayloadTooLarge
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.strict_json import encode
 
-MAX_FRAME_BYTES = 128 * 1024  # API Gateway's largest WebSocket message
+MAX_FRAME_BYTES = aws_limits.MESSAGE_BYTES  # a frame of Herald is a message to API Gateway
 CACHED_SELECTIONS = 256  # since a request may have as many selections as recipients
 ENCRYPTED_CACHE_BYTES = 32 * 1024 * 1024  # for the encrypted entries of one request
 

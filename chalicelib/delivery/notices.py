@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from chalicelib import aws_limits
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.parcel import Delivery, Outcome, Parcel
 from chalicelib.errors import Unavailable
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sns.client import SNSClient
     from mypy_boto3_sns.type_defs import MessageAttributeValueTypeDef
 
-PUBLISH_BATCH = 10  # https://docs.aws.amazon.com/sns/latest/api/API_PublishBatch.html
+PUBLISH_BATCH = aws_limits.SNS_BATCH
 
 logger = logging.getLogger("herald.notices")
 

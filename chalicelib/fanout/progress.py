@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal, Scope, split_user_key
 from chalicelib.errors import NotFound
 from chalicelib.fanout.content import ContentLost, Contents, StoredContent
@@ -34,7 +35,7 @@ from chalicelib.store.schema import (
     queued_expires_at,
 )
 
-LAST_TRY_MS = 60_000  # longer than a worker lives
+LAST_TRY_MS = aws_limits.VISIBILITY_SECONDS * 1000  # longer than a worker lives
 
 _FAILED_FIELDS = ("connectionId", "userId", "reason")
 

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from chalicelib import aws_limits
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.strict_json import encode
 from chalicelib.store.audience import Shard, Source
@@ -23,7 +24,7 @@ from chalicelib.store.audience import Shard, Source
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
 
-MAX_BATCH = 10  # messages in one SendMessageBatch; jobs have some hundred bytes each
+MAX_BATCH = aws_limits.SQS_BATCH  # a job has only some hundred bytes
 TRIES = 3
 BACKOFF_SECONDS = 0.1
 MAX_RECEIVES = 5  # the queue's `maxReceiveCount`: after that many failures, a dead letter

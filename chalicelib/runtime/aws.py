@@ -1,7 +1,7 @@
-"""The AWS SDK as Herald uses it: clients that answer or give up soon, and its credentials.
+"""The AWS SDK: clients that fail fast, and credentials.
 
-That is botocore, which boto3 is built on. boto3 itself adds what Herald never calls (resources,
-transfers of S3) and 30 ms to each cold start.
+Herald uses botocore, which boto3 is built on. boto3 would add 30 ms to each cold start, for
+features that Herald doesn't use (resources, S3 transfers).
 """
 
 import json
@@ -21,52 +21,53 @@ CLIENT_LIMITS = Config(
     retries={"mode": "standard", "total_max_attempts": 2},
     max_pool_connections=50,
 )
-"""An answer, or an end, within three seconds: 0.8 s twice, and the SDK's pause of up to 1 s.
+"""Each call succeeds or fails within 3 s: two attempts of 0.8 s, and up to 1 s between them.
 
-DynamoDB answers in milliseconds, so who waits longer waits for nothing; and a second try, on
-another socket, mends what one lost packet or one slow server did. The SDK's defaults are a minute
-for each try: a client in its handshake, or a caller of POST, would wait for longer than API
-Gateway does. https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
+DynamoDB answers in milliseconds, so waiting longer is pointless, while a second attempt on another
+socket makes up for a lost packet or a slow server. The SDK's defaults allow a minute for each
+attempt, which is longer than API Gateway waits for a handshake or a POST.
+https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 """
 
 
 def sdk_client(session: Session, service: str, region: str | None = None) -> Any:
-    """A client of `service` within these limits, in the session's region or another.
+    """Create a client of `service` with these limits, in `region` or else the session's region.
 
-    Its calls raise ForeignAnswer, a BotoCoreError, for what AWS can't have answered.
+    Its calls raise NotFromAws, a BotoCoreError, for a response that AWS can't have sent.
     """
     client = session.create_client(service, region, config=CLIENT_LIMITS)
-    client.meta.events.register("after-call", _refuse_foreign_answers)
+    client.meta.events.register("after-call", _check_origin)
     return client
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What signs: long-lived keys, or a role's with their session token."""
+    """The keys that sign a request: long-lived ones, or a role's with their session token."""
 
     access_key: str
     secret_key: str
     token: str | None = None
 
 
-class ForeignAnswer(BotoCoreError):
-    """Something between us and AWS answered, such as a proxy with a page of its own.
+class NotFromAws(BotoCoreError):
+    """Something between Herald and AWS answered, such as a proxy with an error page of its own.
 
-    To the SDK a body that it can't read is an empty answer, so that a write that never was made
-    would look like one that was.
+    The SDK takes a body that it can't read for an empty result, so a write that never happened
+    would look like a success.
     """
 
-    fmt = "the answer to {operation} is not AWS's: {kind}"
+    fmt = "the response to {operation} did not come from AWS: its type is {content_type}"
 
 
-def _refuse_foreign_answers(http_response: Any, parsed: Any, model: Any, **_: Any) -> None:
+def _check_origin(http_response: Any, parsed: Any, model: Any, **_: Any) -> None:
+    """Raise NotFromAws for a success whose body no AWS service would send."""
     if http_response.status_code != 200:
         return
-    kind = http_response.headers.get("content-type", "")
-    nothing_read = not parsed.keys() - {"ResponseMetadata"}
-    unreadable = nothing_read and "json" in kind and not _is_json(http_response.content)
-    if unreadable or kind.startswith(("text/html", "text/plain")):
-        raise ForeignAnswer(operation=model.name, kind=kind)
+    content_type = http_response.headers.get("content-type", "")
+    empty = not parsed.keys() - {"ResponseMetadata"}
+    unreadable = empty and "json" in content_type and not _is_json(http_response.content)
+    if unreadable or content_type.startswith(("text/html", "text/plain")):
+        raise NotFromAws(operation=model.name, content_type=content_type)
 
 
 def _is_json(body: bytes) -> bool:
@@ -78,9 +79,9 @@ def _is_json(body: bytes) -> bool:
 
 
 def credentials(session: Session) -> Callable[[], Credentials]:
-    """What the SDK would sign with at each moment; it refreshes what expires.
+    """Return a function that returns the SDK's current credentials, refreshed as they expire.
 
-    The function raises Unavailable where there are none.
+    The function raises Unavailable if there aren't any.
     https://docs.aws.amazon.com/boto3/latest/guide/credentials.html
     """
 
@@ -89,7 +90,7 @@ def credentials(session: Session) -> Callable[[], Credentials]:
             found = session.get_credentials()
             frozen = found and found.get_frozen_credentials()
         except BotoCoreError as error:
-            raise Unavailable(f"AWS credentials are missing: {error}") from error
+            raise Unavailable(f"AWS credentials can't be loaded: {error}") from error
         if not frozen or not frozen.access_key or not frozen.secret_key:
             raise Unavailable("AWS credentials are missing")
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)

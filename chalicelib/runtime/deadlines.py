@@ -6,16 +6,15 @@
 import time
 from typing import Any
 
-INTEGRATION_SECONDS = 29.0  # API Gateway waits this long for a function's answer
-RESERVED_SECONDS = 2.0  # kept back for what follows the work: the answer, logs, metrics
+from chalicelib.aws_limits import ANSWER_RESERVE_SECONDS, WORK_SECONDS
 
 
 def work_deadline(context: Any) -> float:
     """Return when work must end so that Lambda does not cut the invocation off."""
     left: float = context.get_remaining_time_in_millis() / 1000
-    return time.monotonic() + left - RESERVED_SECONDS
+    return time.monotonic() + left - ANSWER_RESERVE_SECONDS
 
 
 def answer_deadline(context: Any) -> float:
     """Return when work must end so that API Gateway still receives the answer."""
-    return min(time.monotonic() + INTEGRATION_SECONDS - RESERVED_SECONDS, work_deadline(context))
+    return min(time.monotonic() + WORK_SECONDS, work_deadline(context))

@@ -1,7 +1,7 @@
-"""Logs as JSON, one object a line, as CloudWatch Logs Insights reads them.
+"""Logs as JSON, one object a line, for CloudWatch Logs Insights.
 
-Each line has the correlation id of what is being done: the request's id at API Gateway, which goes
-with a queued message to its workers, so that one query finds all that became of it.
+Each line has the correlation id of the current work: the id of the request at API Gateway. A
+queued message carries it to the workers, so one query finds everything that a request caused.
 """
 
 import logging
@@ -12,7 +12,7 @@ from contextvars import ContextVar
 
 from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
 
-_current: ContextVar[str | None] = ContextVar("correlation_id", default=None)
+_correlation_id: ContextVar[str | None] = ContextVar("correlation_id", default=None)
 _formatter = LambdaPowertoolsFormatter(
     use_rfc3339=True,
     utc=True,
@@ -23,7 +23,7 @@ _formatter = LambdaPowertoolsFormatter(
 
 
 def configure_logging() -> None:
-    """Send Herald's own log to standard output, whatever the root logger does."""
+    """Write Herald's log to standard output, however the root logger is configured."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_formatter)
     logger = logging.getLogger("herald")
@@ -33,25 +33,29 @@ def configure_logging() -> None:
 
 
 def correlation_id() -> str | None:
-    """That of what is being done in this thread, if it is known."""
-    return _current.get()
+    """Return the correlation id of this thread's work; None if it has none."""
+    return _correlation_id.get()
 
 
 @contextmanager
 def correlated(correlation_id: str | None) -> Iterator[None]:
-    """What is done meanwhile belongs together. An execution environment does one thing at a time,
-    so the threads that help have the same id in their lines."""
-    before = _current.get()
-    token = _current.set(correlation_id)
-    _show(correlation_id)
+    """Give the work inside, and every line that it logs, a correlation id.
+
+    An execution environment handles one event at a time, so lines that other threads log meanwhile
+    get the same id.
+    """
+    before = _correlation_id.get()
+    token = _correlation_id.set(correlation_id)
+    _add_to_lines(correlation_id)
     try:
         yield
     finally:
-        _current.reset(token)
-        _show(before)
+        _correlation_id.reset(token)
+        _add_to_lines(before)
 
 
-def _show(correlation_id: str | None) -> None:
+def _add_to_lines(correlation_id: str | None) -> None:
+    """Set the `correlation_id` of all later lines, whichever thread logs them."""
     if correlation_id is None:
         _formatter.remove_keys(["correlation_id"])
     else:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal
 from chalicelib.errors import BadRequest, ConnectionGone, TooManyConnections, Unavailable
 from chalicelib.runtime.metrics import Metrics
@@ -60,7 +61,7 @@ from chalicelib.store.memberships import Memberships
 from chalicelib.store.rate_limits import UserRateLimiter
 from chalicelib.store.schema import CLOSED_SLOTS, Item, connection_key
 
-MAX_GROUPS = 50  # of a connection: a transaction of DynamoDB has at most 100 writes
+MAX_GROUPS = aws_limits.CONNECTION_GROUPS
 TRIES = 5  # while others change the connection's groups or principal
 CACHED_PRINCIPALS = 10_000
 

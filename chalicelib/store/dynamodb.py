@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from botocore.session import Session
 
+from chalicelib import aws_limits
 from chalicelib.errors import Contended, Unavailable
 from chalicelib.runtime.aws import sdk_client
 from chalicelib.store.expressions import Action
@@ -23,8 +24,8 @@ from chalicelib.store.schema import KEY_ATTRIBUTES, Item, Tables
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
-MAX_BATCH_GET = 100  # keys in one BatchGetItem
-MAX_BATCH_WRITE = 25  # items in one BatchWriteItem
+MAX_BATCH_GET = aws_limits.BATCH_GET_KEYS
+MAX_BATCH_WRITE = aws_limits.BATCH_WRITE_ITEMS
 RETRY_AFTER_SECONDS = 1.0
 
 logger = logging.getLogger("herald.storage")

@@ -18,6 +18,7 @@ from itertools import count
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from chalicelib import aws_limits
 from chalicelib.protocol.audience import AudienceKind
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
@@ -36,8 +37,7 @@ from chalicelib.store.schema import (
 
 CLOCK_MS = 1000  # the most by which the clocks of two functions differ
 DELAYED_MS = 1000  # a message stored this long after its id was made is delayed
-HANDLER_MS = 30_000  # the longest that a function delivers
-REACH_BACK_MS = DELAYED_MS + HANDLER_MS + CLOCK_MS
+REACH_BACK_MS = DELAYED_MS + aws_limits.HANDLER_MS + CLOCK_MS
 """A message may reach a connection after another whose id is later by up to this."""
 
 PAGE_ITEMS = 200

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal
 from chalicelib.errors import IdempotencyKeyReused, RequestInProgress
 from chalicelib.protocol.reports import Reply
@@ -21,8 +22,8 @@ from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
 from chalicelib.store.schema import idempotency_expires_at, idempotency_id
 
-CLAIM_MS = 35_000  # longer than a function runs: API Gateway waits 29 s, Lambda ends it after 30 s
-MAX_BODY_BYTES = 300_000  # compressed; an item of DynamoDB has at most 400 KB
+CLAIM_MS = aws_limits.CLAIM_MS
+MAX_BODY_BYTES = aws_limits.ITEM_CONTENT_BYTES  # compressed
 
 Body = dict[str, Any]
 """The body of a response, as the object that is written as JSON."""

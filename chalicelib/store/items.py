@@ -14,6 +14,7 @@ from enum import StrEnum
 from math import inf
 from typing import Any
 
+from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal, user_key
 from chalicelib.store.schema import (
     JOINED_PREFIX,
@@ -25,7 +26,7 @@ from chalicelib.store.schema import (
     membership_key,
 )
 
-HANDSHAKE_SECONDS = 30  # API Gateway waits at most 29 s for `$connect`
+HANDSHAKE_SECONDS = aws_limits.HANDSHAKE_SECONDS
 
 
 class Status(StrEnum):

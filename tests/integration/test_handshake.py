@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.support.clients import SECRET, Client, token
-from tests.unit.auth.test_verifier import CLAIMS, encoded
+from tests.support.jwts import CLAIMS, encoded
 
 
 def unsigned() -> str:

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from tests.support.clients import EVERY_SCOPE, SECRET, Client, token
+from tests.support.jwts import CLAIMS, by_hand
 from tests.support.key_server import ALGORITHMS, KeyPair, KeyServer, key_server
-from tests.unit.auth.test_verifier import CLAIMS, by_hand
 
 Start = Callable[..., Client]
 ARN = "arn:aws:secretsmanager:us-east-1:000000000000:secret:herald-jwt"

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +11,7 @@ from ssl import SSLContext
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jwt
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
@@ -65,6 +66,16 @@ class KeyPair:
     def key(self) -> Any:
         """The private key, as joserfc has it."""
         return KINDS.get(self.algorithm, OKPKey)(self.private, self.private)
+
+
+def serialized(pairs: Iterable[KeyPair]) -> Iterator[bytes]:
+    """Yield each public key in each format that PyJWT recognizes."""
+    for pair in pairs:
+        public = pair.private.public_key()
+        for encoding in (Encoding.PEM, Encoding.DER):
+            yield public.public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)
+        yield public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).strip()
+        yield json.dumps(pair.jwk()).encode()
 
 
 class KeyServer(ThreadingHTTPServer):

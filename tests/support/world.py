@@ -22,7 +22,7 @@ from chalicelib.delivery.parcel import Outcome, Parcel
 from chalicelib.fanout.limits import DEFAULT_LIMITS, FanoutLimits
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.settings import EVICT_OLDEST, Settings
+from chalicelib.settings import ConnectionLimitPolicy, Settings
 from chalicelib.store.items import Recipient
 from chalicelib.store.schema import Tables
 from chalicelib.websocket.event import WebSocketEvent
@@ -248,7 +248,9 @@ class Herald(wiring.Herald):
             connect_rate=UNLIMITED_RATE * 60,
             message_rate=UNLIMITED_RATE,
             message_burst=UNLIMITED_RATE,
-            connection_limit_policy=EVICT_OLDEST if evicts else "reject",
+            connection_limit_policy=(
+                ConnectionLimitPolicy.EVICT_OLDEST if evicts else ConnectionLimitPolicy.REJECT
+            ),
             max_connections_per_user=LIMIT,
             history_seconds=HISTORY_SECONDS,
             frame_bytes=FRAME_BYTES,

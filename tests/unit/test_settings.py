@@ -1,23 +1,34 @@
+"""Reading the environment: defaults, accepted values and error messages."""
+
+import json
 from dataclasses import fields
 
 import pytest
 
-from chalicelib.settings import RESERVED, Settings, SettingsError
+from chalicelib.settings import (
+    RESERVED,
+    ConnectionLimitPolicy,
+    LimiterFailure,
+    Settings,
+    SettingsError,
+    variable_of,
+)
 
 SECRET = "x" * 32
 
 
-def test_defaults() -> None:
+def test_unset_variables_have_their_defaults() -> None:
     settings = Settings.from_environ({})
     assert settings.jwt_secret is None
     assert settings.jwt_leeway_seconds == 5
     assert settings.connections_table == "herald-connections"
     assert settings.max_connections_per_user == 10
+    assert settings.connection_limit_policy == "reject"
     assert settings.ip_allow == ()
     assert settings.message_rate == 20
 
 
-def test_an_empty_value_is_no_value() -> None:
+def test_an_empty_value_counts_as_not_set() -> None:
     assert Settings.from_environ({"HERALD_MAX_CONNECTIONS_PER_USER": " "}) == Settings()
 
 
@@ -66,7 +77,7 @@ def test_a_wrong_value_names_the_variable_and_what_is_allowed(variable: str, val
     assert len(line) < 250
 
 
-def test_every_wrong_value_is_named_and_no_secret_shown() -> None:
+def test_every_wrong_value_is_named_and_no_secret_is_shown() -> None:
     with pytest.raises(SettingsError) as wrong:
         Settings.from_environ({"HERALD_JWT_SECRET": "hunter2", "HERALD_MESSAGE_BURST": "many"})
     secret, burst = str(wrong.value).splitlines()
@@ -98,11 +109,32 @@ def test_another_secret_is_accepted_on_lambda() -> None:
     assert Settings.from_environ(environment).jwt_secret == SECRET
 
 
-def test_secrets_are_not_in_the_repr() -> None:
-    assert SECRET not in repr(Settings.from_environ({"HERALD_JWT_SECRET": SECRET}))
+def test_secrets_are_left_out_of_the_repr() -> None:
+    key = {"kty": "oct", "kid": "2026-11", "k": "k" * 43}
+    secrets = {"HERALD_JWT_SECRET": SECRET, "HERALD_ENCRYPTION_KEYS": json.dumps({"keys": [key]})}
+    settings = Settings.from_environ(secrets)
+    assert SECRET not in repr(settings)
+    assert "encryption_keys" not in repr(settings)
+    assert repr(settings.encryption_keys) == "(MasterKey(kid='2026-11'),)"
 
 
-def test_lists_are_parsed() -> None:
+def test_choices_are_parsed_into_their_enums() -> None:
+    choices = {
+        "HERALD_CONNECTION_LIMIT_POLICY": "evict-oldest",
+        "HERALD_LIMITER_FAILURE": "open",
+    }
+    settings = Settings.from_environ(choices)
+    assert settings.connection_limit_policy is ConnectionLimitPolicy.EVICT_OLDEST
+    assert settings.limiter_failure is LimiterFailure.OPEN
+
+
+def test_a_variable_takes_precedence_over_a_default_of_the_caller() -> None:
+    defaults = {"stage": "dev", "users_table": "herald-dev-users"}
+    settings = Settings.from_environ({"HERALD_STAGE": "prod"}, defaults)
+    assert (settings.stage, settings.users_table) == ("prod", "herald-dev-users")
+
+
+def test_comma_separated_values_become_tuples() -> None:
     settings = Settings.from_environ(
         {
             "HERALD_IP_ALLOW": "10.0.0.0/8, 2001:db8::/32",
@@ -113,7 +145,7 @@ def test_lists_are_parsed() -> None:
     assert settings.allowed_origins == ("https://app.example.com", "http://localhost:3000")
 
 
-def test_the_url_of_a_key_set_is_taken_to_the_letter() -> None:
+def test_the_url_of_a_key_set_keeps_its_trailing_slash() -> None:
     url = "https://example.com/keys/"
     assert Settings.from_environ({"HERALD_JWKS_URL": url}).jwks_url == url
 
@@ -131,8 +163,8 @@ def test_the_url_of_a_key_set_is_taken_to_the_letter() -> None:
         ),
         (
             "HERALD_X",
-            "HERALD_X is not a setting; the nearest is HERALD_MAX_CONNECTIONS_PER_USER, and"
-            " docs/configuration.md lists all",
+            "HERALD_X is not a setting; the nearest is HERALD_MAX_CONNECTIONS_PER_USER;"
+            " docs/configuration.md lists all settings",
         ),
     ],
 )
@@ -142,7 +174,7 @@ def test_an_unknown_variable_is_named_with_the_nearest_setting(name: str, line: 
     assert str(wrong.value) == line
 
 
-def test_every_unknown_variable_is_named_beside_the_wrong_values_and_no_value_shown() -> None:
+def test_unknown_variables_are_named_beside_wrong_values_and_their_values_are_not_shown() -> None:
     variables = {
         "HERALD_MESSAGE_BURST": "many",
         "HERALD_JWT_SECRT": "hunter2",
@@ -158,9 +190,9 @@ def test_every_unknown_variable_is_named_beside_the_wrong_values_and_no_value_sh
 
 def test_a_reserved_variable_is_accepted_and_changes_nothing() -> None:
     assert Settings.from_environ(dict.fromkeys(RESERVED, "1")) == Settings()
-    assert not RESERVED & {setting.metadata["variable"] for setting in fields(Settings)}
+    assert not RESERVED & {variable_of(setting.name) for setting in fields(Settings)}
 
 
-def test_an_empty_unknown_variable_and_other_programs_variables_are_ignored() -> None:
+def test_empty_unknown_variables_and_other_programs_variables_are_ignored() -> None:
     variables = {"HERALD_MESAGE_RATE": " ", "HERALDRY": "1", "herald_x": "1", "GATEWAY_X": "1"}
     assert Settings.from_environ(variables) == Settings()

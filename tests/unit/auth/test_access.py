@@ -1,4 +1,4 @@
-from typing import Any
+"""IP and origin rules, and the choice of a subprotocol."""
 
 import pytest
 
@@ -37,7 +37,9 @@ def allowed(source_ip: str, origin: str | None = None, **environ: str) -> bool:
         ("2001:db8::1", {"ip_deny": "0.0.0.0/0"}, True),
     ],
 )
-def test_addresses(source_ip: str, environ: dict[str, str], expected: bool) -> None:
+def test_a_clients_address_must_be_allowed_and_not_denied(
+    source_ip: str, environ: dict[str, str], expected: bool
+) -> None:
     assert allowed(source_ip, **environ) is expected
 
 
@@ -53,14 +55,18 @@ def test_addresses(source_ip: str, environ: dict[str, str], expected: bool) -> N
         ("", False),
     ],
 )
-def test_origins(origin: str | None, expected: bool) -> None:
+def test_an_origin_must_match_as_a_whole_if_there_are_rules(
+    origin: str | None, expected: bool
+) -> None:
     assert allowed("1.2.3.4", origin, allowed_origins="https://app.example.com") is expected
     assert allowed("1.2.3.4", origin)
 
 
-def test_subprotocols() -> None:
+def test_the_subprotocol_is_chosen_from_those_offered() -> None:
     assert choose_subprotocol([]) is None
     assert choose_subprotocol(["mqtt", "herald.v1"]) == "herald.v1"
-    foreign: Any = ["herald.v2"]
-    with pytest.raises(BadRequest):
-        choose_subprotocol(foreign)
+
+
+def test_unknown_subprotocols_alone_are_refused() -> None:
+    with pytest.raises(BadRequest, match=r"do not include herald\.v1"):
+        choose_subprotocol(["mqtt", "herald.v2"])

@@ -1,9 +1,8 @@
-"""Keys from an identity provider: which are used, for what, and what happens when it is down.
+"""Keys of an identity provider: which are used, for what, and what happens while it is down.
 
-The provider is real: a server with a JWK Set.
+The provider is a real server with a JWK Set. Secrets are in `test_jwks_secrets.py`.
 """
 
-import json
 import ssl
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterator
@@ -14,18 +13,23 @@ import httpx
 import pytest
 import trustme
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from chalicelib.auth import jwks as keys
-from chalicelib.auth.cached_fetch import FETCHES_AT_ONCE, FetchError
+from chalicelib.auth.cached_fetch import FETCH_BURST, FetchError
+from chalicelib.auth.jwks import MAX_KEY_SET_BYTES, PublishedKeys, fetch_json, usable_keys
 from chalicelib.auth.verifier import TokenVerifier
 from chalicelib.errors import Unauthorized, Unavailable
-from chalicelib.runtime import aws as sdk
-from chalicelib.settings import LOCAL_SECRET, Settings
-from tests.support.key_server import ALGORITHMS, AnySignature, KeyPair, KeyServer, key_server
-from tests.unit.auth.test_verifier import CLAIMS, SECRET, by_hand, encoded
+from chalicelib.settings import Settings
+from tests.support.jwts import CLAIMS, SECRET, by_hand, encoded
+from tests.support.key_server import (
+    ALGORITHMS,
+    AnySignature,
+    KeyPair,
+    KeyServer,
+    key_server,
+    serialized,
+)
 
 PAIRS = {algorithm: KeyPair.new(algorithm, f"{algorithm}-1") for algorithm in ALGORITHMS}
 OTHERS = {algorithm: KeyPair.new(algorithm, f"{algorithm}-2") for algorithm in ALGORITHMS}
@@ -52,7 +56,7 @@ def assert_refused(verifier: TokenVerifier, token: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_token_of_a_published_key(
+def test_a_published_key_verifies_its_tokens(
     provider: KeyServer, verifier: TokenVerifier, algorithm: str
 ) -> None:
     for _ in range(10):
@@ -62,7 +66,7 @@ def test_a_token_of_a_published_key(
     assert_refused(verifier, OTHERS[algorithm].token(headers={"kid": f"{algorithm}-1"}))
 
 
-def test_ed25519_by_its_new_name(provider: KeyServer) -> None:
+def test_ed25519_and_eddsa_name_the_same_algorithm(provider: KeyServer) -> None:
     """RFC 9864: the key and the token may each use either name."""
     old = PAIRS["EdDSA"]
     new = replace(old, algorithm="Ed25519")
@@ -76,24 +80,15 @@ def test_ed25519_by_its_new_name(provider: KeyServer) -> None:
 
 
 def public_forms() -> Iterator[bytes]:
-    """Whatever of a public key somebody might take for a secret."""
-    yield from public_keys()
+    """Yield everything about the public keys that could be mistaken for a secret."""
+    yield from serialized(PAIRS.values())
     for pair in PAIRS.values():
-        yield pair.jwk().get("n", pair.jwk().get("x")).encode()
+        jwk = pair.jwk()
+        yield (jwk["n"] if "n" in jwk else jwk["x"]).encode()
 
 
-def public_keys() -> Iterator[bytes]:
-    """Each public key in each format that PyJWT recognizes."""
-    for pair in PAIRS.values():
-        public = pair.private.public_key()
-        for form in (Encoding.PEM, Encoding.DER):
-            yield public.public_bytes(form, PublicFormat.SubjectPublicKeyInfo)
-        yield public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).strip()
-        yield json.dumps(pair.jwk()).encode()
-
-
-def test_algorithm_confusion(verifier: TokenVerifier) -> None:
-    """A public key is no secret for HS256 (RFC 8725 section 2.1), and no other kind of key."""
+def test_a_public_key_verifies_nothing_as_another_kind_of_key(verifier: TokenVerifier) -> None:
+    """It is neither an HS256 secret (RFC 8725 section 2.1) nor a key for another algorithm."""
     for secret in public_forms():
         for kid in (*(pair.kid for pair in PAIRS.values()), None):
             header = {"alg": "HS256", **({} if kid is None else {"kid": kid})}
@@ -104,7 +99,7 @@ def test_algorithm_confusion(verifier: TokenVerifier) -> None:
                 assert_refused(verifier, pair.token(headers={"kid": other.kid}))
 
 
-def test_beside_a_secret_each_verifies_its_own(provider: KeyServer) -> None:
+def test_a_secret_and_published_keys_each_verify_their_own_tokens(provider: KeyServer) -> None:
     both = TokenVerifier(Settings(jwks_url=provider.url, jwt_secret=SECRET))
     both.verify(by_hand({"alg": "HS256"}, CLAIMS))
     both.verify(PAIRS["RS256"].token())
@@ -114,7 +109,7 @@ def test_beside_a_secret_each_verifies_its_own(provider: KeyServer) -> None:
     assert_refused(alone, PAIRS["RS256"].token())
 
 
-def test_a_token_without_kid_is_for_the_only_key_of_its_kind(
+def test_a_token_without_kid_is_verified_by_the_only_key_for_its_algorithm(
     provider: KeyServer, verifier: TokenVerifier
 ) -> None:
     verifier.verify(PAIRS["ES256"].token(headers={}))
@@ -124,11 +119,11 @@ def test_a_token_without_kid_is_for_the_only_key_of_its_kind(
     asked = provider.requests
     for _ in range(5):
         assert_refused(rotating, PAIRS["ES256"].token(headers={}))
-    assert provider.requests == asked + 1  # to ask again would not tell which key is meant
+    assert provider.requests == asked + 1  # fetching again couldn't decide between the two keys
 
 
 @pytest.mark.parametrize("attack", ["jwk", "jku", "x5u"])
-def test_what_a_header_brings_is_not_looked_at(
+def test_keys_in_a_tokens_header_are_ignored(
     provider: KeyServer, verifier: TokenVerifier, attack: str
 ) -> None:
     theirs = OTHERS["RS256"]
@@ -140,7 +135,7 @@ def test_what_a_header_brings_is_not_looked_at(
             token = theirs.token(headers={attack: headers[attack], **named})
             assert_refused(verifier, token)
         assert evil.requests == 0
-    # And beside our own key's name it changes nothing.
+    # Beside the `kid` of a published key they change nothing.
     verifier.verify(PAIRS["RS256"].token(headers={"kid": "RS256-1", attack: headers[attack]}))
 
 
@@ -188,32 +183,32 @@ def with_another_end(text: str) -> str:
     ],
     ids=range(28),
 )
-def test_what_else_is_published_is_passed_over(unusable: Any) -> None:
-    with pytest.raises(FetchError, match="holds no key"):
-        keys.usable_keys({"keys": [unusable]})
-    [used] = keys.usable_keys({"keys": [unusable, PAIRS["ES256"].jwk()]})
+def test_unusable_published_keys_are_ignored(unusable: Any) -> None:
+    with pytest.raises(FetchError, match="has no key"):
+        usable_keys({"keys": [unusable]})
+    [used] = usable_keys({"keys": [unusable, PAIRS["ES256"].jwk()]})
     assert used.kid == "ES256-1"
 
 
-def test_keys_as_providers_publish_them() -> None:
-    """With certificates, without `alg` or `use`, and with what nobody knows."""
+def test_unknown_and_missing_parameters_of_a_key_are_accepted() -> None:
+    """Providers add certificates and parameters of their own, and leave out `alg` and `use`."""
     bare = PAIRS["RS256"].jwk(x5c=["no base64"], x5t="?", crv="?", issuer="https://example.com")
     for name in ("use", "alg"):
         del bare[name]
-    [used] = keys.usable_keys({"keys": [bare], "more": 1})
+    [used] = usable_keys({"keys": [bare], "more": 1})
     assert used.algorithms == {"RS256"}
 
 
-def test_of_a_published_private_key_the_public_half_is_used() -> None:
+def test_only_the_public_half_of_a_published_private_key_is_used() -> None:
     for pair in PAIRS.values():
         private = pair.key.as_dict(private=True, kid=pair.kid)
         assert "d" in private
-        [used] = keys.usable_keys({"keys": [private]})
+        [used] = usable_keys({"keys": [private]})
         assert used.key == pair.private.public_key()
 
 
-def test_each_key_of_a_kid_is_tried(provider: KeyServer, verifier: TokenVerifier) -> None:
-    """Some providers give their old and their new key one name."""
+def test_all_keys_with_the_same_kid_are_tried(provider: KeyServer, verifier: TokenVerifier) -> None:
+    """Some providers give their old and their new key the same name."""
     old, new = PAIRS["RS256"], replace(OTHERS["RS256"], kid="RS256-1")
     provider.publish(old, new)
     verifier.verify(old.token())
@@ -223,57 +218,17 @@ def test_each_key_of_a_kid_is_tried(provider: KeyServer, verifier: TokenVerifier
 
 
 @pytest.mark.parametrize("key_set", [None, [], "keys", {}, {"keys": {}}, {"keys": []}], ids=str)
-def test_what_is_no_key_set(key_set: Any) -> None:
+def test_anything_but_a_jwk_set_is_an_error(key_set: Any) -> None:
     with pytest.raises(FetchError):
-        keys.usable_keys(key_set)
-
-
-# --- A secret in Secrets Manager
-
-
-class SecretsManager:
-    """Answers with `value`, as the SDK's client would."""
-
-    def __init__(self) -> None:
-        self.value: dict[str, Any] = {"SecretString": SECRET}
-
-    def get_secret_value(self, **_: Any) -> dict[str, Any]:
-        return self.value
-
-
-@pytest.fixture
-def secrets(monkeypatch: pytest.MonkeyPatch) -> SecretsManager:
-    manager = SecretsManager()
-    monkeypatch.setattr("chalicelib.runtime.aws.sdk_client", lambda *_: manager)
-    return manager
-
-
-def stored() -> TokenVerifier:
-    arn = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:herald"
-    return TokenVerifier(Settings(jwt_secret_arn=arn))
-
-
-def test_a_rotated_secret_is_found(secrets: SecretsManager) -> None:
-    verifier = stored()
-    verifier.verify(by_hand({"alg": "HS256"}, CLAIMS))
-    rotated = b"the-secret-after-its-rotation-is-another"
-    assert_refused(verifier, by_hand({"alg": "HS256"}, CLAIMS, rotated))
-    secrets.value = {"SecretBinary": rotated}
-    verifier.verify(by_hand({"alg": "HS256"}, CLAIMS, rotated))
-    assert_refused(verifier, by_hand({"alg": "HS256"}, CLAIMS))
-
-
-def test_a_stored_secret_that_is_short_or_public_verifies_nothing(secrets: SecretsManager) -> None:
-    for secret in (b"", b"x" * 31, *public_keys()):
-        secrets.value = {"SecretBinary": secret}
-        with pytest.raises(Unavailable):
-            stored().verify(by_hand({"alg": "HS256"}, CLAIMS, secret))
+        usable_keys(key_set)
 
 
 # --- Fetching
 
 
-def test_an_unknown_kid_is_asked_for(provider: KeyServer, verifier: TokenVerifier) -> None:
+def test_an_unknown_kid_makes_the_keys_be_fetched_again(
+    provider: KeyServer, verifier: TokenVerifier
+) -> None:
     old, new = PAIRS["RS256"], OTHERS["RS256"]
     verifier.verify(old.token())
     provider.publish(old, new)  # a rotation
@@ -285,10 +240,12 @@ def test_an_unknown_kid_is_asked_for(provider: KeyServer, verifier: TokenVerifie
     assert_refused(verifier, old.token())
 
 
-def test_but_not_as_often_as_clients_like(provider: KeyServer, verifier: TokenVerifier) -> None:
+def test_fetches_for_unknown_kids_are_rate_limited(
+    provider: KeyServer, verifier: TokenVerifier
+) -> None:
     for number in range(200):
         assert_refused(verifier, PAIRS["RS256"].token(headers={"kid": str(number)}))
-    assert provider.requests == FETCHES_AT_ONCE
+    assert provider.requests == FETCH_BURST
     verifier.verify(PAIRS["RS256"].token())
 
 
@@ -322,7 +279,7 @@ def break_keys(provider: KeyServer) -> None:
 
 
 def break_size(provider: KeyServer) -> None:
-    provider.body = b" " * keys.MAX_KEY_SET_BYTES + provider.body
+    provider.body = b" " * MAX_KEY_SET_BYTES + provider.body
 
 
 def break_redirect(provider: KeyServer) -> None:
@@ -337,19 +294,17 @@ def break_silent(provider: KeyServer) -> None:
     "fail",
     [break_status, break_body, break_keys, break_size, break_redirect, break_silent],
 )
-def test_while_the_provider_is_down_the_last_known_good_keys_serve(
+def test_cached_keys_serve_while_the_provider_is_down(
     provider: KeyServer,
-    verifier: TokenVerifier,
     fail: Callable[[KeyServer], None],
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(keys, "FETCH_SECONDS", 0.1)
+    verifier = TokenVerifier(Settings(), [PublishedKeys(provider.url, fetch_seconds=0.1)])
     with key_server() as other:
         fail(other)
-        never = TokenVerifier(Settings(jwks_url=other.url))
+        empty = TokenVerifier(Settings(), [PublishedKeys(other.url, fetch_seconds=0.1)])
         with pytest.raises(Unavailable):
-            never.verify(PAIRS["RS256"].token())
+            empty.verify(PAIRS["RS256"].token())
     verifier.verify(PAIRS["RS256"].token())
     fail(provider)
     with caplog.at_level("ERROR", "herald"):
@@ -358,7 +313,9 @@ def test_while_the_provider_is_down_the_last_known_good_keys_serve(
     verifier.verify(PAIRS["RS256"].token())
 
 
-def test_a_provider_that_is_gone(verifier: TokenVerifier, provider: KeyServer) -> None:
+def test_cached_keys_serve_when_the_provider_is_gone(
+    verifier: TokenVerifier, provider: KeyServer
+) -> None:
     verifier.verify(PAIRS["RS256"].token())
     provider.shutdown()
     provider.server_close()
@@ -368,7 +325,9 @@ def test_a_provider_that_is_gone(verifier: TokenVerifier, provider: KeyServer) -
         TokenVerifier(Settings(jwks_url=provider.url)).verify(PAIRS["RS256"].token())
 
 
-def test_its_certificate_is_verified(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_the_providers_certificate_is_verified(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(context)
@@ -382,28 +341,24 @@ def test_its_certificate_is_verified(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         TokenVerifier(Settings(jwks_url=provider.url)).verify(PAIRS["ES256"].token())
 
 
-def test_a_stored_secret_that_is_local_verifies_nothing(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("fail", "message"),
+    [
+        (break_status, "the response has status 500"),
+        (break_size, "the response is larger than"),
+        (break_redirect, "the response has status 302"),
+        (break_silent, "timed out"),
+    ],
+)
+def test_a_failed_fetch_says_why(
+    provider: KeyServer, fail: Callable[[KeyServer], None], message: str
 ) -> None:
-    """It was copied from a checkout, where it lies readable."""
-    secret = LOCAL_SECRET + SECRET
-
-    class SecretsManager:
-        def get_secret_value(self, **_: object) -> dict[str, str]:
-            return {"SecretString": secret}
-
-    monkeypatch.setattr(sdk, "sdk_client", lambda *_: SecretsManager())
-    arn = "arn:aws:secretsmanager:us-east-1:000000000000:secret:herald"
-    with pytest.raises(Unavailable):
-        TokenVerifier(Settings(jwt_secret_arn=arn)).verify(
-            by_hand({"alg": "HS256"}, CLAIMS, secret.encode())
-        )
-    assert f"it begins with {LOCAL_SECRET}" in caplog.text
-    assert SECRET not in caplog.text
+    fail(provider)
+    with pytest.raises(FetchError, match=message):
+        fetch_json(provider.url, seconds=0.1)
 
 
-def test_joserfc_agrees_about_the_published_keys(provider: KeyServer) -> None:
-    """The tests' provider is a real one: another library reads its keys and takes its tokens."""
+def test_another_library_accepts_the_tests_keys_and_tokens(provider: KeyServer) -> None:
     published = KeySet.import_key_set(httpx.get(provider.url).json())
     for pair in PAIRS.values():
         decoded = jwt.decode(pair.token(), published, registry=AnySignature())

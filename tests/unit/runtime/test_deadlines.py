@@ -3,12 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from chalicelib.runtime.deadlines import (
-    INTEGRATION_SECONDS,
-    RESERVED_SECONDS,
-    answer_deadline,
-    work_deadline,
-)
+from chalicelib.aws_limits import ANSWER_RESERVE_SECONDS, INTEGRATION_SECONDS
+from chalicelib.runtime.deadlines import answer_deadline, work_deadline
 
 NOW = 1000.0
 
@@ -23,10 +19,10 @@ def context(seconds: float) -> object:
 
 
 def test_work_ends_before_lambda_ends_the_invocation() -> None:
-    assert work_deadline(context(60)) == NOW + 60 - RESERVED_SECONDS
-    assert work_deadline(context(1)) == NOW + 1 - RESERVED_SECONDS
+    assert work_deadline(context(60)) == NOW + 60 - ANSWER_RESERVE_SECONDS
+    assert work_deadline(context(1)) == NOW + 1 - ANSWER_RESERVE_SECONDS
 
 
 def test_an_answer_is_ready_before_api_gateway_stops_waiting() -> None:
-    assert answer_deadline(context(60)) == NOW + INTEGRATION_SECONDS - RESERVED_SECONDS
+    assert answer_deadline(context(60)) == NOW + INTEGRATION_SECONDS - ANSWER_RESERVE_SECONDS
     assert answer_deadline(context(5)) == work_deadline(context(5))

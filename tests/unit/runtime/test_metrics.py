@@ -1,4 +1,4 @@
-"""What is collected, and how it is printed for CloudWatch."""
+"""How metrics are collected, and printed for CloudWatch."""
 
 import json
 import time
@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from chalicelib.runtime.metrics import SAMPLE, Metrics, Sample, Unit
+from chalicelib.runtime.metrics import MAX_SAMPLES, EvenSample, Metrics, Unit
 
 
 @pytest.fixture
 def metrics(capsys: pytest.CaptureFixture[str]) -> Metrics:
-    """Of an environment that has had its first invocation."""
+    """Metrics of an environment that has had its first invocation."""
     metrics = Metrics("dev")
     metrics.flush()
     capsys.readouterr()
@@ -22,7 +22,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> list[Any]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_a_line_is_as_cloudwatch_reads_it(
+def test_a_line_has_the_embedded_metric_format(
     metrics: Metrics, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html"""
@@ -44,7 +44,7 @@ def test_a_line_is_as_cloudwatch_reads_it(
     assert abs(entry["_aws"]["Timestamp"] - time.time() * 1000) < 60_000
 
 
-def test_a_dimension_more_is_a_line_that_counts_with_it_and_without(
+def test_a_count_with_a_dimension_is_counted_with_and_without_it(
     metrics: Metrics, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics.count("Rejected", Reason="forbidden")
@@ -60,7 +60,7 @@ def test_a_dimension_more_is_a_line_that_counts_with_it_and_without(
         assert directive["Dimensions"] == [["Stage"], ["Stage", "Reason"]]
 
 
-def test_an_invocation_in_which_nothing_happened_prints_nothing(
+def test_an_invocation_that_measured_nothing_prints_nothing(
     metrics: Metrics, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics.count("Retries", 0)
@@ -69,7 +69,7 @@ def test_an_invocation_in_which_nothing_happened_prints_nothing(
     assert printed(capsys) == []
 
 
-def test_a_person_at_a_terminal_is_spared_them(
+def test_nothing_is_printed_to_a_terminal(
     metrics: Metrics, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
@@ -78,16 +78,16 @@ def test_a_person_at_a_terminal_is_spared_them(
     assert printed(capsys) == []
 
 
-def test_none_is_a_value_where_it_is_asked_for(
-    metrics: Metrics, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_value_of_zero_is_printed(metrics: Metrics, capsys: pytest.CaptureFixture[str]) -> None:
     metrics.value("ActiveConnections", 0, Unit.COUNT)
     metrics.flush()
     [entry] = printed(capsys)
     assert entry["ActiveConnections"] == [0]
 
 
-def test_the_first_invocation_is_a_cold_start(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_first_invocation_is_a_cold_start(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     metrics = Metrics("dev")
     metrics.flush()
     metrics.flush()
@@ -95,11 +95,11 @@ def test_the_first_invocation_is_a_cold_start(capsys: pytest.CaptureFixture[str]
     assert entry["ColdStart"] == [1]
 
 
-def test_of_a_million_values_some_are_kept_from_all_over() -> None:
-    sample = Sample()
+def test_a_sample_of_a_million_values_is_evenly_spaced() -> None:
+    sample = EvenSample()
     for value in range(1_000_000):
         sample.add(value)
-    assert SAMPLE / 2 <= len(sample.values) <= SAMPLE
+    assert MAX_SAMPLES / 2 <= len(sample.values) <= MAX_SAMPLES
     gaps = [after - before for before, after in zip(sample.values, sample.values[1:], strict=False)]
     assert len(set(gaps)) == 1
     assert sample.values[-1] > 900_000
@@ -112,4 +112,4 @@ def test_a_metric_with_many_values_is_one_line(
         metrics.value("Latency", value)
     metrics.flush()
     [entry] = printed(capsys)
-    assert SAMPLE / 2 <= len(entry["Latency"]) <= SAMPLE
+    assert MAX_SAMPLES / 2 <= len(entry["Latency"]) <= MAX_SAMPLES

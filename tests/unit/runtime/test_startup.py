@@ -1,4 +1,4 @@
-"""How what stays is loaded."""
+"""Garbage collection during imports, and what a function imports."""
 
 import gc
 import subprocess
@@ -10,7 +10,7 @@ from chalicelib.runtime.startup import gc_frozen
 from gateway.configuration import PROJECT
 
 
-def test_what_is_loaded_is_no_more_searched_for_garbage() -> None:
+def test_objects_created_inside_are_exempt_from_garbage_collection() -> None:
     before = gc.get_freeze_count()
     with gc_frozen():
         assert not gc.isenabled()
@@ -19,7 +19,7 @@ def test_what_is_loaded_is_no_more_searched_for_garbage() -> None:
     gc.unfreeze()
 
 
-def test_what_a_failure_leaves_is_garbage_as_ever() -> None:
+def test_objects_left_by_an_exception_are_collected_as_usual() -> None:
     before = gc.get_freeze_count()
     with pytest.raises(LookupError), gc_frozen():
         raise LookupError
@@ -27,8 +27,8 @@ def test_what_a_failure_leaves_is_garbage_as_ever() -> None:
     assert gc.get_freeze_count() == before
 
 
-def test_an_execution_environment_loads_no_event_loop() -> None:
-    """It answers one event at a time, and starts without asyncio in half of the time."""
+def test_an_execution_environment_does_not_load_asyncio() -> None:
+    """It handles one event at a time; without asyncio it starts in half the time."""
     code = "import sys, gateway.functions.runtime; print('asyncio' in sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True

@@ -1,4 +1,7 @@
-"""A secret in Secrets Manager, through the SDK that the authorizer makes for itself."""
+"""The HS256 secret in Secrets Manager, fetched through the SDK.
+
+A secret in the settings is in `test_verifier.py`, published keys are in `test_jwks.py`.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,8 +12,10 @@ from botocore.session import Session
 from chalicelib.auth.verifier import TokenVerifier
 from chalicelib.errors import Unauthorized, Unavailable
 from chalicelib.runtime.aws import sdk_client
-from chalicelib.settings import Settings
+from chalicelib.settings import LOCAL_SECRET, Settings
 from tests.support.clients import SECRET, token
+from tests.support.jwts import CLAIMS, by_hand
+from tests.support.key_server import ALGORITHMS, KeyPair, serialized
 
 ROTATED = "the-secret-after-its-rotation-is-another"
 
@@ -36,7 +41,7 @@ def test_a_stored_secret_verifies_tokens(secrets: Any, value: dict[str, Any]) ->
         verifier.verify(token(key="k" * 32))
 
 
-def test_a_rotated_secret_is_found_as_soon_as_a_token_needs_it(secrets: Any) -> None:
+def test_a_rotated_secret_is_fetched_as_soon_as_a_token_needs_it(secrets: Any) -> None:
     arn = stored(secrets, SecretString=SECRET)
     verifier = TokenVerifier(Settings(jwt_secret_arn=arn))
     verifier.verify(token())
@@ -46,7 +51,7 @@ def test_a_rotated_secret_is_found_as_soon_as_a_token_needs_it(secrets: Any) -> 
         verifier.verify(token())
 
 
-def test_the_last_known_secret_serves_while_it_cannot_be_fetched(secrets: Any) -> None:
+def test_the_cached_secret_serves_while_it_cannot_be_fetched(secrets: Any) -> None:
     arn = stored(secrets, SecretString=SECRET)
     verifier = TokenVerifier(Settings(jwt_secret_arn=arn))
     verifier.verify(token())
@@ -57,7 +62,7 @@ def test_the_last_known_secret_serves_while_it_cannot_be_fetched(secrets: Any) -
 
 
 @pytest.mark.parametrize("secret", ["too-short", None], ids=["too short", "missing"])
-def test_without_a_usable_secret_verification_is_unavailable(
+def test_verification_is_unavailable_without_a_usable_secret(
     secrets: Any, secret: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:nowhere-AbCdEf"
@@ -69,9 +74,31 @@ def test_without_a_usable_secret_verification_is_unavailable(
     assert reason in caplog.text
 
 
-def test_the_secrets_own_region_is_asked(secrets: Any) -> None:
+def test_the_secret_is_fetched_from_its_own_region(secrets: Any) -> None:
     elsewhere = sdk_client(Session(), "secretsmanager", "eu-central-1")
     arn = elsewhere.create_secret(Name="herald-jwt", SecretString=SECRET)["ARN"]
     elsewhere.close()
     assert ":eu-central-1:" in arn
     TokenVerifier(Settings(jwt_secret_arn=arn)).verify(token())
+
+
+@pytest.mark.parametrize(
+    "secret",
+    list(serialized(KeyPair.new(algorithm, algorithm) for algorithm in ALGORITHMS)),
+    ids=range(12),
+)
+def test_a_public_key_in_secrets_manager_verifies_nothing(secrets: Any, secret: bytes) -> None:
+    verifier = TokenVerifier(Settings(jwt_secret_arn=stored(secrets, SecretBinary=secret)))
+    with pytest.raises(Unavailable):
+        verifier.verify(by_hand({"alg": "HS256"}, CLAIMS, secret))
+
+
+def test_a_stored_secret_made_for_local_use_verifies_nothing(
+    secrets: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = LOCAL_SECRET + SECRET
+    verifier = TokenVerifier(Settings(jwt_secret_arn=stored(secrets, SecretString=secret)))
+    with pytest.raises(Unavailable):
+        verifier.verify(by_hand({"alg": "HS256"}, CLAIMS, secret.encode()))
+    assert f"it begins with {LOCAL_SECRET}" in caplog.text
+    assert SECRET not in caplog.text

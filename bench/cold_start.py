@@ -51,11 +51,27 @@ def events() -> dict[str, Any]:
     bearer = f"Bearer {token(SECRET, 'alice')}"
     scopes = frozenset({Scope.MESSAGES_SEND})
     principal = Principal("alice", int(time.time()) + 600, scopes=scopes)
-    socket = WebSocketContext("ws", "127.0.0.1:1", 1, [("Authorization", bearer)], "", "127.0.0.1")
+    socket = WebSocketContext(
+        stage="ws",
+        domain_name="127.0.0.1:1",
+        port=1,
+        headers=[("Authorization", bearer)],
+        query="",
+        source_ip="127.0.0.1",
+    )
     body = json.dumps({"to": {"users": ["nobody"]}, "data": 1}).encode()
     headers = [("Content-Type", "application/json"), ("Authorization", bearer)]
     post = RestRequest(
-        "POST", "/messages", "/messages", {}, "", headers, body, "127.0.0.1", "127.0.0.1", 1
+        method="POST",
+        path="/messages",
+        resource="/messages",
+        path_parameters={},
+        query="",
+        headers=headers,
+        body=body,
+        source_ip="127.0.0.1",
+        domain_name="127.0.0.1",
+        port=1,
     )
     scheduled = {
         "version": "0", "id": "-", "account": "-", "region": "-", "time": "-", "source": "-",

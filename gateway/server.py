@@ -37,7 +37,7 @@ CLOSE_FRAMES_SECONDS = 0.05
 """How long close frames take to be sent before the server closes the connections."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """A gateway that serves.
 

@@ -56,10 +56,12 @@ class _Watcher:
         self._awake = asyncio.Event()
 
     def put(self, event: Event) -> None:
+        """Add an event; the oldest one is dropped if there are too many."""
         self._events.append(event)
         self.wake()
 
     def wake(self) -> None:
+        """End a `take` that waits."""
         self._awake.set()
 
     async def take(self) -> list[Event]:

@@ -81,7 +81,7 @@ def _without_forwarded(headers: Headers) -> Headers:
     return [pair for pair in headers if not pair[0].startswith(("X-Forwarded-", "X-Amzn-Trace"))]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class WebSocketContext:
     """What API Gateway knows of one connection; it makes each of the connection's events."""
 
@@ -194,7 +194,7 @@ class WebSocketContext:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestRequest:
     """A request to the REST API, matched to a route."""
 

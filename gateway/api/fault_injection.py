@@ -7,7 +7,7 @@ DELIVERY_STATUSES = frozenset({403, 410, 429, 500})
 MAX_DELAY_MS = 60_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryFault:
     """How a POST to `@connections` goes wrong for one connection."""
 

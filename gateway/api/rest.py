@@ -55,17 +55,17 @@ class RestApi:
         path: str = request.scope["raw_path"].decode("ascii", "replace").partition("?")[0]
         match = match_route(declared["routes"], path)
         if match is None:
-            return _missing_token()
+            return _unknown_route()
         resource, path_parameters = match
         if request.method == "OPTIONS" and resource in declared["preflights"]:
             return Response(headers=declared["preflights"][resource], media_type="application/json")
         if request.method not in declared["routes"][resource]:
-            return _missing_token()
+            return _unknown_route()
         try:
             body = await read_body(request, MAX_BODY_BYTES)
         except BodyTooLarge:
             return _error(413, "RequestTooLargeException", "Request Too Long")
-        matched = RestRequest(
+        rest_request = RestRequest(
             method=request.method,
             path=path,
             resource=resource,
@@ -78,24 +78,24 @@ class RestApi:
             port=self._port,
         )
         try:
-            context = await self._authorize(matched)
+            context = await self._authorize(rest_request)
         except Refused as refusal:
             return REFUSAL_RESPONSES[refusal.status]()
-        return await self._invoke(matched, context)
+        return await self._invoke(rest_request, context)
 
-    async def _authorize(self, request: RestRequest) -> dict[str, Any] | None:
+    async def _authorize(self, rest_request: RestRequest) -> dict[str, Any] | None:
         """Return the authorizer's context; None for a route without one. Raises Refused."""
-        function = self._environments.declared["routes"][request.resource][request.method]
+        function = self._environments.declared["routes"][rest_request.resource][rest_request.method]
         if function is None:
             return None
-        token = dict(request.headers).get("Authorization")
+        token = dict(rest_request.headers).get("Authorization")
         if not token:
             raise Refused(401)  # without its identity source, API Gateway doesn't run an authorizer
-        return await authorize(self._environments, function, request.authorize(token))
+        return await authorize(self._environments, function, rest_request.authorize(token))
 
-    async def _invoke(self, request: RestRequest, context: dict[str, Any] | None) -> Response:
+    async def _invoke(self, rest_request: RestRequest, context: dict[str, Any] | None) -> Response:
         """Invoke the function; answer 502 if it fails or its result is malformed."""
-        event = request.proxy(context, self._environments.declared["binaryTypes"])
+        event = rest_request.proxy(context, self._environments.declared["binaryTypes"])
         try:
             result = await self._environments.invoke(REST_FUNCTION, event)
             return _response(result, event["requestContext"]["requestId"])
@@ -146,7 +146,7 @@ def _response(result: dict[str, Any], request_id: str) -> Response:
     return response
 
 
-def _missing_token() -> Response:
+def _unknown_route() -> Response:
     """Return what API Gateway answers for a path or method that it doesn't know."""
     return _error(403, "MissingAuthenticationTokenException", "Missing Authentication Token")
 

@@ -116,9 +116,11 @@ class Sockets:
         return len(self._sockets)
 
     def add(self, socket: Socket) -> None:
+        """Add an open socket."""
         self._sockets[socket.context.connection_id] = socket
 
     def remove(self, socket: Socket) -> None:
+        """Remove a socket whose connection has ended."""
         del self._sockets[socket.context.connection_id]
 
     def find(self, connection_id: str) -> Socket | None:

@@ -162,7 +162,7 @@ class Console:
         if not 0 <= delay_ms <= MAX_DELAY_MS:
             raise BadRequest(f"delayMs must be from 0 to {MAX_DELAY_MS}")
         status = _one_of(fields.get("status"), DELIVERY_STATUSES)
-        fault = DeliveryFault(delay_ms, status)
+        fault = DeliveryFault(delay_ms=delay_ms, status=status)
         self._faults.deliveries[request.path_params["connection_id"]] = fault
         return Response(status_code=204)
 

@@ -172,3 +172,22 @@ def test_an_identity_provider_without_an_audience_causes_a_warning() -> None:
     assert warning in printed(**provider)
     assert warning not in printed(**provider, HERALD_JWT_AUDIENCE="herald")
     assert warning not in printed()
+
+
+def _statement(effect: str, resource: Any, action: Any = "execute-api:Invoke") -> dict[str, Any]:
+    return {"Effect": effect, "Action": action, "Resource": resource}
+
+
+@pytest.mark.parametrize(
+    ("statements", "allowed"),
+    [
+        (_statement("Allow", "arn:x/GET/*"), True),
+        ([_statement("Allow", ["arn:y", "arn:?/GET/a"], ["*"])], True),
+        ([_statement("Allow", "*"), _statement("Deny", "arn:x/GET/a")], False),
+        ([_statement("Allow", "arn:[x]/GET/a")], False),
+        ([_statement("Allow", "*", "s3:GetObject")], False),
+        ([], False),
+    ],
+)
+def test_deny_wins_over_allow_and_is_the_default(statements: Any, allowed: bool) -> None:
+    assert allows({"Statement": statements}, "arn:x/GET/a") == allowed

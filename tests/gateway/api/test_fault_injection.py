@@ -7,5 +7,5 @@ def test_faults_are_off_at_first_and_belong_to_one_connection() -> None:
     faults = FaultInjection()
     assert faults.handshake_status is None
     faults.deliveries["a"] = DeliveryFault(status=410)
-    assert faults.of_delivery("a") == DeliveryFault(0, 410)
+    assert faults.of_delivery("a") == DeliveryFault(delay_ms=0, status=410)
     assert faults.of_delivery("b") == NO_FAULT

@@ -28,7 +28,9 @@ class WebSocket:
 
 
 def open_socket(websocket: Any) -> Socket:
-    context = WebSocketContext("ws", "localhost", 1, [], "", "127.0.0.1")
+    context = WebSocketContext(
+        stage="ws", domain_name="localhost", port=1, headers=[], query="", source_ip="127.0.0.1"
+    )
     return Socket(websocket, context, idle_timeout=60, max_duration=60, closing_timeout=60)
 
 

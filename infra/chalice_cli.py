@@ -1,6 +1,6 @@
-"""What happens before one of Chalice's commands imports the app.
+"""Prepares Chalice's own commands, before they import the app.
 
-`app.py` calls `prepare` in Chalice's CLI mode, and nowhere else. Nothing of this is on Lambda.
+`app.py` calls `prepare` in Chalice's CLI mode alone; this module never travels to Lambda.
 """
 
 import sys
@@ -14,22 +14,16 @@ DEPLOYING = ("deploy", "package", "plan", "appgraph")
 
 
 def prepare(environ: MutableMapping[str, str]) -> None:
-    """Make `environ` what the app is imported with. Raises SystemExit with a line to print.
+    """Change `environ` into the environment that the app is imported with.
 
-    Chalice has put the stage's `environment_variables` into `environ` before.
+    Chalice has added the stage's `environment_variables` already. Raises SystemExit with a message
+    if the command can't succeed.
     """
-    context = _command(environ)
+    context = _running_command(environ)
     if context is None:
         return
     if context.info_name == "local":
-        from gateway.chalice_local import command as chalice_local
-
-        try:
-            Settings.from_environ(environ)
-        except SettingsError as error:
-            chalice_local.stop(str(error))
-        told = {name: context.params[name] for name in ("host", "port", "stage")}
-        chalice_local.prepare(environ, chalice_local.Arguments(**told))
+        _prepare_local(environ, context)
     elif context.info_name in DEPLOYING:
         from infra import preflight
 
@@ -37,10 +31,22 @@ def prepare(environ: MutableMapping[str, str]) -> None:
         preflight.prepare(environ, context.info_name, context.params["stage"], profile)
 
 
-def _command(environ: Mapping[str, str]) -> click.Context | None:
-    """Return the running command.
+def _prepare_local(environ: MutableMapping[str, str], context: click.Context) -> None:
+    from gateway.chalice_local import command as chalice_local
 
-    `chalice local` imports the app in a thread, which has no context of its own.
+    try:
+        Settings.from_environ(environ)
+    except SettingsError as error:
+        chalice_local.stop(str(error))
+    options = {name: context.params[name] for name in ("host", "port", "stage")}
+    chalice_local.prepare(environ, chalice_local.Arguments(**options))
+
+
+def _running_command(environ: Mapping[str, str]) -> click.Context | None:
+    """Return the context of the command that is running.
+
+    `chalice local` imports the app in a thread. That has no context of its own, so the context is
+    made from the command line again.
     """
     context = click.get_current_context(silent=True)
     if context is not None or "CHALICE_WORKER" not in environ or "local" not in sys.argv:

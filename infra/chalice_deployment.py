@@ -1,9 +1,14 @@
-"""Deploys a stage by `chalice deploy`, adds what Chalice lacks, and takes the stage away again.
+"""Deploys a stage with `chalice deploy`, adds what Chalice can't make, and destroys it.
 
-Three steps. A stack of what the functions need (`resources`); `chalice deploy`, which a developer
-may as well type; and a stack of what needs the functions, with a few calls for what no stack can
-change, since Chalice made it (`attach`). Chalice makes its WebSocket routes anew each time: until
-they are attached again, `$connect` has no authorizer and verifies tokens by itself.
+There are three steps:
+
+1. a stack of what the functions need (`template.storage_template`);
+2. `chalice deploy`, which developers may also run by hand;
+3. a stack of what needs the functions (`template.edge_template`), and a few API calls for settings
+   of Chalice's own APIs, which no stack can change.
+
+Chalice makes its WebSocket routes anew at each deployment. Until step 3 has run again, `$connect`
+has no authorizer and verifies tokens by itself.
 """
 
 import os
@@ -15,12 +20,13 @@ import boto3
 from botocore.exceptions import ClientError
 
 from chalicelib.stage import named
-from infra.chalice_record import Made, Record
-from infra.cloudformation import Bucket, DeploymentError, Stack
-from infra.deploy import delete_tables
+from infra.bucket import Bucket
+from infra.chalice_record import ChaliceRecord, ChaliceResources
+from infra.cloudformation import DeploymentError, Stack
 from infra.python_runtime import chalice
 from infra.stage import API_STAGE, FUNCTIONS, PROJECT, TABLES, Stage
-from infra.template import PARAMETERS, edge, gateway_responses, storage
+from infra.tables import delete_tables
+from infra.template import PARAMETERS, edge_template, gateway_responses, storage_template
 
 
 class ChaliceDeployment:
@@ -29,89 +35,97 @@ class ChaliceDeployment:
     def __init__(self, stage: Stage, session: boto3.Session) -> None:
         self._stage = stage
         self._session = session
-        self._bucket = Bucket(session, f"herald-{stage.name}")
-        self._storage = Stack(session, f"herald-{stage.name}-storage")
-        self._edge = Stack(session, f"herald-{stage.name}-edge")
-        self._record = Record(PROJECT, stage.name, self._bucket)
+        self._bucket = Bucket(session, stage)
+        self._storage = Stack(session, f"{stage.stack_name}-storage")
+        self._edge = Stack(session, f"{stage.stack_name}-edge")
+        self._record = ChaliceRecord(PROJECT, stage.name, self._bucket)
 
-    @property
     def exists(self) -> bool:
-        """Whether the stage was deployed so, or has its resources made for it."""
-        return self._storage.exists
+        """Return whether the stage's resources were made for this method."""
+        return self._storage.exists()
 
     def make_resources(self, parameters: Mapping[str, str]) -> bool:
-        """Make what Chalice can't; whether the stage is deployed, and all is attached to it.
+        """Create what Chalice can't make; if the stage is deployed, attach the rest to it.
 
-        Raises DeploymentError.
+        Returns whether the rest is attached. Raises DeploymentError.
         """
-        self._bucket.make()
-        self._storage.apply(storage(self._stage), self._bucket, {})
-        made = self._made()
-        if "websocket_api" not in made or "rest_api" not in made:
+        self._apply_storage()
+        deployed = self._deployed_resources()
+        if "websocket_api" not in deployed or "rest_api" not in deployed:
             return False
-        self._attach(made, parameters)
+        self._attach(deployed, parameters)
         return True
 
-    def _made(self) -> Made:
-        """What Chalice made and is still there. `chalice delete` leaves the shared record as it
-        was, so the functions themselves have the last word."""
-        functions = self._session.client("lambda")
-        names = map(self._stage.function, FUNCTIONS)
-        if not any(_is_there(functions.get_function, FunctionName=name) for name in names):
-            return {}
-        self._record.fetch()
-        return self._record.made
-
     def deploy(self, parameters: Mapping[str, str]) -> dict[str, str]:
-        """Make the resources, deploy the app, and attach the rest; outputs as a template's
-        deployment has them. Raises DeploymentError."""
-        self._bucket.make()
-        self._storage.apply(storage(self._stage), self._bucket, {})
-        self._chalice("deploy")
-        made = self._record.made
-        self._attach(made, parameters)
+        """Create the resources, deploy the app, and attach the rest.
+
+        Returns the outputs that a stack's deployment would have. Raises DeploymentError.
+        """
+        self._apply_storage()
+        self._run_chalice("deploy")
+        deployed = self._record.resources()
+        self._attach(deployed, parameters)
         return {
-            "EndpointURL": made["rest_api"]["rest_api_url"],
-            "WebsocketConnectEndpointURL": made["websocket_api"]["websocket_api_url"],
+            "EndpointURL": deployed["rest_api"]["rest_api_url"],
+            "WebsocketConnectEndpointURL": deployed["websocket_api"]["websocket_api_url"],
         }
 
     def destroy(self) -> None:
-        """Delete all of it: what Chalice made first, since its routes hold the authorizer."""
-        if self._made():
-            self._chalice("delete")
+        """Delete everything of the stage. What Chalice made goes first, because its routes refer to
+        the authorizer. Raises DeploymentError."""
+        if self._deployed_resources():
+            self._run_chalice("delete")
         self._edge.delete()
         self._storage.delete()
         delete_tables(self._stage, self._session)
         self._bucket.delete()
         self._record.forget()
 
-    def _chalice(self, command: str) -> None:
-        """Run one of Chalice's commands on the stage."""
-        environment = {"AWS_DEFAULT_REGION": self._session.region_name, **os.environ}
-        typed = [chalice(), command, "--stage", self._stage.name]
-        if subprocess.run(typed, cwd=PROJECT, env=environment, check=False).returncode:
-            raise DeploymentError(f"chalice {command} failed, for the reason above")
+    def _apply_storage(self) -> None:
+        self._bucket.create()
+        self._storage.apply(storage_template(self._stage), self._bucket, {})
 
-    def _attach(self, made: Made, parameters: Mapping[str, str]) -> None:
-        rest, websocket = made["rest_api"]["rest_api_id"], made["websocket_api"]["websocket_api_id"]
-        names = {logical: self._stage.function(name) for name, logical in FUNCTIONS.items()}
-        given = {**names, "WebsocketAPI": websocket}
+    def _deployed_resources(self) -> ChaliceResources:
+        """Return what Chalice made, if its functions still exist.
+
+        The record alone doesn't tell: `chalice delete` leaves the shared copy unchanged.
+        """
+        functions = self._session.client("lambda")
+        names = map(self._stage.function, FUNCTIONS)
+        if not any(_exists(functions.get_function, FunctionName=name) for name in names):
+            return {}
+        self._record.fetch()
+        return self._record.resources()
+
+    def _run_chalice(self, command: str) -> None:
+        """Run one of Chalice's commands on the stage. Raises DeploymentError."""
+        environment = {"AWS_DEFAULT_REGION": self._session.region_name, **os.environ}
+        arguments = [chalice(), command, "--stage", self._stage.name]
+        if subprocess.run(arguments, cwd=PROJECT, env=environment, check=False).returncode:
+            raise DeploymentError(f"`chalice {command}` failed; its own message is above.")
+
+    def _attach(self, deployed: ChaliceResources, parameters: Mapping[str, str]) -> None:
+        """Attach the authorizer, throttling, API Gateway's own answers, alarms and dashboard."""
+        rest_api = deployed["rest_api"]["rest_api_id"]
+        websocket_api = deployed["websocket_api"]["websocket_api_id"]
+        functions = {logical: self._stage.function(name) for name, logical in FUNCTIONS.items()}
+        given = {**functions, "WebsocketAPI": websocket_api}
         if "AlarmTopic" in parameters:
             given["AlarmTopic"] = parameters["AlarmTopic"]
-        authorizer = self._edge.apply(edge(self._stage), self._bucket, given)["TokenAuthorizerId"]
-        throttling = self._throttling(websocket, parameters)
-        self._finish_websocket_api(websocket, authorizer, throttling)
-        self._finish_rest_api(rest, throttling)
+        outputs = self._edge.apply(edge_template(self._stage), self._bucket, given)
+        throttling = self._throttling(websocket_api, parameters)
+        self._finish_websocket_api(websocket_api, outputs["TokenAuthorizerId"], throttling)
+        self._finish_rest_api(rest_api, throttling)
 
     def _throttling(self, api: str, parameters: Mapping[str, str]) -> dict[str, Any]:
-        """As it is given, or else as the API's stage has it, or else the template's."""
+        """Return each limit: the given one, or else the API's current one, or else the default."""
         client = self._session.client("apigatewayv2")
         stage = client.get_stage(ApiId=api, StageName=API_STAGE)
-        before: Mapping[str, Any] = stage.get("DefaultRouteSettings", {})
+        current: Mapping[str, Any] = stage.get("DefaultRouteSettings", {})
 
         def value(name: str) -> Any:
             default = PARAMETERS[name]["Default"]
-            return parameters.get(name, before.get(f"{name}Limit", default))
+            return parameters.get(name, current.get(f"{name}Limit", default))
 
         return {
             "ThrottlingRateLimit": float(value("ThrottlingRate")),
@@ -119,11 +133,12 @@ class ChaliceDeployment:
         }
 
     def _finish_websocket_api(self, api: str, authorizer: str, throttling: Any) -> None:
+        """Have `$connect` ask the authorizer, and set the throttling."""
         client = self._session.client("apigatewayv2")
         routes = client.get_routes(ApiId=api)["Items"]
-        [route] = [one["RouteId"] for one in routes if one["RouteKey"] == "$connect"]
+        [connect] = [route["RouteId"] for route in routes if route["RouteKey"] == "$connect"]
         client.update_route(
-            ApiId=api, RouteId=route, AuthorizationType="CUSTOM", AuthorizerId=authorizer
+            ApiId=api, RouteId=connect, AuthorizationType="CUSTOM", AuthorizerId=authorizer
         )
         client.update_stage(
             ApiId=api,
@@ -133,6 +148,7 @@ class ChaliceDeployment:
         )
 
     def _finish_rest_api(self, api: str, throttling: Any) -> None:
+        """Set the headers of API Gateway's own answers, and the throttling."""
         client = self._session.client("apigateway")
         for kind, response in gateway_responses().items():
             client.put_gateway_response(restApiId=api, responseType=kind, **response)
@@ -153,18 +169,18 @@ class ChaliceDeployment:
 
 
 def missing_resources(stage: Stage, session: boto3.Session, *, signing_key: bool) -> list[str]:
-    """What a stage needs and doesn't have, by name: `table herald-dev-users`.
+    """Return the names of what the stage needs but doesn't have, such as `table herald-dev-users`.
 
-    `signing_key` says whether it needs one that `make resources` makes.
+    `signing_key` says whether it needs the one that `make resources` creates.
     """
     dynamodb, sqs = session.client("dynamodb"), session.client("sqs")
     missing = [
         f"table {table}"
         for table in map(stage.named, TABLES.values())
-        if not _is_there(dynamodb.describe_table, TableName=table)
+        if not _exists(dynamodb.describe_table, TableName=table)
     ]
     queue = named(stage.name, "fanout")
-    if not _is_there(sqs.get_queue_url, QueueName=queue):
+    if not _exists(sqs.get_queue_url, QueueName=queue):
         missing.append(f"queue {queue}")
     if signing_key and not has_signing_key(stage, session):
         missing.append(f"secret {stage.signing_key}")
@@ -172,18 +188,18 @@ def missing_resources(stage: Stage, session: boto3.Session, *, signing_key: bool
 
 
 def has_signing_key(stage: Stage, session: boto3.Session) -> bool:
-    """Whether the stage has the secret that `make resources` makes."""
+    """Return whether the stage has the secret that `make resources` creates."""
     secrets = session.client("secretsmanager")
-    return _is_there(secrets.describe_secret, SecretId=stage.signing_key)
+    return _exists(secrets.describe_secret, SecretId=stage.signing_key)
 
 
-def _is_there(describe: Any, **parameters: str) -> bool:
-    """Whether AWS can describe a resource. Raises ClientError for any other refusal."""
+def _exists(describe: Any, **parameters: str) -> bool:
+    """Return whether AWS can describe a resource. Raises ClientError for any other refusal."""
     try:
-        described = describe(**parameters)
+        description = describe(**parameters)
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if any(word in code for word in ("NotFound", "NonExistent", "DoesNotExist")):
             return False
         raise
-    return "DeletedDate" not in described  # a secret that waits for its deletion
+    return "DeletedDate" not in description  # a secret that is scheduled for deletion

@@ -1,10 +1,9 @@
-"""What both ways to deploy stand on: a bucket of the stage's own, and stacks.
+"""CloudFormation stacks, created and changed through change sets.
 
-Templates go through the bucket: Herald's is longer than what CloudFormation takes by itself.
-https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html
+Templates go through the stage's bucket, because Herald's is longer than what CloudFormation accepts
+in a request: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -13,72 +12,19 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError, WaiterError
 
+from infra.bucket import Bucket
+
 Template = dict[str, Any]
 
-WAIT = {"Delay": 2, "MaxAttempts": 900}
+WAITER_CONFIG = {"Delay": 2, "MaxAttempts": 900}
 CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
-NOTHING_TO_DO = ("didn't contain changes", "No updates are to be performed")
-FIRST_TRY_FAILED = "ROLLBACK_COMPLETE"  # there is nothing in such a stack, and it can't be changed
+NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
+CREATION_FAILED = "ROLLBACK_COMPLETE"  # such a stack is empty, and can only be deleted
+NEVER_EXECUTED = "REVIEW_IN_PROGRESS"  # such a stack has a change set and nothing else
 
 
 class DeploymentError(Exception):
-    """AWS did not do it; the text has its reasons, a line for each."""
-
-
-class Bucket:
-    """Where a stage keeps its code and its templates."""
-
-    def __init__(self, session: boto3.Session, prefix: str) -> None:
-        self._region: Any = session.region_name
-        self._s3 = session.client("s3")
-        account = session.client("sts").get_caller_identity()["Account"]
-        self.name = f"{prefix}-code-{account}-{self._region}"
-
-    def make(self) -> None:
-        """Make it, unless it is there."""
-        where: Any = {}
-        if self._region != "us-east-1":  # which takes no constraint, of all regions
-            where = {"CreateBucketConfiguration": {"LocationConstraint": self._region}}
-        try:
-            self._s3.create_bucket(Bucket=self.name, **where)
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "BucketAlreadyOwnedByYou":
-                raise
-
-    def upload(self, content: bytes, extension: str) -> str:
-        """Under the name of what it holds, so that a change of it is one of the template."""
-        key = f"{hashlib.sha256(content).hexdigest()}.{extension}"
-        self.write(key, content)
-        return key
-
-    def url(self, key: str) -> str:
-        """Where CloudFormation finds an object."""
-        return f"{self._s3.meta.endpoint_url}/{self.name}/{key}"
-
-    def write(self, key: str, content: bytes) -> None:
-        self._s3.put_object(Bucket=self.name, Key=key, Body=content)
-
-    def read(self, key: str) -> bytes | None:
-        """An object's content; None where there is none, or no bucket."""
-        try:
-            content: bytes = self._s3.get_object(Bucket=self.name, Key=key)["Body"].read()
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in ("NoSuchKey", "NoSuchBucket"):
-                raise
-            return None
-        return content
-
-    def delete(self) -> None:
-        """Delete it with all that is in it, if it is there."""
-        try:
-            pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name)
-            for page in pages:
-                for entry in page.get("Contents", []):
-                    self._s3.delete_object(Bucket=self.name, Key=entry["Key"])
-            self._s3.delete_bucket(Bucket=self.name)
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "NoSuchBucket":
-                raise
+    """A deployment failed or was refused; the text gives the reasons, one per line."""
 
 
 class Stack:
@@ -91,18 +37,17 @@ class Stack:
     def apply(
         self, template: Template, bucket: Bucket, parameters: Mapping[str, str]
     ) -> dict[str, str]:
-        """Create the stack, or change it, through a change set; its outputs.
+        """Create or update the stack. Parameters that aren't given keep their values.
 
-        Parameters that are not given stay as they were. Raises DeploymentError.
+        Returns the stack's outputs. Raises DeploymentError.
         """
-        known = set(template.get("Parameters", {}))
-        stack = self._current()
-        if stack is not None and stack["StackStatus"] == FIRST_TRY_FAILED:
+        stack = self._describe()
+        if stack is not None and stack["StackStatus"] == CREATION_FAILED:
             self.delete()
             stack = None
         kind = "CREATE" if stack is None else "UPDATE"
-        before = [] if stack is None else stack.get("Parameters", [])
-        kept = {one["ParameterKey"] for one in before} & known - parameters.keys()
+        previous = set() if stack is None else _parameter_names(stack)
+        kept = (previous & template.get("Parameters", {}).keys()) - parameters.keys()
         change_set: Any = {"StackName": self._name, "ChangeSetName": f"herald-{time.time_ns()}"}
         self._cloudformation.create_change_set(
             **change_set,
@@ -110,60 +55,65 @@ class Stack:
             TemplateURL=bucket.url(bucket.upload(json.dumps(template).encode(), "json")),
             Capabilities=CAPABILITIES,
             Parameters=[
-                *({"ParameterKey": name, "ParameterValue": it} for name, it in parameters.items()),
+                *(
+                    {"ParameterKey": name, "ParameterValue": value}
+                    for name, value in parameters.items()
+                ),
                 *({"ParameterKey": name, "UsePreviousValue": True} for name in sorted(kept)),
             ],
         )
-        if self._changes(change_set):
+        if self._has_changes(change_set):
             self._cloudformation.execute_change_set(**change_set)
             self._wait(f"stack_{kind.lower()}_complete")
-        return self.outputs
+        return self.outputs()
 
-    @property
     def exists(self) -> bool:
-        """Whether there is one, with something in it."""
-        stack = self._current()
-        return stack is not None and stack["StackStatus"] != FIRST_TRY_FAILED
+        """Return whether the stack exists and was created successfully."""
+        stack = self._describe()
+        return stack is not None and stack["StackStatus"] != CREATION_FAILED
 
-    @property
     def outputs(self) -> dict[str, str]:
-        """By their names. Raises ClientError where there is no such stack."""
+        """Return the stack's outputs by name. Raises ClientError if the stack doesn't exist."""
         [stack] = self._cloudformation.describe_stacks(StackName=self._name)["Stacks"]
-        return {one["OutputKey"]: one["OutputValue"] for one in stack.get("Outputs", [])}
+        return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
 
     def delete(self) -> None:
-        """Delete it, if it is there. Raises DeploymentError."""
+        """Delete the stack if it exists. Raises DeploymentError."""
         self._cloudformation.delete_stack(StackName=self._name)
         self._wait("stack_delete_complete")
 
-    def _changes(self, change_set: Any) -> bool:
-        """Whether a change set has something to do, once it is made."""
+    def _has_changes(self, change_set: Any) -> bool:
+        """Wait until a change set has been created, and return whether it changes anything.
+
+        Raises DeploymentError if CloudFormation refuses the change set.
+        """
         waiter = self._cloudformation.get_waiter("change_set_create_complete")
         try:
-            waiter.wait(**change_set, WaiterConfig=WAIT)
+            waiter.wait(**change_set, WaiterConfig=WAITER_CONFIG)
         except WaiterError:
-            found = self._cloudformation.describe_change_set(**change_set)
-            reason = found.get("StatusReason", "")
+            described = self._cloudformation.describe_change_set(**change_set)
+            reason = described.get("StatusReason", "")
             self._cloudformation.delete_change_set(**change_set)
-            if any(words in reason for words in NOTHING_TO_DO):
+            if any(words in reason for words in NO_CHANGES):
                 return False
             raise DeploymentError(reason) from None
         return True
 
-    def _current(self) -> Any:
-        """The stack, if there is one, and not merely the trace of a first try."""
+    def _describe(self) -> Any:
+        """Return the stack's description, or None if nothing was ever executed for it."""
         try:
             [stack] = self._cloudformation.describe_stacks(StackName=self._name)["Stacks"]
         except ClientError as error:
             if "does not exist" in error.response["Error"]["Message"]:
                 return None
             raise
-        return None if stack["StackStatus"] == "REVIEW_IN_PROGRESS" else stack
+        return None if stack["StackStatus"] == NEVER_EXECUTED else stack
 
-    def _wait(self, what: Any) -> None:
-        waiter: Any = self._cloudformation.get_waiter(what)
+    def _wait(self, waiter_name: Any) -> None:
+        """Wait for the stack. Raises DeploymentError with the reasons of what failed."""
+        waiter: Any = self._cloudformation.get_waiter(waiter_name)
         try:
-            waiter.wait(StackName=self._name, WaiterConfig=WAIT)
+            waiter.wait(StackName=self._name, WaiterConfig=WAITER_CONFIG)
         except WaiterError as error:
             events = self._cloudformation.describe_stack_events(StackName=self._name)
             reasons = [
@@ -172,3 +122,7 @@ class Stack:
                 if event["ResourceStatus"].endswith("FAILED") and "ResourceStatusReason" in event
             ]
             raise DeploymentError("\n".join(reversed(reasons)) or str(error)) from None
+
+
+def _parameter_names(stack: Any) -> set[str]:
+    return {parameter["ParameterKey"] for parameter in stack.get("Parameters", [])}

@@ -1,21 +1,23 @@
-"""The CloudWatch dashboard, and the alarms; `docs/operations.md` says what each means."""
+"""The CloudWatch dashboard of a stage."""
 
 import json
 from typing import Any
 
-from infra.stage import FUNCTIONS, Stage
+from infra.alarms import NAMESPACE, PERIOD, SUCCESS, SUCCESS_OUTCOMES
+from infra.stage import API_STAGE, FUNCTIONS, TABLES, Stage
 
-NAMESPACE = "Herald"
 WIDTH, HEIGHT, COLUMNS = 8, 6, 3
-PERIOD = 60
 
 Metric = list[Any]
-"""As a dashboard has it: namespace, name, dimensions' names and values, then options."""
+"""A metric in a dashboard's form: namespace, name, names and values of dimensions, options."""
+
+Graph = tuple[str, list[Metric]]
+"""A title and the metrics under it."""
 
 
 def dashboard(stage: Stage) -> dict[str, Any]:
-    """Everything about a stage on one page."""
-    graphs = [graph for row in _rows(stage) for graph in row]
+    """Return the resource of the dashboard, which shows every metric of a stage on one page."""
+    graphs = _graphs(stage)
     widgets = [
         {
             "type": "metric",
@@ -37,254 +39,150 @@ def dashboard(stage: Stage) -> dict[str, Any]:
     return {
         "Type": "AWS::CloudWatch::Dashboard",
         "Properties": {
-            "DashboardName": f"herald-{stage.name}",
+            "DashboardName": stage.stack_name,
             "DashboardBody": {"Fn::Sub": body},
         },
     }
 
 
-def _rows(stage: Stage) -> list[list[tuple[str, list[Metric]]]]:
-    def herald(name: str, stat: str, label: str, **dimension: str) -> Metric:
-        own = [text for pair in dimension.items() for text in pair]
-        return [NAMESPACE, name, "Stage", stage.name, *own, {"stat": stat, "label": label}]
+def _graphs(stage: Stage) -> list[Graph]:
+    """Return the graphs, three to a row of the dashboard."""
+    return [
+        *_connections(stage),
+        *_messages(stage),
+        *_latencies(stage),
+        *_functions(),
+        *_costs(stage),
+    ]
 
-    def of_functions(name: str, stat: str = "Sum") -> list[Metric]:
-        return [
-            ["AWS/Lambda", name, "FunctionName", f"${{{logical_id}}}", {"stat": stat, "label": it}]
-            for it, logical_id in FUNCTIONS.items()
-        ]
 
-    def percentiles(name: str) -> list[Metric]:
-        return [herald(name, stat, stat) for stat in ("p50", "p95", "p99")]
+def _connections(stage: Stage) -> list[Graph]:
+    return [
+        ("Active connections", [_herald(stage, "ActiveConnections", "Maximum", "active")]),
+        (
+            "Connections per minute",
+            [
+                _herald(stage, "ConnectionsOpened", "Sum", "opened"),
+                _herald(stage, "ConnectionsClosed", "Sum", "closed"),
+                _herald(stage, "ConnectionsRejected", "Sum", "rejected"),
+            ],
+        ),
+        ("Duration of connections, ms", _percentiles(stage, "ConnectionDuration")),
+    ]
 
-    def of_tables(name: str) -> list[Metric]:
-        tables = [it for it, one in stage.resources.items() if it.endswith("Table") and one]
-        return [
-            ["AWS/DynamoDB", name, "TableName", stage.named(it), {"stat": "Sum", "label": it}]
-            for it in tables
-        ]
 
-    queue = ["QueueName", stage.named("FanoutQueue")]
-    letters = ["QueueName", stage.named("FanoutDeadLetterQueue")]
-    api = ["ApiId", "${WebsocketAPI}", "Stage", "api"]
+def _messages(stage: Stage) -> list[Graph]:
     outcomes = ("delivered", "gone", "stale", "rejected")
     return [
-        [
-            ("Active connections", [herald("ActiveConnections", "Maximum", "active")]),
-            (
-                "Connections a minute",
-                [
-                    herald("ConnectionsOpened", "Sum", "opened"),
-                    herald("ConnectionsClosed", "Sum", "closed"),
-                    herald("ConnectionsRejected", "Sum", "rejected"),
-                ],
-            ),
-            ("How long connections last, ms", percentiles("ConnectionDuration")),
-        ],
-        [
-            (
-                "Messages a minute",
-                [
-                    herald("MessagesAccepted", "Sum", "accepted"),
-                    herald("MessagesRejected", "Sum", "rejected"),
-                    herald("FanoutQueued", "Sum", "queued"),
-                ],
-            ),
-            (
-                "Deliveries a minute",
-                [herald("Deliveries", "Sum", one, Outcome=one) for one in outcomes]
-                + [herald("DeliveryRetries", "Sum", "retries")],
-            ),
-            ("Delivery success, %", _success(stage)),
-        ],
-        [
-            ("From accepted to delivered, ms", percentiles("DeliveryLatency")),
-            ("A broadcast's duration, ms", percentiles("FanoutDuration")),
-            (
-                "The queue",
-                [
-                    ["AWS/SQS", "ApproximateAgeOfOldestMessage", *queue, {"label": "age, s"}],
-                    ["AWS/SQS", "ApproximateNumberOfMessagesVisible", *queue, {"label": "waiting"}],
-                    ["AWS/SQS", "ApproximateNumberOfMessagesVisible", *letters, {"label": "dead"}],
-                ],
-            ),
-        ],
-        [
-            ("Functions' errors", of_functions("Errors")),
-            ("Functions' throttles", of_functions("Throttles")),
-            ("Functions' durations, p99 ms", of_functions("Duration", "p99")),
-        ],
-        [
-            (
-                "Memory, MB, and cold starts",
-                [
-                    herald("MemoryUsed", "Maximum", "memory"),
-                    herald("ColdStart", "Sum", "cold starts"),
-                ],
-            ),
-            (
-                "What costs: API Gateway",
-                [
-                    ["AWS/ApiGateway", name, *api, {"stat": "Sum", "label": name}]
-                    for name in ("ConnectCount", "MessageCount")
-                ],
-            ),
-            (
-                "What costs: DynamoDB",
-                of_tables("ConsumedWriteCapacityUnits") + of_tables("ConsumedReadCapacityUnits"),
-            ),
-        ],
+        (
+            "Messages per minute",
+            [
+                _herald(stage, "MessagesAccepted", "Sum", "accepted"),
+                _herald(stage, "MessagesRejected", "Sum", "rejected"),
+                _herald(stage, "FanoutQueued", "Sum", "queued"),
+            ],
+        ),
+        (
+            "Deliveries per minute",
+            [
+                *(_herald(stage, "Deliveries", "Sum", it, Outcome=it) for it in outcomes),
+                _herald(stage, "DeliveryRetries", "Sum", "retries"),
+            ],
+        ),
+        ("Delivery success, %", _success(stage)),
     ]
+
+
+def _latencies(stage: Stage) -> list[Graph]:
+    queue = ["QueueName", stage.named("FanoutQueue")]
+    dead_letters = ["QueueName", stage.named("FanoutDeadLetterQueue")]
+    visible = "ApproximateNumberOfMessagesVisible"
+    return [
+        ("From accepted to delivered, ms", _percentiles(stage, "DeliveryLatency")),
+        ("Duration of broadcasts, ms", _percentiles(stage, "FanoutDuration")),
+        (
+            "Queue of broadcasts",
+            [
+                ["AWS/SQS", "ApproximateAgeOfOldestMessage", *queue, {"label": "age, s"}],
+                ["AWS/SQS", visible, *queue, {"label": "waiting"}],
+                ["AWS/SQS", visible, *dead_letters, {"label": "dead letters"}],
+            ],
+        ),
+    ]
+
+
+def _functions() -> list[Graph]:
+    def of_each(name: str, statistic: str) -> list[Metric]:
+        return [
+            _metric(
+                ("AWS/Lambda", name, "FunctionName", f"${{{logical_id}}}"),
+                stat=statistic,
+                label=function,
+            )
+            for function, logical_id in FUNCTIONS.items()
+        ]
+
+    return [
+        ("Errors of functions", of_each("Errors", "Sum")),
+        ("Throttles of functions", of_each("Throttles", "Sum")),
+        ("Durations of functions, p99 ms", of_each("Duration", "p99")),
+    ]
+
+
+def _costs(stage: Stage) -> list[Graph]:
+    def of_each_table(name: str) -> list[Metric]:
+        return [
+            _metric(
+                ("AWS/DynamoDB", name, "TableName", stage.named(table)), stat="Sum", label=table
+            )
+            for table in TABLES.values()
+        ]
+
+    api = ["ApiId", "${WebsocketAPI}", "Stage", API_STAGE]
+    return [
+        (
+            "Memory, MB, and cold starts",
+            [
+                _herald(stage, "MemoryUsed", "Maximum", "memory"),
+                _herald(stage, "ColdStart", "Sum", "cold starts"),
+            ],
+        ),
+        (
+            "Cost drivers of API Gateway",
+            [
+                ["AWS/ApiGateway", name, *api, {"stat": "Sum", "label": name}]
+                for name in ("ConnectCount", "MessageCount")
+            ],
+        ),
+        (
+            "Cost drivers of DynamoDB",
+            of_each_table("ConsumedWriteCapacityUnits")
+            + of_each_table("ConsumedReadCapacityUnits"),
+        ),
+    ]
+
+
+def _metric(name: tuple[str, ...], **options: Any) -> Metric:
+    return [*name, options]
+
+
+def _herald(stage: Stage, name: str, statistic: str, label: str, **dimensions: str) -> Metric:
+    """Return one of Herald's own metrics."""
+    more = [text for pair in dimensions.items() for text in pair]
+    return _metric((NAMESPACE, name, "Stage", stage.name, *more), stat=statistic, label=label)
+
+
+def _percentiles(stage: Stage, name: str) -> list[Metric]:
+    return [_herald(stage, name, statistic, statistic) for statistic in ("p50", "p95", "p99")]
 
 
 def _success(stage: Stage) -> list[Metric]:
-    """The share of delivered ones among all that were tried; who is gone, was gone before."""
-    outcomes = ("delivered", "stale", "rejected")
-    share = "100 * FILL(delivered, 0) / (FILL(delivered, 0) + FILL(stale, 0) + FILL(rejected, 0))"
+    """Return the share of deliveries that arrived, and the hidden metrics that it is made of."""
+    deliveries = (NAMESPACE, "Deliveries", "Stage", stage.name, "Outcome")
     return [
-        [{"expression": share, "label": "delivered", "id": "share"}],
+        [{"expression": SUCCESS, "label": "delivered", "id": "share"}],
         *(
-            [
-                NAMESPACE,
-                "Deliveries",
-                "Stage",
-                stage.name,
-                "Outcome",
-                outcome,
-                {"id": outcome, "stat": "Sum", "visible": False},
-            ]
-            for outcome in outcomes
+            _metric((*deliveries, outcome), id=outcome, stat="Sum", visible=False)
+            for outcome in SUCCESS_OUTCOMES
         ),
     ]
-
-
-def alarms(stage: Stage) -> dict[str, Any]:
-    """What somebody should look at, each for the reason that its description gives."""
-    letters, queue = stage.named("FanoutDeadLetterQueue"), stage.named("FanoutQueue")
-    return {
-        "DeliverySuccessAlarm": _alarm(
-            stage,
-            "delivery-success",
-            "Less than 99 % of deliveries arrive, for five minutes",
-            "LessThanThreshold",
-            99,
-            periods=5,
-            Metrics=_success_query(stage),
-        ),
-        "AuthorizerErrorsAlarm": _alarm(
-            stage,
-            "authorizer-errors",
-            "Authorizers fail: nobody can connect or call",
-            "GreaterThanThreshold",
-            0,
-            periods=2,
-            Metrics=_sum_query("Errors", ["ConnectAuthorizer", "RestAuthorizer"]),
-        ),
-        "ThrottlesAlarm": _alarm(
-            stage,
-            "throttles",
-            "Lambda throttles functions: the account's concurrency is used up",
-            "GreaterThanThreshold",
-            0,
-            periods=2,
-            Metrics=_sum_query("Throttles", list(FUNCTIONS.values())),
-        ),
-        "DeadLettersAlarm": _alarm(
-            stage,
-            "dead-letters",
-            "Jobs of the fan-out were given up",
-            "GreaterThanThreshold",
-            0,
-            **_of_queue("ApproximateNumberOfMessagesVisible", letters),
-        ),
-        "QueueAgeAlarm": _alarm(
-            stage,
-            "queue-age",
-            "The oldest job has waited for more than a minute, for five minutes",
-            "GreaterThanThreshold",
-            60,
-            periods=5,
-            **_of_queue("ApproximateAgeOfOldestMessage", queue),
-        ),
-    }
-
-
-def _alarm(
-    stage: Stage,
-    name: str,
-    description: str,
-    comparison: str,
-    threshold: float,
-    periods: int = 1,
-    **metric: Any,
-) -> dict[str, Any]:
-    actions = {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopic"}], {"Ref": "AWS::NoValue"}]}
-    return {
-        "Type": "AWS::CloudWatch::Alarm",
-        "Properties": {
-            "AlarmName": f"herald-{stage.name}-{name}",
-            "AlarmDescription": f"{description}. See docs/operations.md#{name}",
-            "ComparisonOperator": comparison,
-            "Threshold": threshold,
-            "EvaluationPeriods": periods,
-            "TreatMissingData": "notBreaching",
-            "AlarmActions": actions,
-            "OKActions": actions,
-            **metric,
-        },
-    }
-
-
-def _of_queue(name: str, queue: str) -> dict[str, Any]:
-    return {
-        "Namespace": "AWS/SQS",
-        "MetricName": name,
-        "Dimensions": [{"Name": "QueueName", "Value": queue}],
-        "Statistic": "Maximum",
-        "Period": PERIOD,
-    }
-
-
-def _sum_query(name: str, functions: list[str]) -> list[dict[str, Any]]:
-    """A metric of some functions, together."""
-    ids = [f"m{index}" for index in range(len(functions))]
-    return [
-        {"Id": "total", "Expression": f"SUM([{', '.join(ids)}])", "ReturnData": True},
-        *(
-            _query(it, "AWS/Lambda", name, [{"Name": "FunctionName", "Value": {"Ref": logical_id}}])
-            for it, logical_id in zip(ids, functions, strict=True)
-        ),
-    ]
-
-
-def _success_query(stage: Stage) -> list[dict[str, Any]]:
-    [expression, *outcomes] = _success(stage)
-    return [
-        {"Id": "share", "Expression": expression[0]["expression"], "ReturnData": True},
-        *(
-            _query(
-                outcome[-1]["id"],
-                NAMESPACE,
-                "Deliveries",
-                [
-                    {"Name": "Stage", "Value": stage.name},
-                    {"Name": "Outcome", "Value": outcome[-1]["id"]},
-                ],
-            )
-            for outcome in outcomes
-        ),
-    ]
-
-
-def _query(
-    query_id: str, namespace: str, name: str, dimensions: list[dict[str, Any]]
-) -> dict[str, Any]:
-    return {
-        "Id": query_id,
-        "MetricStat": {
-            "Metric": {"Namespace": namespace, "MetricName": name, "Dimensions": dimensions},
-            "Period": PERIOD,
-            "Stat": "Sum",
-        },
-        "ReturnData": False,
-    }

@@ -1,7 +1,7 @@
-"""What each function may do, and nothing else: actions by name, on resources by name.
+"""The IAM policy of each function: the actions that it needs, on the resources that it needs.
 
-Regions and accounts are open: with global tables a worker calls `@connections` of other regions,
-and the same policy serves every account that it is deployed to.
+Regions and accounts are wildcards: with global tables a worker calls `@connections` in other
+regions, and the same policy serves every account that it is deployed to.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from infra.stage import Stage
 
 Statement = dict[str, Any]
 
-# DynamoDB's TransactWriteItems needs what its actions would need by themselves:
+# DynamoDB's TransactWriteItems needs the permissions of the operations that it contains:
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html
 CONNECTIONS, USERS, GROUPS, MESSAGES, HISTORY = (
     "ConnectionsTable",
@@ -21,90 +21,130 @@ CONNECTIONS, USERS, GROUPS, MESSAGES, HISTORY = (
     "HistoryTable",
 )
 TRACING = ("xray:PutTelemetryRecords", "xray:PutTraceSegments")
-"""These know no resources:
+"""X-Ray's actions, which can't be limited to a resource:
 https://docs.aws.amazon.com/service-authorization/latest/reference/list_awsx-ray.html"""
 
 
 def policy(
     stage: Stage, function: str, *, log_group: str | None = None, traced: bool = False
 ) -> dict[str, Any]:
-    """The policy document of a function's role.
+    """Return the policy document of a function's role.
 
-    `log_group` is that of a packaged template by default; `traced` is for X-Ray.
+    Args:
+        stage: the stage whose resources the function may use.
+        function: Chalice's name of the function.
+        log_group: where it may log; by default the group of a function that CloudFormation deploys.
+        traced: whether it may send traces to X-Ray.
     """
-
-    def on(table: str, *operations: str) -> Statement:
-        actions = [f"dynamodb:{operation}" for operation in operations]
-        return _allow(actions, f"arn:*:dynamodb:*:*:table/{stage.named(table)}")
-
-    def on_queue(*actions: str) -> Statement:
-        return _allow(actions, f"arn:*:sqs:*:*:{stage.named('FanoutQueue')}")
 
     logs = _allow(
         ("logs:CreateLogStream", "logs:PutLogEvents"),
         f"arn:*:logs:*:*:log-group:{log_group or stage.log_group(function)}:*",
     )
-    keys = _allow(
-        ("secretsmanager:GetSecretValue",), f"arn:*:secretsmanager:*:*:secret:{stage.prefix}*"
-    )
-    opening = [on(CONNECTIONS, "PutItem"), on(USERS, "UpdateItem"), on(GROUPS, "PutItem")]
-    ending = [
-        on(CONNECTIONS, "DeleteItem"),
-        on(USERS, "UpdateItem"),
-        on(GROUPS, "DeleteItem"),
-        on(HISTORY, "PutItem"),
-    ]
-    # Whoever calls a connection finds that it is gone, stale, or refused, and tells its user.
-    calling = [
-        _allow(("execute-api:ManageConnections",), "arn:*:execute-api:*:*:*/api/*/@connections/*"),
-        on(CONNECTIONS, "UpdateItem"),
-        *ending,
-        on(USERS, "BatchGetItem"),
-        _allow(("sns:Publish",), f"arn:*:sns:*:*:{stage.prefix}*"),
-    ]
-    sending = [
-        on(CONNECTIONS, "BatchGetItem", "Scan"),
-        on(GROUPS, "Query"),
-        *calling,
-        on_queue("sqs:SendMessage", "sqs:GetQueueUrl"),
-    ]
-    by_function: dict[str, list[Statement]] = {
-        "rest_authorizer": [keys],
-        "connect_authorizer": [keys],
-        "websocket_connect": [*opening, *calling],
-        "websocket_disconnect": ending,
-        "websocket_message": [
-            keys,  # of a token to refresh with
-            *sending,
-            on(MESSAGES, "PutItem"),
-            on(CONNECTIONS, "GetItem"),
-            on(GROUPS, "PutItem"),
-            on(HISTORY, "BatchWriteItem", "Query"),
-        ],
-        "api_handler": [
-            *sending,
-            on(MESSAGES, "GetItem", "PutItem", "UpdateItem"),
-            on(CONNECTIONS, "GetItem"),
-            on(USERS, "GetItem"),
-            on(GROUPS, "BatchGetItem"),  # for /health, which looks at all tables
-            on(MESSAGES, "BatchGetItem"),
-            on(HISTORY, "BatchGetItem", "BatchWriteItem"),
-        ],
-        "sweep": [
-            on(CONNECTIONS, "BatchGetItem", "Scan"),
-            on(USERS, "Scan"),
-            *calling,
-        ],
-        "deliver_queued": [
-            *sending,
-            on(MESSAGES, "BatchGetItem", "UpdateItem"),
-            on_queue("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"),
-        ],
-    }
-    statements = [logs, *by_function[function]]
+    statements = [logs, *_by_function(_Allow(stage))[function]]
     if traced:
         statements.append(_allow(TRACING, "*"))
     return {"Version": "2012-10-17", "Statement": _merged(statements)}
+
+
+class _Allow:
+    """Builds statements that allow actions on a stage's resources."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def table(self, table: str, *operations: str) -> Statement:
+        """Allow operations of DynamoDB on a table."""
+        actions = [f"dynamodb:{operation}" for operation in operations]
+        return _allow(actions, f"arn:*:dynamodb:*:*:table/{self._stage.named(table)}")
+
+    def queue(self, *operations: str) -> Statement:
+        """Allow operations of SQS on the queue of jobs."""
+        actions = [f"sqs:{operation}" for operation in operations]
+        return _allow(actions, f"arn:*:sqs:*:*:{self._stage.named('FanoutQueue')}")
+
+    def secrets(self) -> Statement:
+        """Allow reading the stage's secrets."""
+        return _allow(
+            ("secretsmanager:GetSecretValue",),
+            f"arn:*:secretsmanager:*:*:secret:{self._stage.prefix}*",
+        )
+
+    def notices(self) -> Statement:
+        """Allow publishing to the stage's topics."""
+        return _allow(("sns:Publish",), f"arn:*:sns:*:*:{self._stage.prefix}*")
+
+
+def _by_function(allow: _Allow) -> dict[str, list[Statement]]:
+    """Return each function's statements, from what connecting, disconnecting, delivering and
+    sending need."""
+    disconnecting = _disconnecting(allow)
+    delivering = _delivering(allow)
+    sending = [
+        allow.table(CONNECTIONS, "BatchGetItem", "Scan"),
+        allow.table(GROUPS, "Query"),
+        *delivering,
+        allow.queue("SendMessage", "GetQueueUrl"),
+    ]
+    return {
+        "rest_authorizer": [allow.secrets()],
+        "connect_authorizer": [allow.secrets()],
+        "websocket_connect": [
+            allow.table(CONNECTIONS, "PutItem"),
+            allow.table(USERS, "UpdateItem"),
+            allow.table(GROUPS, "PutItem"),
+            *delivering,
+        ],
+        "websocket_disconnect": disconnecting,
+        "websocket_message": [
+            allow.secrets(),  # to verify the new token of a `refresh`
+            *sending,
+            allow.table(MESSAGES, "PutItem"),
+            allow.table(CONNECTIONS, "GetItem"),
+            allow.table(GROUPS, "PutItem"),
+            allow.table(HISTORY, "BatchWriteItem", "Query"),
+        ],
+        "api_handler": [
+            *sending,
+            allow.table(MESSAGES, "GetItem", "PutItem", "UpdateItem"),
+            allow.table(CONNECTIONS, "GetItem"),
+            allow.table(USERS, "GetItem"),
+            allow.table(GROUPS, "BatchGetItem"),  # for /health, which checks every table
+            allow.table(MESSAGES, "BatchGetItem"),
+            allow.table(HISTORY, "BatchGetItem", "BatchWriteItem"),
+        ],
+        "sweep": [
+            allow.table(CONNECTIONS, "BatchGetItem", "Scan"),
+            allow.table(USERS, "Scan"),
+            *delivering,
+        ],
+        "deliver_queued": [
+            *sending,
+            allow.table(MESSAGES, "BatchGetItem", "UpdateItem"),
+            allow.queue("ReceiveMessage", "DeleteMessage", "GetQueueAttributes"),
+        ],
+    }
+
+
+def _disconnecting(allow: _Allow) -> list[Statement]:
+    return [
+        allow.table(CONNECTIONS, "DeleteItem"),
+        allow.table(USERS, "UpdateItem"),
+        allow.table(GROUPS, "DeleteItem"),
+        allow.table(HISTORY, "PutItem"),
+    ]
+
+
+def _delivering(allow: _Allow) -> list[Statement]:
+    """Allow calling a connection, and recording that it is gone, stale or refused: its items are
+    marked or removed, and a notice says so."""
+    return [
+        _allow(("execute-api:ManageConnections",), "arn:*:execute-api:*:*:*/api/*/@connections/*"),
+        allow.table(CONNECTIONS, "UpdateItem"),
+        *_disconnecting(allow),
+        allow.table(USERS, "BatchGetItem"),
+        allow.notices(),
+    ]
 
 
 def _allow(actions: Sequence[str], resource: str) -> Statement:
@@ -112,7 +152,7 @@ def _allow(actions: Sequence[str], resource: str) -> Statement:
 
 
 def _merged(statements: Sequence[Statement]) -> list[Statement]:
-    """One statement for each resource."""
+    """Merge the statements of each resource into one."""
     actions: dict[str, list[str]] = {}
     for statement in statements:
         actions.setdefault(statement["Resource"], []).extend(statement["Action"])

@@ -1,7 +1,7 @@
-"""The Python that packages, which is the Python that the functions run on.
+"""Chooses the Python that packages, which is also the Python that the functions run on.
 
-Chalice deploys for the interpreter that it runs on. AWS closes python3.11: a newer one that is on
-the machine takes over, before anything is made.
+Chalice deploys to the runtime of the interpreter that it runs on. AWS is closing python3.11, so a
+newer interpreter on the machine takes over before anything is created.
 https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html
 """
 
@@ -24,22 +24,27 @@ CLOSING = (
 
 
 def chalice(python: str = sys.executable) -> str:
-    """The `chalice` command of an interpreter's environment."""
+    """Return the path of the `chalice` command in an interpreter's environment."""
     return str(Path(python).with_name("chalice"))
 
 
 def run_again(python: str, *arguments: str) -> NoReturn:
-    """Replace this process by `python` with arguments."""
+    """Replace this process by an interpreter with these arguments."""
     sys.stdout.flush()
     os.execv(python, [python, *arguments])  # noqa: S606 - the same command, once more
 
 
 def use_newer_python(*module: str) -> None:
-    """Go on with this command under a newer Python, where this one's runtime is closed.
+    """Run this command again with a newer Python, if AWS closes the runtime of this one.
 
-    `module` says what runs, such as `-m infra`; by default it is Chalice. Returns where this Python
-    is the one to package with: because it is new enough, because DEPLOY_PYTHON names it, or because
-    the machine has no newer one; stderr then says what AWS will do.
+    Returns if this Python is the one to package with: it is new enough, DEPLOY_PYTHON names it, or
+    the machine has no newer one (then stderr says what AWS will do).
+
+    Args:
+        module: how Python starts the command, such as `-m infra`; by default it is Chalice's.
+
+    Raises:
+        SystemExit: if DEPLOY_PYTHON isn't a Python that works.
     """
     wanted = os.environ.get(OVERRIDE)
     if wanted is not None and Path(wanted).resolve() == Path(sys.executable).resolve():
@@ -48,14 +53,12 @@ def use_newer_python(*module: str) -> None:
         return
     newer = wanted or _newer_python()
     if newer is None:
-        # The commands that this one runs need not say it again.
-        os.environ[OVERRIDE] = sys.executable
-        told = f"{CLOSING}\nThis machine has no newer Python: going on with this one."
-        print(told, file=sys.stderr)
+        os.environ[OVERRIDE] = sys.executable  # the commands that this one runs needn't repeat it
+        print(f"{CLOSING}\nThis machine has no newer Python; using this one.", file=sys.stderr)
         return
     if wanted is None:
         print(f"{CLOSING}\nPackaging with {newer} instead.", file=sys.stderr)
-    elif not _runs(wanted):
+    elif not _works(wanted):
         raise SystemExit(f"{OVERRIDE} holds {wanted!r}; allowed: the path of a Python")
     python = str(_environment(newer))
     os.environ[OVERRIDE] = python
@@ -63,12 +66,15 @@ def use_newer_python(*module: str) -> None:
 
 
 def _newer_python() -> str | None:
-    """The newest supported interpreter on the PATH; one that is a mere shim doesn't count."""
+    """Return the newest supported interpreter on the PATH that works.
+
+    A version manager's shim doesn't work when that version isn't installed.
+    """
     paths = (shutil.which(name) for name in SUPPORTED)
-    return next((path for path in paths if path and _runs(path)), None)
+    return next((path for path in paths if path and _works(path)), None)
 
 
-def _runs(python: str) -> bool:
+def _works(python: str) -> bool:
     try:
         return not subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode
     except OSError:
@@ -76,17 +82,19 @@ def _runs(python: str) -> bool:
 
 
 def _environment(python: str) -> Path:
-    """The interpreter of an environment with the pinned packages, made at its first use.
-    Raises SystemExit where it can't be made."""
+    """Return the interpreter of an environment with the pinned packages, created at first use.
+
+    Raises SystemExit if it can't be created; the set-up has said why.
+    """
     version = subprocess.run(
         [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     folder = Path(".venv") / f"deploy-{version}"
     files = ["requirements-dev.txt", "requirements.txt", "constraints.txt"]
-    ended = subprocess.run(
+    set_up = subprocess.run(
         [python, "tools/set_up.py", "--with-this-python", folder, *files], cwd=PROJECT, check=False
     )
-    if ended.returncode:
-        raise SystemExit(ended.returncode)
+    if set_up.returncode:
+        raise SystemExit(set_up.returncode)
     return PROJECT / folder / "bin" / "python"

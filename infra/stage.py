@@ -1,5 +1,6 @@
-"""A deployment's names. All that belongs to it is called `herald-<stage>-…`."""
+"""The names of a stage's resources, which all begin with `herald-<stage>`."""
 
+import copy
 import json
 import re
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from chalicelib.stage import PREFIX, named
 PROJECT = Path(__file__).resolve().parent.parent
 STAGE_NAME = re.compile(r"[a-z][a-z0-9]{0,19}")
 API_STAGE = "api"  # Chalice's name for the stage of both APIs
+DEFAULT_REGION = "us-east-1"  # Chalice asks for a region even where none matters
 
 FUNCTIONS = {
     "api_handler": "APIHandler",
@@ -22,7 +24,7 @@ FUNCTIONS = {
     "sweep": "Sweep",
     "deliver_queued": "DeliverQueued",
 }
-"""Chalice's names of the functions, and those of their resources in its template."""
+"""The functions: Chalice's name of each, and the logical id of its resource in the template."""
 
 RESOURCES: dict[str, Any] = json.loads((PROJECT / "infra" / "resources.json").read_text())[
     "Resources"
@@ -34,7 +36,7 @@ TABLES = {
     "HERALD_MESSAGES_TABLE": "MessagesTable",
     "HERALD_HISTORY_TABLE": "HistoryTable",
 }
-"""Where the functions read the name of each table."""
+"""The tables: the setting with each one's name, and its logical id in `resources.json`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,43 +54,52 @@ class Stage:
 
     @property
     def prefix(self) -> str:
+        """The beginning of every name that contains more than the stage's."""
         return f"{PREFIX}{self.name}-"
 
+    @property
+    def stack_name(self) -> str:
+        """The name of the stage's CloudFormation stack, of its dashboard and of its app."""
+        return f"{PREFIX}{self.name}"
+
     def named(self, resource: str) -> str:
-        """The name of a table or a queue, by its logical id."""
+        """Return the name of a table or a queue, given its logical id."""
         properties = RESOURCES[resource]["Properties"]
         name: str = properties.get("TableName") or properties["QueueName"]
         return named(self.name, name.removeprefix(PREFIX))
 
     @property
     def signing_key(self) -> str:
-        """The name of the secret that `make resources` makes."""
+        """The name of the secret that `make resources` creates."""
         return named(self.name, "signing-key")
 
     def function(self, function: str) -> str:
-        """The name that `chalice deploy` gives a function."""
-        return self.prefix + function if function != "api_handler" else self.prefix[:-1]
+        """Return the name that `chalice deploy` gives a function."""
+        return self.stack_name if function == "api_handler" else self.prefix + function
 
     def log_group(self, function: str) -> str:
-        """The log group of a function of a packaged template."""
+        """Return the log group of a function that CloudFormation deploys."""
         return f"/herald/{self.name}/{function}"
 
     def chalice_log_group(self, function: str) -> str:
-        """The log group of a function of `chalice deploy`: Lambda's own, in which `chalice logs`
-        looks."""
+        """Return the log group of a function that `chalice deploy` deploys: Lambda's own, which
+        `chalice logs` reads."""
         return f"/aws/lambda/{self.function(function)}"
 
     @property
     def resources(self) -> dict[str, Any]:
-        """The tables and queues, under this stage's names."""
-        named: dict[str, Any] = json.loads(json.dumps(RESOURCES))
-        for logical_id, resource in named.items():
+        """A copy of the tables and queues of `resources.json`, with this stage's names."""
+        resources: dict[str, Any] = copy.deepcopy(RESOURCES)
+        for logical_id, resource in resources.items():
             attribute = "TableName" if "TableName" in resource["Properties"] else "QueueName"
             resource["Properties"][attribute] = self.named(logical_id)
-        return named
+        return resources
 
     @property
     def queue_variable(self) -> dict[str, str]:
-        """The variable of the queue, for a command that imports the app: the decorator of the
-        worker takes the name from the end of the URL, and the rest isn't known there."""
+        """The variable with the queue's URL, for a command that imports the app.
+
+        The worker's decorator takes the queue's name from the end of the URL; nothing reads the
+        rest, which isn't known before the deployment.
+        """
         return {"HERALD_FANOUT_QUEUE_URL": f"https://sqs.invalid/{self.named('FanoutQueue')}"}

@@ -1,13 +1,17 @@
-"""What Chalice lacks: to be merged into its CloudFormation template by `--merge-template`, or as
-two stacks, before and after `chalice deploy`.
+"""The CloudFormation templates of what Chalice doesn't make.
 
-Chalice merges dictionaries deeply, replaces lists, and deletes nothing. It would merge an intrinsic
-with another as well, so what it already says with one can't be said again with another.
+`merge_template` is merged into Chalice's own template by `chalice package --merge-template`.
+`storage_template` and `edge_template` are stacks of their own, before and after `chalice deploy`.
+
+Chalice merges dictionaries deeply, replaces lists, and deletes nothing. It merges two intrinsic
+functions like any other dictionaries, so a value that Chalice gives with one intrinsic can't be
+replaced by another.
 """
 
 from typing import Any
 
-from infra.dashboard import alarms, dashboard
+from infra.alarms import alarms
+from infra.dashboard import dashboard
 from infra.stage import FUNCTIONS, Stage
 
 RETENTION_DAYS = 30
@@ -23,7 +27,7 @@ ACCESS_LOG = {
     "error": "$context.error.message",
     "authorizerError": "$context.authorizer.error",
 }
-"""Never the request's line or headers: a token may be in them.
+"""Without the request line and the headers, which may contain a token.
 https://docs.aws.amazon.com/apigateway/latest/developerguide/websocket-api-logging.html"""
 REST_ACCESS_LOG = {
     "requestId": "$context.requestId",
@@ -49,13 +53,17 @@ PARAMETERS: dict[str, Any] = {
     "ThrottlingRate": {
         "Type": "Number",
         "Default": 5000,
-        "Description": "Requests and frames a second that each of the two APIs lets in.",
+        "Description": "Requests and frames a second that each of the two APIs accepts.",
     },
-    "ThrottlingBurst": {"Type": "Number", "Default": 2500, "Description": "At once."},
+    "ThrottlingBurst": {
+        "Type": "Number",
+        "Default": 2500,
+        "Description": "Requests and frames that each of the two APIs accepts at once.",
+    },
     "AlarmTopic": {
         "Type": "String",
         "Default": "",
-        "Description": "The ARN of an SNS topic that is told of alarms; none where it is empty.",
+        "Description": "The ARN of an SNS topic that alarms notify; empty for no topic.",
     },
 }
 CONDITIONS = {
@@ -70,7 +78,7 @@ OUTPUTS = {
 
 
 def merge_template(stage: Stage) -> dict[str, Any]:
-    """Everything of a stage but its functions."""
+    """Return everything of a stage except the functions and the APIs, which Chalice makes."""
     return {
         "Parameters": PARAMETERS,
         "Conditions": CONDITIONS,
@@ -82,15 +90,18 @@ def merge_template(stage: Stage) -> dict[str, Any]:
             **_websocket_api(),
             **_rest_api(),
             **_authorizer(stage),
-            **_watch(stage),
+            **_monitoring(stage),
         },
         "Outputs": OUTPUTS,
     }
 
 
-def storage(stage: Stage) -> dict[str, Any]:
-    """The template of what `chalice deploy` needs but can't make: tables, queues, the log groups
-    that Lambda would make without an end, and a random signing key."""
+def storage_template(stage: Stage) -> dict[str, Any]:
+    """Return the template of what `chalice deploy` needs but can't make.
+
+    That is the tables, the queues, a random signing key, and the log groups, which Lambda would
+    create without a retention period.
+    """
     return {
         "Resources": {
             **_kept(stage.resources),
@@ -101,41 +112,44 @@ def storage(stage: Stage) -> dict[str, Any]:
     }
 
 
-def edge(stage: Stage) -> dict[str, Any]:
-    """The template of what needs the functions and the API: the authorizer, dashboard, alarms.
+def edge_template(stage: Stage) -> dict[str, Any]:
+    """Return the template of what needs the functions and the API: authorizer, dashboard, alarms.
 
-    Its parameters have the names of what they refer to, so that its resources are the same ones
-    as those of a template that has both.
+    Its parameters are called like the resources that they stand for, so that `merge_template` and
+    this template can share the definitions of what refers to those.
     """
     made = {name: {"Type": "String"} for name in ("WebsocketAPI", *FUNCTIONS.values())}
     return {
         "Parameters": {**made, "AlarmTopic": PARAMETERS["AlarmTopic"]},
         "Conditions": {"HasAlarmTopic": CONDITIONS["HasAlarmTopic"]},
-        "Resources": {**_authorizer(stage), **_watch(stage)},
+        "Resources": {**_authorizer(stage), **_monitoring(stage)},
         "Outputs": {"TokenAuthorizerId": {"Value": {"Ref": "TokenAuthorizer"}}},
     }
 
 
 def gateway_responses() -> dict[str, Any]:
-    """API Gateway's own refusals of REST requests: pages of other origins may read them, and 401
-    says which scheme it wants, as RFC 9110 section 11.6.1 demands."""
-    readable = {"gatewayresponse.header.Access-Control-Allow-Origin": "'*'"}
+    """Return API Gateway's own refusals of REST requests.
+
+    Pages of other origins can read them, and 401 names the scheme that it requires, as RFC 9110
+    section 11.6.1 demands.
+    """
+    cors = {"gatewayresponse.header.Access-Control-Allow-Origin": "'*'"}
     templates = {"application/json": '{"message": $context.error.messageString}'}
-    wanted = {**readable, "gatewayresponse.header.WWW-Authenticate": "'Bearer'"}
+    challenge = {**cors, "gatewayresponse.header.WWW-Authenticate": "'Bearer'"}
     return {
         "UNAUTHORIZED": {
             "statusCode": "401",
-            "responseParameters": wanted,
+            "responseParameters": challenge,
             "responseTemplates": templates,
         },
-        "DEFAULT_4XX": {"responseParameters": readable, "responseTemplates": templates},
-        "DEFAULT_5XX": {"responseParameters": readable, "responseTemplates": templates},
+        "DEFAULT_4XX": {"responseParameters": cors, "responseTemplates": templates},
+        "DEFAULT_5XX": {"responseParameters": cors, "responseTemplates": templates},
     }
 
 
 def _kept(resources: dict[str, Any]) -> dict[str, Any]:
-    """Tables outlive the stack, unless it could not be made: to lose connections is to lose every
-    client's."""
+    """Retain tables when the stack is deleted (but not when its creation fails), because losing the
+    connections table cuts off every client."""
     for resource in resources.values():
         table = resource["Type"] == "AWS::DynamoDB::Table"
         resource["DeletionPolicy"] = "RetainExceptOnCreate" if table else "Delete"
@@ -144,12 +158,12 @@ def _kept(resources: dict[str, Any]) -> dict[str, Any]:
 
 
 def _logs(groups: dict[str, str]) -> dict[str, Any]:
-    """The log groups of functions, from a group's name by the function's."""
+    """Return the log groups of functions, given each group's name by the function's name."""
     return {f"{FUNCTIONS[name]}Logs": _log_group(group) for name, group in groups.items()}
 
 
 def _signing_key(stage: Stage) -> dict[str, Any]:
-    """A secret whose whole value is an HS256 key, from 62 characters: 381 bits."""
+    """Return a secret whose value is an HS256 key: 64 of 62 characters, which are 381 bits."""
     return {
         "Type": "AWS::SecretsManager::Secret",
         "DeletionPolicy": "Delete",
@@ -175,12 +189,12 @@ def _log_group(name: str) -> dict[str, Any]:
     }
 
 
-def _watch(stage: Stage) -> dict[str, Any]:
+def _monitoring(stage: Stage) -> dict[str, Any]:
     return {**alarms(stage), "Dashboard": dashboard(stage)}
 
 
 def _functions(stage: Stage) -> dict[str, Any]:
-    """What each function is told, and where it logs."""
+    """Return the variables and the log group of each function."""
     return {
         logical_id: {
             "Properties": {
@@ -198,8 +212,11 @@ def _functions(stage: Stage) -> dict[str, Any]:
 
 
 def _authorizer(stage: Stage) -> dict[str, Any]:
-    """The authorizer of `$connect`. It has no identity sources: a token may come in a header, a
-    subprotocol or the query, and API Gateway would refuse who lacks one of those that are named."""
+    """Return the authorizer of `$connect`.
+
+    It names no identity sources: a token may come in a header, a subprotocol or the query, and API
+    Gateway refuses a handshake that lacks any identity source that is named.
+    """
     account = "${AWS::Region}:${AWS::AccountId}"
     function = f"arn:${{AWS::Partition}}:lambda:{account}:function:${{ConnectAuthorizer}}"
     uri = (
@@ -242,7 +259,7 @@ def _websocket_api() -> dict[str, Any]:
         },
         "WebsocketAPIStage": {
             "Properties": {
-                # Chalice's deployment never changes with the routes: let each change deploy itself.
+                # Chalice's template deploys no change of a route; let API Gateway deploy each one.
                 "AutoDeploy": True,
                 "DeploymentId": NO_VALUE,
                 "DefaultRouteSettings": {

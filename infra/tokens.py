@@ -1,4 +1,4 @@
-"""Tokens for a deployed stage, signed with the HS256 secret that its functions verify with."""
+"""Signs tokens for a deployed stage, with the HS256 secret that its functions verify them with."""
 
 from collections.abc import Mapping
 
@@ -12,17 +12,25 @@ from infra.stage import Stage
 def stage_token(
     stage: Stage, environment: Mapping[str, str], session: boto3.Session, user: str, scope: str
 ) -> str:
-    """A token for `user` with `scope`, valid for a day.
+    """Return a token for `user` with `scope` that is valid for a day.
 
-    `environment` has the stage's variables, as `.chalice/config.json` gives them. Raises
-    DeploymentError where only an identity provider can make one, and the SDK's errors.
+    Args:
+        stage: the stage that accepts the token.
+        environment: the stage's variables, as `.chalice/config.json` has them.
+        session: where the stage's secret is.
+        user: the token's `sub`.
+        scope: the token's scopes, separated by spaces.
+
+    Raises:
+        DeploymentError: if only an identity provider can make the stage's tokens.
+        ClientError: if the secret can't be read; and the SDK's other errors.
     """
     secret = environment.get("HERALD_JWT_SECRET")
     if not secret:
         stored = environment.get("HERALD_JWT_SECRET_ARN")
         if not stored and environment.get("HERALD_JWKS_URL"):
             raise DeploymentError(
-                f"Tokens of the stage {stage.name} come from your identity provider:"
+                f"Tokens of the stage {stage.name} come from your identity provider, since"
                 " HERALD_JWKS_URL is set."
             )
         secrets = session.client("secretsmanager")

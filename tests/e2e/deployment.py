@@ -140,11 +140,14 @@ def without_aws() -> dict[str, str]:
 
 
 @contextmanager
-def emulated() -> Iterator[str]:
-    """An AWS to deploy to, until the context ends; its endpoint."""
+def emulated(python: str | Path = PYTHON) -> Iterator[str]:
+    """Run an emulated AWS that can be deployed to; yield its endpoint.
+
+    Only a Python of `.venv/e2e` can deploy SAM templates.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen([PYTHON, EMULATE, str(port)], stdin=subprocess.PIPE)
+    process = subprocess.Popen([python, EMULATE, str(port)], stdin=subprocess.PIPE)
     try:
         end = time.monotonic() + SECONDS
         while True:

@@ -94,16 +94,18 @@ def test_a_parameter_stays_as_it_was_set(deployed: Deployed) -> None:
     deployed.deploy(ThrottlingBurst="2000")
     assert throttling() == [4000, 2000]
     assert deployed.running == before
-    with pytest.raises(RuntimeError, match="Nonsense is no parameter; there are A"):
+    with pytest.raises(RuntimeError, match="Unknown parameter Nonsense; allowed: A"):
         deployed.deploy(Nonsense="1")
 
 
 def test_a_stage_is_deployed_in_one_way(deployed: Deployed) -> None:
     other = {"chalice": "cloudformation", "cloudformation": "chalice"}[deployed.method]
-    with pytest.raises(RuntimeError, match="was deployed the other way: destroy it first"):
+    with pytest.raises(RuntimeError, match="was deployed by the other method; destroy it first"):
         deployed.command("deploy", "--with", other)
     if other == "chalice":
-        with pytest.raises(RuntimeError, match="was deployed the other way: destroy it first"):
+        with pytest.raises(
+            RuntimeError, match="was deployed by the other method; destroy it first"
+        ):
             deployed.command("resources")
         with pytest.raises(RuntimeError, match="`make deploy STAGE=prod` deploys it"):
             deployed.chalice("deploy")
@@ -240,10 +242,10 @@ def test_what_a_first_deployment_that_fails_has_left_can_be_destroyed(
     (checkout / "app.py").write_text("raise RuntimeError('no app')\n")
     with emulated() as endpoint:
         aws = Deployed(endpoint, checkout, "half", "chalice")
-        with pytest.raises(RuntimeError, match="chalice deploy failed, for the reason above"):
+        with pytest.raises(RuntimeError, match="`chalice deploy` failed; its own message is above"):
             aws.deploy()
         assert len(aws.client("dynamodb").list_tables()["TableNames"]) == 5
-        with pytest.raises(RuntimeError, match="was deployed the other way"):
+        with pytest.raises(RuntimeError, match="was deployed by the other method"):
             aws.command("deploy", "--with", "cloudformation")
         aws.destroy()
         assert aws.client("dynamodb").list_tables()["TableNames"] == []

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.configuration import PROJECT
 from infra.stage import FUNCTIONS, Stage
-from infra.template import edge, storage
+from infra.template import edge_template, storage_template
 
 CFN_LINT = PROJECT / ".venv" / "e2e" / "bin" / "cfn-lint"
 COMPILED = ("_cffi_backend.", "cryptography/hazmat/bindings/_rust.", "httptools/parser/parser.")
@@ -64,7 +64,7 @@ def test_the_template_is_sound(packaged: Path) -> None:
     subprocess.run([CFN_LINT, packaged / "sam.json"], check=True)
 
 
-@pytest.mark.parametrize("template", [storage, edge])
+@pytest.mark.parametrize("template", [storage_template, edge_template])
 def test_what_chalice_deploy_lacks_is_sound(
     template: Callable[[Stage], dict[str, Any]], tmp_path: Path
 ) -> None:

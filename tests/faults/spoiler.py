@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 AWS = "aws"
@@ -305,14 +305,14 @@ def spoiler() -> Iterator[Spoiler]:
         thread.join()
 
 
-def _read(file: "socket.SocketIO | object", kind: str) -> Request | None:
-    """The next request; None at the end."""
-    line = file.readline()  # type: ignore[attr-defined]
+def _read(file: BinaryIO, kind: str) -> Request | None:
+    """Read the next request; return None at the end of the connection."""
+    line = file.readline()
     if not line:
         return None
     method, path, _ = line.decode("latin-1").split(" ", 2)
-    headers = http.client.parse_headers(file)  # type: ignore[arg-type]
-    body = file.read(int(headers.get("Content-Length", 0)))  # type: ignore[attr-defined]
+    headers = http.client.parse_headers(file)
+    body = file.read(int(headers.get("Content-Length", 0)))
     name = headers.get("X-Amz-Target", "").rpartition(".")[2] or f"{method} {kind}"
     return Request(name, method, path, headers.items(), body)
 

@@ -1,21 +1,14 @@
-"""`make bench`: everything that is measured."""
+"""Runs every benchmark, one after the other: `make bench`, or `python -m bench`."""
 
 from bench import cold_start, end_to_end, fanout, flood, load, memory, queued, resume
 from bench.stub import stub
 
 if __name__ == "__main__":
-    with stub() as running:
-        fanout.main(running)
+    with stub() as running_stub:
+        fanout.main(running_stub)
         print()
-        memory.main(running)
-        end_to_end.main(running)
-    print()
-    flood.main()
-    print()
-    queued.main()
-    print()
-    resume.main()
-    print()
-    cold_start.main()
-    print()
-    load.main()
+        memory.main(running_stub)
+        end_to_end.main(running_stub)
+    for benchmark in (flood, queued, resume, cold_start, load):
+        print()
+        benchmark.main()

@@ -1,7 +1,11 @@
-"""Cold starts: a fresh process for each function, from its start to its first answer.
+"""Cold starts: the time from the start of a function's process to its first answer.
 
-Beside it, in turns, a process that imports boto3 and makes one client: what hardly any function on
-AWS can start without. Storage is the emulator, which is running.
+    .venv/bin/python -m bench.cold_start
+
+Each row is the median of fifteen fresh processes. The first is a process that imports boto3 and
+makes one client, which hardly any function on AWS can do without; the other rows are also given as
+multiples of it. They took turns, so that a slow moment of the machine affects all rows alike.
+DynamoDB is the emulator, which is running already.
 """
 
 import asyncio
@@ -15,16 +19,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.quick_mode import extent, keep
+from bench.quick_mode import full_or_quick, write_result
 from chalicelib.auth.principal import Principal, Scope
 from gateway.api.events import RestRequest, WebSocketContext
 from gateway.aws.emulator import emulated_aws
 from gateway.configuration import PROJECT
 from gateway.tokens import token
 
-ROUNDS = extent(15, 1)
+ROUNDS = full_or_quick(15, 1)
 SECRET = {"HERALD_JWT_SECRET": "x" * 32}
-RESULT = Path(__file__).parent / "results" / "cold.json"
+RESULT = Path(__file__).parent / "results" / "cold_start.json"
 SDK = "boto3 and one client"
 
 START = """
@@ -39,11 +43,11 @@ handler = app.app if function == "api_handler" else getattr(app, function)
 handler(event, LambdaContext())
 """
 START_SDK = 'import boto3; boto3.client("dynamodb")\n'
-ANSWERED = "import os; os._exit(0)"  # what an interpreter does at its end, Lambda never waits for
+EXIT = "import os; os._exit(0)"  # Lambda never waits for an interpreter to shut down
 
 
 def events() -> dict[str, Any]:
-    """The first event of each function."""
+    """Return the first event of each function."""
     bearer = f"Bearer {token(SECRET, 'alice')}"
     scopes = frozenset({Scope.MESSAGES_SEND})
     principal = Principal("alice", int(time.time()) + 600, scopes=scopes)
@@ -53,26 +57,26 @@ def events() -> dict[str, Any]:
     post = RestRequest(
         "POST", "/messages", "/messages", {}, "", headers, body, "127.0.0.1", "127.0.0.1", 1
     )
-    tick = {
+    scheduled = {
         "version": "0", "id": "-", "account": "-", "region": "-", "time": "-", "source": "-",
         "detail-type": "-", "detail": {}, "resources": [],
     }  # fmt: skip
     authorizer = {"principalId": "alice", **principal.to_context()}
     handshake = socket.authorize()
-    socket.authorizer = authorizer  # what the authorizer found goes with every event
+    socket.authorizer = authorizer  # the authorizer's answer is part of every later event
     return {
         "connect_authorizer": handshake,
         "rest_authorizer": post.authorize(bearer),
         "on_ws_connect": socket.connect(),
         "on_ws_disconnect": socket.disconnect(1000, ""),
         "api_handler": post.proxy(authorizer, []),
-        "sweep": tick,
+        "sweep": scheduled,
         "deliver_queued": {"Records": []},
     }
 
 
 def main() -> None:
-    """Print each function's median, and its ratio to the SDK's."""
+    """Print each function's median, and its ratio to the SDK's; write the medians."""
     loop = asyncio.new_event_loop()
     emulator = emulated_aws({})
     aws = loop.run_until_complete(emulator.__aenter__())
@@ -82,19 +86,19 @@ def main() -> None:
         loop.run_until_complete(emulator.__aexit__(None, None, None))
         loop.close()
     sdk = statistics.median(times[SDK])
-    print(f"{'from a fresh process to its answer':34} {'ms':>8} {'of the SDK':>11}")
+    print(f"{'from the process to its answer':34} {'ms':>8} {'of the SDK':>11}")
     for name, seconds in times.items():
         median = statistics.median(seconds)
         print(f"{name:34} {median * 1000:>8.0f} {median / sdk:>11.2f}")
     medians = {name: statistics.median(of) * 1000 for name, of in times.items()}
-    keep(RESULT, json.dumps({"rounds": ROUNDS, "medianMs": medians}, indent=1) + "\n")
+    write_result(RESULT, json.dumps({"rounds": ROUNDS, "medianMs": medians}, indent=1) + "\n")
 
 
 def _measure(aws: Mapping[str, str]) -> dict[str, list[float]]:
     environment = {"PATH": os.environ["PATH"], **SECRET, **aws}
-    commands = {SDK: [sys.executable, "-c", START_SDK + ANSWERED]}
+    commands = {SDK: [sys.executable, "-c", START_SDK + EXIT]}
     for function, event in events().items():
-        commands[function] = [sys.executable, "-c", START + ANSWERED, json.dumps([function, event])]
+        commands[function] = [sys.executable, "-c", START + EXIT, json.dumps([function, event])]
     times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(ROUNDS):
         for name, command in commands.items():

@@ -1,8 +1,13 @@
-"""From `POST /messages` in the handler to the last recipient, reading the connections included.
+"""The whole path of a message: from `POST /messages` in the handler to the last recipient.
 
-The handler is called as Lambda calls it. The connections are read from the emulator (slower than
-DynamoDB, and on the stub's core) and reached at the stub. The rounds are timed as they are; two
-more, with a clock around each part, give the parts' shares of the processor time.
+    .venv/bin/python -m bench                # runs this among the others, since it needs the stub
+
+The handler is called as Lambda calls it. It reads the connections from the emulator (which is
+slower than DynamoDB and shares the stub's core) and delivers to the stub, 10 ms away.
+
+A row has the first request (`cold ms`), the median of the following ones (`ms`) and their
+deliveries per second. The shares say how two more requests, with a clock around each part, spent
+their processor time.
 """
 
 import asyncio
@@ -19,8 +24,8 @@ from unittest import mock
 
 import boto3
 
-from bench.quick_mode import extent
-from bench.quiet import functions_unheard
+from bench.quick_mode import full_or_quick
+from bench.quiet import stdout_discarded
 from bench.stub import CLIENT_CORE, STUB_CORE, Stub, pin
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.delivery.frames import Framer
@@ -34,11 +39,11 @@ from gateway.api.events import RestRequest
 from gateway.aws.emulator import emulated_aws
 from gateway.functions.runtime import LambdaContext
 
-ROUNDS = extent(5, 1)
+ROUNDS = full_or_quick(5, 1)
 LATENCY_MS = 10
 USERS = [f"user-{number}" for number in range(100)]
 PER_USER = 10
-STRANGERS = extent(9000, 1000)
+OTHER_USERS = full_or_quick(9000, 1000)
 MAX_BATCH_WRITE = 25
 MASTER_KEY = {"kty": "oct", "kid": "bench", "k": "A" * 43}
 
@@ -52,11 +57,11 @@ PARTS = (
 
 
 def main(stub: Stub) -> None:
-    """Measure 100 users with ten connections each, then everybody of 1,000 and of 10,000; and the
-    first and the last again, encrypted for each user."""
+    """Measure a message to 100 users with ten connections each, then to all of 1,000 and of 10,000
+    connections; the first and the last again with encryption for each user."""
     pin(STUB_CORE)  # the emulator inherits it
     loop = asyncio.new_event_loop()
-    emulator = emulated_aws({"HERALD_FANOUT_QUEUE_URL": ""})  # all is delivered at once
+    emulator = emulated_aws({"HERALD_FANOUT_QUEUE_URL": ""})  # no queue: POST delivers everything
     variables = loop.run_until_complete(emulator.__aenter__())
     pin(CLIENT_CORE)
     try:
@@ -75,13 +80,13 @@ def _measure(stub: Stub) -> None:
     logging.getLogger("herald").setLevel(logging.WARNING)
     endpoint = stub.endpoint(LATENCY_MS)
     _connect_users(handler.herald().connections, endpoint)
-    print(f"\nThe whole path, {LATENCY_MS} ms away: from POST in the handler to the last recipient")
+    print(f"\nFrom POST in the handler to the last recipient, {LATENCY_MS} ms away")
     print(f"{'audience':34} {'cold ms':>8} {'ms':>8} {'per s':>8}   shares of the processor time")
     _row(handler, {"users": USERS}, "100 users, 10 connections each")
     _row(handler, {"users": USERS}, "the same, encrypted", encrypt=True)
     _row(handler, {"all": True}, "all of 1,000")
     _connect_more(handler.herald().connections, endpoint)
-    _row(handler, {"all": True}, f"all of {1000 + STRANGERS:,}")
+    _row(handler, {"all": True}, f"all of {1000 + OTHER_USERS:,}")
     _row(handler, {"all": True}, "the same, encrypted", encrypt=True)
 
 
@@ -92,12 +97,12 @@ def _connect_users(connections: Connections, endpoint: str) -> None:
 
 
 def _connect_more(connections: Connections, endpoint: str) -> None:
-    """Strangers, for `all` alone: without users' items, which it does not read."""
+    """Add connections of other users, without items of these users: a message to all reads none."""
     client = boto3.client("dynamodb")
     table = Settings.from_environ(os.environ).connections_table
-    for start in range(0, STRANGERS, MAX_BATCH_WRITE):
+    for start in range(0, OTHER_USERS, MAX_BATCH_WRITE):
         items = [
-            _connection(f"stranger-{number}", f"stranger-{number}", endpoint).to_item()
+            _connection(f"other-{number}", f"other-{number}", endpoint).to_item()
             for number in range(start, start + MAX_BATCH_WRITE)
         ]
         client.batch_write_item(
@@ -113,7 +118,7 @@ def _connection(connection_id: str, user: str, endpoint: str) -> Connection:
 
 def _row(handler: Any, to: dict[str, Any], title: str, *, encrypt: bool = False) -> None:
     body = json.dumps({"to": to, "data": "x" * 100, "encrypt": encrypt})
-    with functions_unheard():
+    with stdout_discarded():
         cold, *warm = [_post(handler, body) for _ in range(1 + ROUNDS)]
         with _clocks() as spent:
             used = time.process_time()
@@ -132,7 +137,10 @@ def _row(handler: Any, to: dict[str, Any], title: str, *, encrypt: bool = False)
 
 
 def _post(handler: Any, body: str) -> tuple[float, int]:
-    """Seconds, and how many were delivered, which must be all."""
+    """Post a message. Return the seconds that it took, and the number of deliveries.
+
+    Raises SystemExit unless everybody was reached.
+    """
     request = RestRequest(
         method="POST",
         path="/messages",
@@ -156,13 +164,13 @@ def _post(handler: Any, body: str) -> tuple[float, int]:
     seconds = time.perf_counter() - started
     [report] = json.loads(answer["body"])["messages"]
     if report["delivered"] != report["recipients"]:
-        raise SystemExit(f"not everybody was reached: {report}")
+        raise SystemExit(f"Not everybody was reached: {report}")
     return seconds, report["delivered"]
 
 
 @contextmanager
 def _clocks() -> Iterator[dict[str, float]]:
-    """The processor time of each part, while the context lasts. The clock's own is in it."""
+    """Measure the processor time of each part while the context lasts, the clocks' own included."""
     spent: dict[str, float] = {}
     with ExitStack() as stack:
         pages = _timed_pages(Audiences.pages, spent)
@@ -177,10 +185,10 @@ def _timed_pages(pages: Callable[..., Any], spent: dict[str, float]) -> Callable
     spent["reading"] = 0.0
 
     def call(*arguments: Any) -> Iterator[Any]:
-        following = _timed(pages(*arguments).__next__, "reading", spent)
+        next_page = _timed(pages(*arguments).__next__, "reading", spent)
         while True:
             try:
-                page = following()
+                page = next_page()
             except StopIteration:
                 return
             yield page

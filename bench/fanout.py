@@ -1,8 +1,15 @@
-"""Herald's delivery beside its peers: one run, interleaved, against the same stub over TLS.
+"""Herald's delivery beside its peers: many connections reached through the same stub, over TLS.
 
-Each peer is a process on one core, the stub is on another. A configuration starts every peer,
-lets each do an uncounted round, in which it opens its connections, then rounds in turn, and takes
-each figure's median. `wrk` sends one constant request, with no signature: the ceiling.
+    make bench                # or `python -m bench`: runs this among the others
+
+Peers are Chalice's own loop, boto3 in threads, aiobotocore, and the AWS SDK for JavaScript. Each is
+a process on one core; the stub is on another. In each configuration (latency, payload, recipients)
+every peer first does an uncounted round, in which it opens its connections; then the peers take
+turns. `wrk` repeats one constant, unsigned request: the ceiling of the core.
+
+A row has the medians of a peer's rounds: deliveries per second, processor time per delivery, peak
+memory, and when the first and the last delivery were done (`cold ms`: the last of the uncounted
+round). The right columns are Herald's rate and processor time as multiples of the peer's.
 """
 
 import json
@@ -18,7 +25,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.quick_mode import extent, keep
+from bench.quick_mode import full_or_quick, write_result
 from bench.stub import CLIENT_CORE, Stub, pin
 
 HERE = Path(__file__).parent
@@ -36,19 +43,20 @@ PEERS: dict[str, list[str]] = {
 SDKS = ("boto3", "aiobotocore", "aws-sdk-js-v3")
 CEILING = "wrk"
 CEILING_SECONDS = 2
-CEILING_CONNECTIONS = extent(256, 16)
+CEILING_CONNECTIONS = full_or_quick(256, 16)
 
-LATENCIES_MS = extent((10, 0), (10,))
-PAYLOADS = extent((200, 4096, 32768), (200,))
-RECIPIENTS = extent((1000, 10_000), (100,))
+LATENCIES_MS = full_or_quick((10, 0), (10,))
+PAYLOADS = full_or_quick((200, 4096, 32768), (200,))
+RECIPIENTS = full_or_quick((1000, 10_000), (100,))
 TARGET = (10, 200, max(RECIPIENTS))
 SEQUENTIAL_RECIPIENTS = 1000
-"""A loop's rate does not depend on how many follow: beyond the target, so many must do for it."""
+"""The recipients of Chalice's loop, except at the target: its rate doesn't depend on their number,
+and it is slow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One peer in one configuration. Times in milliseconds from the start of a round."""
+    """The figures of one peer in one configuration; times are milliseconds since a round began."""
 
     name: str
     latency_ms: int
@@ -60,7 +68,7 @@ class Figures:
     first_ms: float | None
     last_ms: float | None
     cold_last_ms: float | None
-    """The first round's, which opens the connections."""
+    """The end of the first round, which opens the connections."""
 
 
 class Peer:
@@ -89,10 +97,10 @@ class Peer:
                 "NO_PROXY": "127.0.0.1",
             },
         )
-
-        self._read()  # that it is ready
+        self._read()  # it is ready
 
     def round(self) -> None:
+        """Have the peer send to every recipient once."""
         assert self._process.stdin
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
@@ -102,7 +110,7 @@ class Peer:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} ended with {self._process.wait()}")
+            raise SystemExit(f"{self.name} exited with {self._process.wait()}")
         return line
 
     def close(self) -> None:
@@ -133,7 +141,7 @@ class Peer:
 
 
 def measure(stub: Stub, latency_ms: int, payload: int, recipients: int) -> list[Figures]:
-    """All peers in one configuration."""
+    """Measure all peers in one configuration."""
     at_target = (latency_ms, payload, recipients) == TARGET
     with ExitStack() as stack:
         peers = []
@@ -162,16 +170,16 @@ def measure(stub: Stub, latency_ms: int, payload: int, recipients: int) -> list[
 
 
 def _rounds(name: str, at_target: bool) -> int:
-    """With the first, which isn't counted where there are more."""
+    """Return a peer's number of rounds. The first counts only if it is the only one."""
     if name == "herald":
         return 6 if at_target else 4
     if name == "chalice":
-        return 1  # it opens one connection: its first round is like any other
+        return 1  # it opens one connection, so its first round is like any other
     return 4 if at_target else 2
 
 
 def _ceiling(stub: Stub, latency_ms: int, payload: int) -> tuple[float, float, float]:
-    """wrk's requests/s, CPU µs per request and peak memory in MB."""
+    """Run wrk. Return its requests per second, CPU µs per request and peak memory in MB."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(f'wrk.method = "POST"\nwrk.body = string.rep("x", {payload})\n')
         script.write(
@@ -199,13 +207,13 @@ def _ceiling(stub: Stub, latency_ms: int, payload: int) -> tuple[float, float, f
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if errors or process.returncode:
-            raise SystemExit(f"wrk met {errors} errors and ended with {process.returncode}")
+            raise SystemExit(f"wrk had {errors} errors and exited with {process.returncode}")
     cpu = usage.ru_utime + usage.ru_stime
     return answered / microseconds * 1e6, cpu / answered * 1e6, usage.ru_maxrss / 1024
 
 
 def table(figures: Sequence[Figures]) -> str:
-    """A configuration's figures, with what Herald is against each."""
+    """Return a configuration's figures as a table, with Herald relative to each peer."""
     herald = figures[0]
     lines = [
         f"\n{herald.latency_ms} ms away, {herald.payload} B, {herald.recipients:,} recipients",
@@ -226,13 +234,13 @@ def table(figures: Sequence[Figures]) -> str:
             f"{herald.cpu_us / each.cpu_us:>10.3f} ×",
         ]
         if each.recipients != herald.recipients:
-            columns.append(f"({each.recipients:,} of them)")
+            columns.append(f"({each.recipients:,} recipients)")
         lines.append(" ".join(columns))
     return "\n".join(lines)
 
 
 def verdict(figures: Sequence[Figures]) -> str:
-    """The target's ratios, in words."""
+    """Return Herald's ratios to its peers in a sentence."""
     by_name = {each.name: each for each in figures}
     herald = by_name["herald"]
     best = max((by_name[name] for name in SDKS), key=lambda each: each.per_second)
@@ -245,7 +253,7 @@ def verdict(figures: Sequence[Figures]) -> str:
 
 
 def machine() -> dict[str, object]:
-    """What the figures were measured on."""
+    """Return the system, the Python and the day of the measurement."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
@@ -255,7 +263,7 @@ def machine() -> dict[str, object]:
 
 
 def main(stub: Stub) -> None:
-    """Measure every configuration; print each as a table, and write all of them."""
+    """Measure every configuration, print each as a table, and write all figures."""
     configurations = [TARGET] + [
         configuration
         for latency in LATENCIES_MS
@@ -263,13 +271,13 @@ def main(stub: Stub) -> None:
         for recipients in RECIPIENTS
         if (configuration := (latency, payload, recipients)) != TARGET
     ]
-    everything: list[Figures] = []
+    all_figures: list[Figures] = []
     for configuration in configurations:
         figures = measure(stub, *configuration)
         print(table(figures), flush=True)
         if configuration[1:] == TARGET[1:]:
             print(verdict(figures), flush=True)
-        everything += figures
-    here = machine()
-    entries = [{**asdict(each), "machine": here} for each in everything]
-    keep(RESULTS, "[\n" + ",\n".join(json.dumps(entry) for entry in entries) + "\n]\n")
+        all_figures += figures
+    measured_on = machine()
+    entries = [{**asdict(each), "machine": measured_on} for each in all_figures]
+    write_result(RESULTS, "[\n" + ",\n".join(json.dumps(entry) for entry in entries) + "\n]\n")

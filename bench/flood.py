@@ -1,7 +1,13 @@
-"""What one user's flood does to another's latency, through the local gateway and real sockets.
+"""One user's flood of frames and another user's latency, through the local gateway.
 
-Quiet and flooded rounds take turns. On AWS each function has a machine of its own and the two users
-share nothing but the account's quotas; here they share two cores, so that this is the worst case.
+    .venv/bin/python -m bench.flood
+
+Two rows: round trips of a user's pings while nothing else happens, and beside another user who
+sends twenty times what the rate limit allows. The rounds took turns. The last line has the ratio of
+the medians, and how many of the flood's frames were refused.
+
+On AWS each execution environment has its own processor, and the two users share only the account's
+quotas. Here everything shares the machine's cores, so this is the worst case.
 """
 
 import asyncio
@@ -12,34 +18,36 @@ import time
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from bench.quick_mode import extent
-from bench.quiet import functions_unheard
+from bench.quick_mode import full_or_quick
+from bench.quiet import stdout_discarded
 from gateway.configuration import configuration
 from gateway.server import gateway
 from gateway.tokens import token
 
-ROUNDS = extent(5, 1)
+ROUNDS = full_or_quick(5, 1)
 PINGS = 40
-PAUSE_SECONDS = 0.06  # within the user's rate
+PAUSE_SECONDS = 0.06  # below the user's rate limit
 FLOOD_SOCKETS = 4
-FLOOD_PER_SECOND = 400  # of all of them; the rate allows 20
+FLOOD_PER_SECOND = 400  # all sockets together; the rate limit is 20
 
 
 async def measure() -> tuple[list[float], list[float], list[str]]:
-    """The round trips of a user's pings, without and with another's flood, in seconds; and what the
-    flood was answered."""
+    """Measure the round trips of a user's pings, in seconds.
+
+    Returns those without a flood, those beside it, and the codes of the flood's answers.
+    """
     environment = {"PORT": "0", "HERALD_JWT_SECRET": "x" * 32}
     async with gateway(configuration(environment)) as running:
 
         def client(user: str) -> connect:
             url = f"{running.websocket}?token={token(environment, user)}"
-            return connect(url, ping_interval=None)  # as the network's, it waits behind the flood
+            return connect(url, ping_interval=None)  # a protocol ping would wait behind the flood
 
         async with client("bob") as bob, contextlib.AsyncExitStack() as stack:
             floods = [
                 await stack.enter_async_context(client("flood")) for _ in range(FLOOD_SOCKETS)
             ]
-            await _beside(floods, bob)  # until there are as many processes as it takes
+            await _beside(floods, bob)  # not counted: execution environments start
             quiet: list[float] = []
             flooded: list[float] = []
             codes: list[str] = []
@@ -54,7 +62,7 @@ async def measure() -> tuple[list[float], list[float], list[str]]:
 async def _beside(
     floods: list[ClientConnection], socket: ClientConnection
 ) -> tuple[list[float], list[str]]:
-    """The round trips of pings beside a flood, and what the flood was answered."""
+    """Return the round trips of pings beside a flood, and the codes of the flood's answers."""
     flooding = [asyncio.create_task(_flood(one)) for one in floods]
     times = await _pings(socket)
     for task in flooding:
@@ -69,7 +77,7 @@ async def _pings(socket: ClientConnection) -> list[float]:
         await socket.send('{"action": "ping"}')
         answer = json.loads(await socket.recv())
         if answer["type"] != "pong":
-            raise SystemExit(f"the other user was refused: {answer}")
+            raise SystemExit(f"The other user was refused: {answer}")
         times.append(time.perf_counter() - started)
         await asyncio.sleep(PAUSE_SECONDS)
     return times
@@ -82,7 +90,7 @@ async def _flood(socket: ClientConnection) -> None:
 
 
 async def _drain(socket: ClientConnection) -> list[str]:
-    """The codes of all answers that have come, or come within a moment."""
+    """Return the codes of all answers, once no more have come for half a second."""
     codes = []
     with contextlib.suppress(TimeoutError):
         while True:
@@ -92,9 +100,9 @@ async def _drain(socket: ClientConnection) -> list[str]:
 
 
 def main() -> None:
-    with functions_unheard():
+    with stdout_discarded():
         quiet, flooded, codes = asyncio.run(measure())
-    print(f"{'a ping of another user':28} {'median ms':>10} {'p95 ms':>8}")
+    print(f"{'ping of another user':28} {'median ms':>10} {'p95 ms':>8}")
     for title, times in (("quiet", quiet), ("beside the flood", flooded)):
         p95 = statistics.quantiles(times, n=20)[18]
         print(f"{title:28} {statistics.median(times) * 1000:>10.1f} {p95 * 1000:>8.1f}")

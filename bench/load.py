@@ -1,11 +1,19 @@
-"""5,000 sockets held at once through the local gateway, and what passes over them.
+"""5,000 sockets that are open at once through the local gateway, and messages over them.
 
-Real WebSockets, from a process of its own. A message to 1,000 of them every second for five
-minutes, beside 20 a second from one user to another; then as many as go; then all connections
-break at once, and everybody comes back. Each message that was accepted must come to each of its
-recipients once: what is missing or comes twice is counted, and ends this with a failure.
+    .venv/bin/python -m bench.load
+    LOAD_SECONDS=30 .venv/bin/python -m bench.load      # shortens the first part, five minutes
 
-`LOAD_SECONDS=30` makes the five minutes shorter.
+The clients are in a process of their own, and share this machine's cores with the gateway, its
+functions and the emulator. There are three parts:
+
+1. steady: a message to 1,000 sockets every second, beside 20 messages per second from one user to
+   another. The table has latencies in ms; below it are the processor cores that each kind of
+   process kept busy, and its memory as time passes;
+2. flat out: messages to the 1,000 as fast as they are answered;
+3. storm: all connections break at once, and all clients reconnect.
+
+Each accepted message must arrive at each of its recipients exactly once. The last line counts lost
+and duplicate deliveries; the benchmark fails if there is any.
 """
 
 import asyncio
@@ -26,34 +34,33 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from bench.queued import cpu
-from bench.quick_mode import extent, keep
+from bench.processes import TICKS_PER_SECOND, cpu_ticks
+from bench.quick_mode import full_or_quick, write_result
 from gateway.aws.emulator import client
 from gateway.configuration import configuration
 from gateway.server import Running, gateway
 from gateway.tokens import token
 
-SOCKETS = extent(5000, 200)
-MEMBERS = extent(1000, 40)
+SOCKETS = full_or_quick(5000, 200)
+MEMBERS = full_or_quick(1000, 40)
 GROUP = "team"
-SECONDS = int(os.environ.get("LOAD_SECONDS", extent(300, 10)))
-SINGLES_A_SECOND = 20
-FLAT_OUT_SECONDS = extent(20, 2)
+SECONDS = int(os.environ.get("LOAD_SECONDS", full_or_quick(300, 10)))
+SINGLES_PER_SECOND = 20
+FLAT_OUT_SECONDS = full_or_quick(20, 2)
 FLAT_OUT_AT_ONCE = 4
 HANDSHAKES_AT_ONCE = 100
 PATIENCE_SECONDS = 300
-SETTLE_SECONDS = extent(30, 1)
+SETTLE_SECONDS = full_or_quick(30, 1)
 TEXT = "x" * 100
 SECRET = {"HERALD_JWT_SECRET": "x" * 32}
-TICKS = os.sysconf("SC_CLK_TCK")
 RESULT = Path(__file__).parent / "results" / "load.json"
 
 
-# --- The gateway, in a process of its own
+# --- The gateway, in its own process
 
 
 def serve(channel: Connection) -> None:
-    """Serve until the other side hangs up. What the functions print goes nowhere."""
+    """Serve until the other side sends something, and discard what the functions print."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
 
@@ -67,7 +74,7 @@ def serve(channel: Connection) -> None:
 
 
 def kinds(server: int) -> dict[int, str]:
-    """The processes at work, and what each is."""
+    """Return the kind of each process that takes part."""
     found = {server: "gateway", os.getpid(): "clients"}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError, ValueError):
@@ -81,16 +88,16 @@ def kinds(server: int) -> dict[int, str]:
 
 
 def cpu_by_kind(server: int) -> dict[str, float]:
-    """Seconds of CPU until now."""
+    """Return the seconds of processor time that each kind has used."""
     used: dict[str, float] = defaultdict(float)
     for process, kind in kinds(server).items():
         with contextlib.suppress(OSError):
-            used[kind] += cpu(process) / TICKS
+            used[kind] += cpu_ticks(process) / TICKS_PER_SECOND
     return used
 
 
 def megabytes_by_kind(server: int) -> dict[str, float]:
-    """What each kind of process has in memory; of the functions, the largest one."""
+    """Return the resident memory of each kind; for the functions, of the largest process."""
     resident: dict[str, float] = {}
     for process, kind in kinds(server).items():
         with contextlib.suppress(OSError, IndexError):
@@ -103,24 +110,26 @@ def megabytes_by_kind(server: int) -> dict[str, float]:
 # --- The clients
 
 
-class Crowd:
+class Clients:
     """All clients, and what each has received."""
 
     def __init__(self, running: Running) -> None:
         self.running = running
         self.sockets: dict[int, ClientConnection] = {}
         self.received: Counter[tuple[str, int]] = Counter()
-        """How often a message came to a client."""
+        """How many times each client has received each message."""
         self.due: set[tuple[str, int]] = set()
+        """The messages that each client must receive."""
         self.latencies: dict[str, list[float]] = {"broadcast": [], "single": []}
-        """Seconds from before a message was posted until each recipient had it."""
+        """Seconds from the request of a message to its arrival at each recipient."""
         self.repeated_answers = 0
+        """How many answers came twice: a busy gateway may send a frame again."""
         self._handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         self._readers: dict[int, asyncio.Task[None]] = {}
         self._answers: dict[str, asyncio.Future[Any]] = {}
 
-    async def come(self, number: int) -> None:
-        """Connect a client. The first 1,000 are in the group."""
+    async def connect(self, number: int) -> None:
+        """Connect a client. The first 1,000 are members of the group."""
         groups = [GROUP] if number < MEMBERS else []
         bearer = token(SECRET, f"user-{number}", groups=groups)
         async with self._handshakes:
@@ -144,13 +153,13 @@ class Crowd:
                         self.latencies[message["type"]].append(now - message["data"]["sent"])
                 elif frame.get("ref") in self._answers:
                     self._answers.pop(frame["ref"]).set_result(frame)
-                elif "ref" in frame:  # sent again, since the gateway was too busy to confirm it
+                elif "ref" in frame:
                     self.repeated_answers += 1
                 else:
-                    raise SystemExit(f"nobody asked for {text!r}")
+                    raise SystemExit(f"An unexpected frame came: {text!r}")
 
     async def ask(self, number: int, **frame: Any) -> Any:
-        """A client's frame, and its answer."""
+        """Send a client's frame, and return the answer."""
         ref = f"{number}-{random.random()}"
         self._answers[ref] = asyncio.get_running_loop().create_future()
         answer = self._answers[ref]
@@ -159,17 +168,17 @@ class Crowd:
             return await answer
 
     async def send_single(self) -> None:
-        """From one user to another, over their sockets."""
+        """Send a message from one user to another, over their sockets."""
         sender, recipient = random.sample(range(SOCKETS), 2)
         data = {"sent": time.perf_counter(), "text": TEXT}
         to = {"users": [f"user-{recipient}"]}
         ack = await self.ask(sender, action="send", to=to, type="single", data=data)
         if ack.get("delivered") != 1:
-            raise SystemExit(f"a single message was not delivered: {ack}")
+            raise SystemExit(f"A message to one user was not delivered: {ack}")
         self.due.add((ack["id"], recipient))
 
     def drop_all(self) -> None:
-        """Break every connection, without a word."""
+        """Break every connection, without a close frame."""
         for reader in self._readers.values():
             reader.cancel()
         for socket in self.sockets.values():
@@ -178,31 +187,33 @@ class Crowd:
         self._readers.clear()
 
     async def settle(self) -> None:
-        """Wait until all has come that is due."""
+        """Wait until every due message has arrived, or SETTLE_SECONDS have passed."""
         end = time.monotonic() + SETTLE_SECONDS
         while self.lost and time.monotonic() < end:
             await asyncio.sleep(0.2)
 
     @property
     def lost(self) -> int:
+        """The number of due deliveries that have not arrived."""
         return len(self.due - self.received.keys())
 
     @property
-    def doubles(self) -> int:
+    def duplicates(self) -> int:
+        """The number of deliveries that arrived again."""
         return sum(count - 1 for count in self.received.values())
 
 
 class Broadcasts:
     """Posts messages to the group."""
 
-    def __init__(self, crowd: Crowd) -> None:
-        self._crowd = crowd
-        self._http = httpx.AsyncClient(base_url=crowd.running.http, timeout=PATIENCE_SECONDS)
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._http = httpx.AsyncClient(base_url=clients.running.http, timeout=PATIENCE_SECONDS)
         self._headers = {"Authorization": f"Bearer {token(SECRET, 'server')}"}
         self.answered: list[float] = []
 
     async def post(self) -> None:
-        """One message, which must be delivered to all members at once."""
+        """Post a message. Raises SystemExit unless it was delivered to all members."""
         sent = time.perf_counter()
         data = {"sent": sent, "text": TEXT}
         body = {"to": {"groups": [GROUP]}, "type": "broadcast", "data": data}
@@ -210,42 +221,42 @@ class Broadcasts:
         answer.raise_for_status()
         [report] = answer.json()["messages"]
         if report.get("delivered") != MEMBERS:
-            raise SystemExit(f"a message did not reach all: {report}")
+            raise SystemExit(f"A message did not reach all members: {report}")
         self.answered.append(time.perf_counter() - sent)
-        self._crowd.due |= {(report["id"], number) for number in range(MEMBERS)}
+        self._clients.due |= {(report["id"], number) for number in range(MEMBERS)}
 
 
 # --- What is measured
 
 
-async def held(crowd: Crowd, server: int) -> dict[str, Any]:
-    """The five minutes."""
-    broadcasts = Broadcasts(crowd)
+async def measure_steady(clients: Clients, server: int) -> dict[str, Any]:
+    """Measure messages at a steady rate, for SECONDS."""
+    broadcasts = Broadcasts(clients)
     memory = [megabytes_by_kind(server)]
     used, began = cpu_by_kind(server), time.perf_counter()
     async with asyncio.TaskGroup() as tasks:
-        for tick in range(SECONDS * SINGLES_A_SECOND):
-            await asyncio.sleep(began + tick / SINGLES_A_SECOND - time.perf_counter())
-            tasks.create_task(crowd.send_single())
-            if tick % SINGLES_A_SECOND == 0:
+        for tick in range(SECONDS * SINGLES_PER_SECOND):
+            await asyncio.sleep(began + tick / SINGLES_PER_SECOND - time.perf_counter())
+            tasks.create_task(clients.send_single())
+            if tick % SINGLES_PER_SECOND == 0:
                 tasks.create_task(broadcasts.post())
-            if tick and tick % (SECONDS * SINGLES_A_SECOND // 5) == 0:
+            if tick and tick % (SECONDS * SINGLES_PER_SECOND // 5) == 0:
                 memory.append(megabytes_by_kind(server))
     seconds = time.perf_counter() - began
-    await crowd.settle()
+    await clients.settle()
     return {
         "seconds": seconds,
         "broadcasts": len(broadcasts.answered),
         "answered": quantiles(broadcasts.answered),
-        **{kind: quantiles(latencies) for kind, latencies in crowd.latencies.items()},
+        **{kind: quantiles(latencies) for kind, latencies in clients.latencies.items()},
         "cpu": cores(server, used, seconds),
         "memory": [*memory, megabytes_by_kind(server)],
     }
 
 
-async def flat_out(crowd: Crowd, server: int) -> dict[str, Any]:
-    """Messages to the group, some at a time, as fast as they are answered."""
-    broadcasts = Broadcasts(crowd)
+async def measure_flat_out(clients: Clients, server: int) -> dict[str, Any]:
+    """Measure messages to the group, FLAT_OUT_AT_ONCE at a time, as fast as they are answered."""
+    broadcasts = Broadcasts(clients)
     used, began = cpu_by_kind(server), time.perf_counter()
 
     async def keep_posting() -> None:
@@ -254,37 +265,40 @@ async def flat_out(crowd: Crowd, server: int) -> dict[str, Any]:
 
     await asyncio.gather(*(keep_posting() for _ in range(FLAT_OUT_AT_ONCE)))
     seconds = time.perf_counter() - began
-    await crowd.settle()
+    await clients.settle()
     return {
         "deliveriesPerSecond": len(broadcasts.answered) * MEMBERS / seconds,
         "cpu": cores(server, used, seconds),
     }
 
 
-async def storm(crowd: Crowd) -> dict[str, Any]:
-    """All break, and come back at once; each must get an answer, and a message to all members."""
-    crowd.drop_all()
+async def measure_storm(clients: Clients) -> dict[str, Any]:
+    """Break all connections, and measure how long it takes until all clients are back.
+
+    Raises SystemExit unless each gets a pong, and the table has exactly these connections.
+    """
+    clients.drop_all()
     began = time.perf_counter()
-    crowd._handshakes = asyncio.Semaphore(SOCKETS)
-    await asyncio.gather(*map(crowd.come, range(SOCKETS)))
+    clients._handshakes = asyncio.Semaphore(SOCKETS)
+    await asyncio.gather(*map(clients.connect, range(SOCKETS)))
     connected = time.perf_counter() - began
-    pongs = await asyncio.gather(*(crowd.ask(one, action="ping") for one in range(SOCKETS)))
+    pongs = await asyncio.gather(*(clients.ask(one, action="ping") for one in range(SOCKETS)))
     answered = time.perf_counter() - began
     if any(pong["type"] != "pong" for pong in pongs):
-        raise SystemExit("somebody got no pong")
-    dynamodb = client("dynamodb", crowd.running.aws)
-    while (stored := count(dynamodb)) != SOCKETS:
+        raise SystemExit("A client got no pong")
+    dynamodb = client("dynamodb", clients.running.aws)
+    while (stored := count_connections(dynamodb)) != SOCKETS:
         if time.perf_counter() > began + PATIENCE_SECONDS:
-            raise SystemExit(f"{stored} connections are stored, of {SOCKETS}")
+            raise SystemExit(f"{stored} connections are stored, instead of {SOCKETS}")
         await asyncio.sleep(1)
     stored_at = time.perf_counter() - began
-    await Broadcasts(crowd).post()
-    await crowd.settle()
+    await Broadcasts(clients).post()
+    await clients.settle()
     return {"connected": connected, "answered": answered, "stored": stored_at}
 
 
-def count(dynamodb: Any) -> int:
-    """How many connections the table has."""
+def count_connections(dynamodb: Any) -> int:
+    """Return how many connections the table has."""
     pages = dynamodb.get_paginator("scan").paginate(
         TableName="herald-connections", Select="COUNT", ConsistentRead=True
     )
@@ -292,45 +306,46 @@ def count(dynamodb: Any) -> int:
 
 
 def quantiles(seconds: list[float]) -> dict[str, float]:
-    """In ms."""
+    """Return percentiles, in ms."""
     percentiles = statistics.quantiles(seconds, n=1000)
     found = {"p50": percentiles[499], "p90": percentiles[899], "p99": percentiles[989]}
     return {name: value * 1000 for name, value in {**found, "max": max(seconds)}.items()}
 
 
 def cores(server: int, before: dict[str, float], seconds: float) -> dict[str, float]:
-    """How many each kind of process kept busy since `before`."""
+    """Return how many cores each kind of process has kept busy since `before`."""
     return {kind: (used - before[kind]) / seconds for kind, used in cpu_by_kind(server).items()}
 
 
 async def measure(running: Running, server: int) -> dict[str, Any]:
-    crowd = Crowd(running)
+    """Connect all clients, measure the three parts, and print each."""
+    clients = Clients(running)
     began = time.perf_counter()
-    await asyncio.gather(*map(crowd.come, range(SOCKETS)))
+    await asyncio.gather(*map(clients.connect, range(SOCKETS)))
     connected = time.perf_counter() - began
-    print(f"{SOCKETS:,} sockets, open in {connected:.0f} s", flush=True)
+    print(f"{SOCKETS:,} sockets, opened in {connected:.0f} s", flush=True)
     results: dict[str, Any] = {"cpus": os.cpu_count(), "connected": connected}
-    results["held"] = await held(crowd, server)
-    show_held(results["held"])
-    results["flatOut"] = await flat_out(crowd, server)
-    show_flat_out(results["flatOut"])
-    results["storm"] = await storm(crowd)
-    show_storm(results["storm"])
+    results["held"] = await measure_steady(clients, server)
+    print_steady(results["held"])
+    results["flatOut"] = await measure_flat_out(clients, server)
+    print_flat_out(results["flatOut"])
+    results["storm"] = await measure_storm(clients)
+    print_storm(results["storm"])
     results |= {
         "memory": megabytes_by_kind(server),
-        "due": len(crowd.due),
-        "lost": crowd.lost,
-        "doubles": crowd.doubles,
-        "repeatedAnswers": crowd.repeated_answers,
+        "due": len(clients.due),
+        "lost": clients.lost,
+        "doubles": clients.duplicates,
+        "repeatedAnswers": clients.repeated_answers,
     }
-    crowd.drop_all()
+    clients.drop_all()
     return results
 
 
-def show_held(held: dict[str, Any]) -> None:
+def print_steady(held: dict[str, Any]) -> None:
     print(
-        f"{held['seconds']:.0f} s: a message to {MEMBERS:,} every second,"
-        f" and {SINGLES_A_SECOND} a second from one to another"
+        f"steady, {held['seconds']:.0f} s: a message to {MEMBERS:,} every second,"
+        f" and {SINGLES_PER_SECOND} per second from one to another"
     )
     print(f"{'ms':30}" + "".join(f"{name:>9}" for name in ("p50", "p90", "p99", "max")))
     for title, key in (
@@ -344,15 +359,15 @@ def show_held(held: dict[str, Any]) -> None:
         print(f"  MB after {minute}/5: {_listed(memory, '.0f')}", flush=True)
 
 
-def show_flat_out(flat_out: dict[str, Any]) -> None:
-    print(f"flat out: {flat_out['deliveriesPerSecond']:,.0f} deliveries a second")
+def print_flat_out(flat_out: dict[str, Any]) -> None:
+    print(f"flat out: {flat_out['deliveriesPerSecond']:,.0f} deliveries per second")
     print(f"  cores: {_listed(flat_out['cpu'], '.2f')}", flush=True)
 
 
-def show_storm(storm: dict[str, Any]) -> None:
+def print_storm(storm: dict[str, Any]) -> None:
     print(
-        f"storm: all back in {storm['connected']:.0f} s, all answered in {storm['answered']:.0f} s,"
-        f" nobody of before in the table after {storm['stored']:.0f} s",
+        f"storm: all reconnected after {storm['connected']:.0f} s, answered after"
+        f" {storm['answered']:.0f} s; only these in the table after {storm['stored']:.0f} s",
         flush=True,
     )
 
@@ -362,6 +377,7 @@ def _listed(values: dict[str, float], form: str) -> str:
 
 
 def main() -> None:
+    """Print and write the figures. Raises SystemExit if a delivery was lost or duplicate."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,))
     process.start()
@@ -371,11 +387,11 @@ def main() -> None:
     finally:
         ours.send(None)
         process.join()
-    keep(RESULT, json.dumps(results, indent=1) + "\n")
+    write_result(RESULT, json.dumps(results, indent=1) + "\n")
     print(f"MB at the end: {_listed(results['memory'], '.0f')}")
     print(
-        f"{results['due']:,} deliveries: {results['lost']} lost, {results['doubles']} twice;"
-        f" {results['repeatedAnswers']} answers twice"
+        f"{results['due']:,} deliveries: {results['lost']} lost, {results['doubles']} duplicate;"
+        f" {results['repeatedAnswers']} duplicate answers"
     )
     if results["lost"] or results["doubles"]:
         sys.exit(1)

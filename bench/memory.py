@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.peers.rounds import peak_memory
-from bench.quick_mode import extent
+from bench.quick_mode import full_or_quick
 from bench.stub import CLIENT_CORE, Stub, pin
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.parcel import Parcel
@@ -18,7 +18,7 @@ from chalicelib.protocol.reports import Result
 from chalicelib.runtime.aws import Credentials
 from chalicelib.store.items import Recipient
 
-AUDIENCES = (1000, extent(100_000, 2000))
+AUDIENCES = (1000, full_or_quick(100_000, 2000))
 PAGE = 1000
 DEADLINE_SECONDS = 120.0
 

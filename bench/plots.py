@@ -1,5 +1,9 @@
-"""Draws `results/scale.json` for `docs/scale.md`, with matplotlib, from a virtual environment of
-its own: `bench/.venv/bin/python -m bench.plots`."""
+"""Draws the plots of `docs/scale.md` from `results/scale.json`.
+
+    make simulate             # simulates, then runs `bench/.venv/bin/python -m bench.plots`
+
+It has its own virtual environment, `bench/.venv`, because nothing else needs matplotlib.
+"""
 
 import json
 from pathlib import Path
@@ -15,7 +19,7 @@ WIDTH, HEIGHT = 7.5, 4.2
 
 
 def broadcasts(results: dict[str, Any]) -> None:
-    """Seconds to the last recipient, by recipients."""
+    """Plot the seconds to the last recipient over the number of recipients."""
     figure, axes = plt.subplots(figsize=(WIDTH, HEIGHT))
     lines: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for entry in results["broadcasts"]:
@@ -43,7 +47,7 @@ def broadcasts(results: dict[str, Any]) -> None:
         xscale="log",
         yscale="log",
         xlabel="recipients",
-        ylabel="seconds to the last",
+        ylabel="seconds to the last recipient",
         title="One broadcast, alone in the account",
     )
     axes.grid(visible=True, which="major", alpha=0.4)
@@ -52,7 +56,7 @@ def broadcasts(results: dict[str, Any]) -> None:
 
 
 def storms(results: dict[str, Any]) -> None:
-    """Who is online, and how many handshakes are refused, after everybody was cut off."""
+    """Plot the share of clients online and the refused handshakes, after all were cut off."""
     figure, (online, refused) = plt.subplots(2, 1, figsize=(WIDTH, 6.5), sharex=True)
     for name, crowd in results["crowds"].items():
         if not name.endswith(" 500/s"):
@@ -62,17 +66,17 @@ def storms(results: dict[str, Any]) -> None:
         online.plot(minutes, [share * 100 for share in crowd["online"]], label=label)
         refused.plot(minutes, [max(1, count) for count in crowd["refused"]], label=label)
     online.set(
-        ylabel="% online", title="A million clients are cut off at once; 500 a second get in"
+        ylabel="% online", title="A million clients are cut off at once; 500 a second can connect"
     )
-    refused.set(ylabel="refused handshakes a second", xlabel="minutes", yscale="log")
+    refused.set(ylabel="refused handshakes per second", xlabel="minutes", yscale="log")
     for axes in (online, refused):
         axes.grid(visible=True, alpha=0.4)
-        axes.legend(fontsize="small", title="clients come back")
+        axes.legend(fontsize="small", title="how clients reconnect")
     save(figure, "scale-storm.svg")
 
 
 def months(results: dict[str, Any]) -> None:
-    """Dollars a month, by component."""
+    """Plot dollars a month, by component."""
     figure, axes = plt.subplots(figsize=(WIDTH, HEIGHT + 1))
     names = list(results["months"])
     left = [0.0] * len(names)
@@ -88,13 +92,14 @@ def months(results: dict[str, Any]) -> None:
             width=0.5,
         )
         left = [below + more for below, more in zip(left, dollars, strict=True)]
-    axes.set(ylabel="dollars a month", title="A million connections, all the time")
+    axes.set(ylabel="dollars a month", title="A million connections at all times")
     axes.set_xlim(-0.5, 2.6)
     axes.legend(fontsize="small", loc="center right", reverse=True)
     save(figure, "scale-cost.svg")
 
 
 def save(figure: Any, name: str) -> None:
+    """Write a figure as an SVG that is the same for the same data."""
     figure.tight_layout()
     figure.savefig(IMAGES / name, metadata={"Date": None})
     plt.close(figure)

@@ -1,9 +1,15 @@
-"""A broadcast to 100,000 connections through the queue, beside the same delivered by POST itself.
+"""Broadcasts through the queue, beside broadcasts that POST delivers itself.
 
-From the request to the last recipient, in the local gateway with its workers, its queue and the
-stub, on all cores. The two take turns. Then the same with a worker killed in the middle. Nobody may
-be missed: the stub's log has every connection. Meanwhile another tenant sends to one connection,
-which POST delivers itself, and to eleven, which go through the same queue.
+    .venv/bin/python -m bench.queued
+
+Everything runs on this machine's cores: the local gateway, its workers and queue, and the stub.
+The rows of the first table are broadcasts to 10,000 and to 100,000 connections, delivered by POST
+and by the queue (the two took turns), and one in whose middle a worker is killed. Times are seconds
+since the request; `calls` are those that the stub has logged, `MB` the largest process. The
+benchmark fails if any connection was missed.
+
+The second table has the latency of another tenant's small messages, while nothing else happens and
+beside broadcasts: to one connection, which POST delivers, and to eleven, through the queue.
 """
 
 import asyncio
@@ -19,8 +25,9 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from bench.quick_mode import extent, keep
-from bench.quiet import functions_unheard
+from bench.processes import cpu_ticks, execution_environments, peak_megabytes, reset_peak
+from bench.quick_mode import full_or_quick, write_result
+from bench.quiet import stdout_discarded
 from bench.stub import Stub, stub
 from bench.tables import Tables, serving
 from chalicelib.auth.principal import Principal
@@ -31,14 +38,14 @@ from gateway.configuration import configuration
 from gateway.server import Running, gateway
 from gateway.tokens import token
 
-COUNT = extent(100_000, 4000)
-FEW = extent(10_000, 1000)
-ROUNDS = extent(3, 1)
+COUNT = full_or_quick(100_000, 4000)
+FEW = full_or_quick(10_000, 1000)
+ROUNDS = full_or_quick(3, 1)
 LATENCY_MS = 10
 QUIET_SECONDS = 4.0
-KILL_AFTER = extent(30_000, 1000)  # deliveries
-HIDDEN_SECONDS = 5  # from a dead worker to the next; a deployed queue has a minute
-OTHER = "other"
+KILL_AFTER = full_or_quick(30_000, 1000)  # deliveries
+HIDDEN_SECONDS = 5  # until a dead worker's job comes again; a deployed queue takes 60
+OTHER_TENANT = "other"
 RESULT = Path(__file__).parent / "results" / "queued.json"
 SECRET = {"HERALD_JWT_SECRET": "x" * 32}
 INLINE = 10
@@ -48,7 +55,7 @@ BODY = {"to": {"all": True}, "data": "x" * 100}
 
 
 class Run(NamedTuple):
-    """One broadcast. Seconds from the request; `megabytes` is the most that one process had."""
+    """One broadcast. Times are seconds since the request; `megabytes` is the largest process."""
 
     first: float
     last: float
@@ -58,15 +65,15 @@ class Run(NamedTuple):
     megabytes: float
 
 
-class Small(NamedTuple):
-    """Seconds from a small request to its last recipient: to one, and to eleven."""
+class SmallMessages(NamedTuple):
+    """Seconds from the request of a small message to its last recipient."""
 
     to_one: list[float]
     to_eleven: list[float]
 
 
-class Place:
-    """A gateway whose connections are all at the stub."""
+class StubbedGateway:
+    """A running gateway whose connections are all at the stub."""
 
     def __init__(self, running: Running, log: Path) -> None:
         self.running = running
@@ -77,8 +84,8 @@ class Place:
             "Content-Type": "application/json",
         }
 
-    def say_how_many(self, count: int) -> None:
-        """As the last sweep would have counted."""
+    def set_audience_size(self, count: int) -> None:
+        """Store the number of connections, as the last sweep would have counted them."""
         dynamodb = client("dynamodb", self.running.aws)
         for shard in range(4):
             item = {
@@ -87,13 +94,13 @@ class Place:
             }
             dynamodb.put_item(TableName="herald-users", Item=item)
 
-    def let_in_a_few(self, endpoint: str) -> None:
-        """Users of another tenant, with a connection each."""
+    def add_other_tenant(self, endpoint: str) -> None:
+        """Store users of another tenant, each with one connection."""
         dynamodb = client("dynamodb", self.running.aws)
         for user in FEW_USERS:
-            principal = Principal(user, int(time.time()) + 7200, tenant=OTHER)
+            principal = Principal(user, int(time.time()) + 7200, tenant=OTHER_TENANT)
             now = int(time.time() * 1000)
-            connection = Connection(f"{OTHER}-{user}", principal, endpoint, now, now)
+            connection = Connection(f"{OTHER_TENANT}-{user}", principal, endpoint, now, now)
             item = {
                 "user": {"S": principal.key},
                 "connections": {"SS": [connection.connection_id]},
@@ -101,30 +108,33 @@ class Place:
             }
             dynamodb.put_item(TableName="herald-users", Item=item)
 
-    async def send_small(self, until: "asyncio.Event", small: Small) -> None:
-        """Small messages, one after the other, until something has happened."""
-        headers = {**self._headers, "Authorization": f"Bearer {token(SECRET, 'b', tenant=OTHER)}"}
+    async def send_small_messages(self, until: asyncio.Event, small: SmallMessages) -> None:
+        """Send small messages, one after the other, until an event is set; record their times."""
+        headers = {
+            **self._headers,
+            "Authorization": f"Bearer {token(SECRET, 'b', tenant=OTHER_TENANT)}",
+        }
         while not until.is_set():
             for users, times in ((FEW_USERS[:1], small.to_one), (FEW_USERS, small.to_eleven)):
-                arrived = len(self._calls(OTHER))
+                arrived = len(self._calls(OTHER_TENANT))
                 began = time.time()
                 body = {"to": {"users": users}, "data": 1}
                 await self._http.post("/messages", json=body, headers=headers)
-                while len(self._calls(OTHER)) < arrived + len(users):
+                while len(self._calls(OTHER_TENANT)) < arrived + len(users):
                     await asyncio.sleep(PAUSE_SECONDS)
-                times.append(max(at for at, _ in self._calls(OTHER)) - began)
+                times.append(max(at for at, _ in self._calls(OTHER_TENANT)) - began)
 
     def _calls(self, prefix: str) -> list[tuple[float, str]]:
-        """When the stub was called for the connections that are so called."""
+        """Return the time and the connection of each call, for ids that begin with `prefix`."""
         lines = [line.partition(" ") for line in self._log.read_text().splitlines()]
         calls = [(float(at), path.rpartition("/")[2]) for at, _, path in lines]
         return [(at, connection) for at, connection in calls if connection.startswith(prefix)]
 
     async def broadcast(self, count: int, *, kill: bool = False) -> Run:
-        """To `count` connections, who must all get it."""
+        """Broadcast to all `count` connections. Raises SystemExit if any was missed."""
         os.truncate(self._log, 0)
-        for process in processes():
-            Path(f"/proc/{process}/clear_refs").write_text("5")  # the peak begins anew
+        for process in execution_environments():
+            reset_peak(process)
         began = time.time()
         answer = await self._http.post("/messages", json=BODY, headers=self._headers)
         answered = time.time() - began
@@ -132,17 +142,17 @@ class Place:
         if answer.status_code == 202:
             if kill:
                 await self._kill_one()
-            message = await self._final(message["id"])
-        await asyncio.sleep(0.5)  # the stub writes its log
+            message = await self._final_report(message["id"])
+        await asyncio.sleep(0.5)  # until the stub has written its log
         calls = self._calls("c-")
         reached = len({connection for _, connection in calls})
         if message["delivered"] != count or reached != count:
-            raise SystemExit(f"{count - reached} were missed: {message}")
+            raise SystemExit(f"{count - reached} connections were missed: {message}")
         first, last = min(calls)[0] - began, max(calls)[0] - began
-        memory = max(map(peak, processes()))
+        memory = max(map(peak_megabytes, execution_environments()))
         return Run(first, last, answered, count / last, len(calls), memory)
 
-    async def _final(self, message_id: str) -> Any:
+    async def _final_report(self, message_id: str) -> Any:
         while True:
             answer = await self._http.get(f"/messages/{message_id}", headers=self._headers)
             if answer.json()["done"]:
@@ -150,41 +160,22 @@ class Place:
             await asyncio.sleep(0.1)
 
     async def _kill_one(self) -> None:
-        """The busiest worker, when so many were reached."""
-        before = {process: cpu(process) for process in processes()}
+        """Kill the busiest worker once KILL_AFTER connections were reached."""
+        before = {process: cpu_ticks(process) for process in execution_environments()}
         while len(self._log.read_bytes().splitlines()) < KILL_AFTER:
             await asyncio.sleep(0.05)
-        used = {process: cpu(process) - before.get(process, 0) for process in processes()}
+        used = {
+            process: cpu_ticks(process) - before.get(process, 0)
+            for process in execution_environments()
+        }
         os.kill(max(used, key=lambda process: used[process]), signal.SIGKILL)
 
 
-def processes() -> list[int]:
-    """The execution environments."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if b"gateway.functions.runtime" in status.read_bytes():
-                found.append(int(status.parent.name))
-    return found
-
-
-def peak(process: int) -> float:
-    """The most memory that it had, in MB."""
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
-
-
-def cpu(process: int) -> int:
-    """The processor time that it has used, in ticks."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
-
-
 @contextlib.asynccontextmanager
-async def place(running_stub: Stub, tables: Tables, **environment: str) -> AsyncIterator[Place]:
-    """A gateway over tables of its own."""
+async def stubbed_gateway(
+    running_stub: Stub, tables: Tables, **environment: str
+) -> AsyncIterator[StubbedGateway]:
+    """Run a gateway that reads these tables, while the context lasts."""
     async with serving(tables) as endpoint:
         configured = configuration(
             {
@@ -202,30 +193,30 @@ async def place(running_stub: Stub, tables: Tables, **environment: str) -> Async
         )
         async with gateway(configured) as running:
             tables.emulator = running.aws["AWS_ENDPOINT_URL"]
-            yield Place(running, running_stub.log)
+            yield StubbedGateway(running, running_stub.log)
 
 
-async def measure(running_stub: Stub) -> tuple[dict[str, list[Run]], dict[str, Small]]:
-    """Runs by title, and small messages by what went on beside them."""
+async def measure(running_stub: Stub) -> tuple[dict[str, list[Run]], dict[str, SmallMessages]]:
+    """Return the broadcasts by title, and the small messages by what happened beside them."""
     endpoint = running_stub.endpoint(LATENCY_MS)
     tables = [Tables(endpoint), Tables(endpoint)]
     runs: dict[str, list[Run]] = {}
 
-    def size(count: int, place: Place) -> None:
+    def resize(count: int, queued: StubbedGateway) -> None:
         for one in tables:
             one.fill(count, (1, shards_for(count)))
-        place.say_how_many(count)
+        queued.set_audience_size(count)
 
     async with (
-        place(running_stub, tables[0], HERALD_FANOUT_QUEUE_URL="") as inline,
-        place(running_stub, tables[1]) as queued,
+        stubbed_gateway(running_stub, tables[0], HERALD_FANOUT_QUEUE_URL="") as inline,
+        stubbed_gateway(running_stub, tables[1]) as queued,
     ):
-        size(FEW, queued)
-        await inline.broadcast(FEW)  # the processes start, and open their connections
+        resize(FEW, queued)
+        await inline.broadcast(FEW)  # not counted: processes start, and open their connections
         await queued.broadcast(FEW)
         runs[f"POST, {FEW:,}"] = [await inline.broadcast(FEW) for _ in range(ROUNDS)]
         runs[f"queue, {FEW:,}"] = [await queued.broadcast(FEW) for _ in range(ROUNDS)]
-        size(COUNT, queued)
+        resize(COUNT, queued)
         both: tuple[list[Run], list[Run]] = ([], [])
         for _ in range(ROUNDS):
             both[0].append(await inline.broadcast(COUNT))
@@ -235,15 +226,15 @@ async def measure(running_stub: Stub) -> tuple[dict[str, list[Run]], dict[str, S
             QueueUrl=queued.running.aws["HERALD_FANOUT_QUEUE_URL"],
             Attributes={"VisibilityTimeout": str(HIDDEN_SECONDS)},
         )
-        await asyncio.sleep(2)  # a call that waits for messages has the old time
+        await asyncio.sleep(2)  # a receive call that waits already has the old time-out
         killed = f"queue, {COUNT:,}, a worker killed"
         runs[killed] = [await queued.broadcast(COUNT, kill=True) for _ in range(ROUNDS)]
-        queued.let_in_a_few(endpoint)
-        small = {"nothing": Small([], []), "a broadcast": Small([], [])}
+        queued.add_other_tenant(endpoint)
+        small = {"nothing": SmallMessages([], []), "a broadcast": SmallMessages([], [])}
         for _ in range(ROUNDS):
             for title, times in small.items():
                 ended = asyncio.Event()
-                sending = asyncio.create_task(queued.send_small(ended, times))
+                sending = asyncio.create_task(queued.send_small_messages(ended, times))
                 if title == "nothing":
                     await asyncio.sleep(QUIET_SECONDS)
                 else:
@@ -254,7 +245,7 @@ async def measure(running_stub: Stub) -> tuple[dict[str, list[Run]], dict[str, S
 
 
 def main() -> None:
-    with stub(log=True) as running_stub, functions_unheard():
+    with stub(log=True) as running_stub, stdout_discarded():
         runs, small = asyncio.run(measure(running_stub))
     print(f"{'broadcast':34} {'per s':>8} {'first s':>8} {'last s':>8} {'calls':>8} {'MB':>6}")
     for title, of in runs.items():
@@ -264,7 +255,7 @@ def main() -> None:
             f" {run.calls:>8,.0f} {run.megabytes:>6.1f}"
         )
     titles = ("to one", "most", "to 11", "most")
-    print(f"\n{'seconds, another tenant, beside':34} " + " ".join(f"{it:>8}" for it in titles))
+    print(f"\n{'other tenant, seconds, beside':34} " + " ".join(f"{it:>8}" for it in titles))
     for title, times in small.items():
         cells = [cell for one in times for cell in (statistics.median(one), max(one))]
         print(f"{title:34} " + " ".join(f"{cell:>8.2f}" for cell in cells))
@@ -273,7 +264,7 @@ def main() -> None:
         "runs": {title: [run._asdict() for run in of] for title, of in runs.items()},
         "small": {title: times._asdict() for title, times in small.items()},
     }
-    keep(RESULT, json.dumps(results, indent=1) + "\n")
+    write_result(RESULT, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

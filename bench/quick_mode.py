@@ -1,4 +1,7 @@
-"""How much is measured: all of it; or, with QUICK=1, just enough to see that it can be."""
+"""Quick mode: with QUICK=1 a benchmark runs just long enough to show that it works.
+
+A quick run's figures mean nothing, so they are not written to `bench/results`.
+"""
 
 import os
 from pathlib import Path
@@ -9,15 +12,15 @@ QUICK = os.environ.get("QUICK") == "1"
 T = TypeVar("T")
 
 
-def extent(full: T, quick: T) -> T:
-    """What a benchmark goes to."""
+def full_or_quick(full: T, quick: T) -> T:
+    """Return the size of a benchmark: `full`, or `quick` in quick mode."""
     return quick if QUICK else full
 
 
-def keep(result: Path, text: str) -> None:
-    """Write figures down. A quick run's say nothing, and leave those that there are."""
+def write_result(path: Path, text: str) -> None:
+    """Write the figures of a full run to a file, and print its path."""
     if QUICK:
         return
-    result.parent.mkdir(exist_ok=True)
-    result.write_text(text)
-    print(f"Written to {result.relative_to(Path(__file__).parent.parent)}", flush=True)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    print(f"Written to {path.relative_to(Path(__file__).parent.parent)}", flush=True)

@@ -1,4 +1,4 @@
-"""What functions print, ten thousand lines of metrics, is no result of a benchmark."""
+"""Keeps what functions print, thousands of lines of metrics, out of a benchmark's output."""
 
 import os
 import sys
@@ -7,8 +7,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def functions_unheard() -> Iterator[None]:
-    """What this process and those that it starts print goes nowhere, but for errors."""
+def stdout_discarded() -> Iterator[None]:
+    """Discard the standard output of this process and of those that it starts.
+
+    Standard error stays, so that errors are seen.
+    """
     sys.stdout.flush()
     terminal = os.dup(1)
     with open(os.devnull, "w") as nowhere:

@@ -1,9 +1,14 @@
-"""A storm: 2,000 clients come back after a deployment, and each resumes 100 messages.
+"""A reconnect storm: 2,000 clients reconnect, and each resumes 100 messages that it missed.
 
-Real WebSockets through the local gateway, on all cores, with the emulator's DynamoDB. The messages
-are sent while nobody is there: to everybody, to a group, and to each user. Then all connect, and
-ask, two hundred at a time; each must get the hundred, in order. Beside it, as many pings, in the
-same way: what a frame costs that reads nothing.
+    .venv/bin/python -m bench.resume
+
+The clients are real WebSocket clients of the local gateway, and share this machine's cores with it
+and with the emulated DynamoDB. While nobody is connected, messages are sent to everybody, to a
+group, and to each user. Then all clients connect and resume, 200 at a time. The benchmark fails
+unless each gets its 100 messages in order.
+
+A row has the time until all were answered, the rate, the latency, and the functions' processor time
+per client. The pings, sent in the same way, are the comparison: frames that read nothing.
 """
 
 import asyncio
@@ -18,30 +23,30 @@ from typing import Any, NamedTuple
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
-from bench.queued import cpu, processes
-from bench.quick_mode import extent, keep
-from bench.quiet import functions_unheard
+from bench.processes import TICKS_PER_SECOND, cpu_ticks, execution_environments
+from bench.quick_mode import full_or_quick, write_result
+from bench.quiet import stdout_discarded
 from chalicelib.protocol.ulid import earliest
 from gateway.aws.emulator import client
 from gateway.configuration import configuration
 from gateway.server import Running, gateway
 from gateway.tokens import token
 
-CLIENTS = extent(2000, 200)
+CLIENTS = full_or_quick(2000, 200)
 TO_ALL, TO_GROUP, TO_EACH = 60, 38, 2
 MESSAGES = TO_ALL + TO_GROUP + TO_EACH
 AT_ONCE = 200
-USERS_OF_A_POST = 100
+USERS_PER_POST = 100
 GROUP = "team"
 SECRET = {"HERALD_JWT_SECRET": "x" * 32}
 TEXT = "x" * 100
-TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
+TICK_MS = 1000 / TICKS_PER_SECOND
 RESULT = Path(__file__).parent / "results" / "resume.json"
 
 
 class Storm(NamedTuple):
-    """What all clients asked at once. Times in ms, but for `seconds`, until the last was answered;
-    `cpu` is the functions', for each client."""
+    """The figures of a storm: `seconds` until the last answer, latencies in ms, and `cpu`, the
+    functions' processor time per client in ms."""
 
     seconds: float
     per_second: float
@@ -51,9 +56,9 @@ class Storm(NamedTuple):
 
 
 async def send(running: Running, users: list[str]) -> None:
-    """A hundred messages for each user."""
+    """Send a hundred messages to each user."""
     headers = {"Authorization": f"Bearer {token(SECRET, 'bench')}"}
-    chunks = [users[at : at + USERS_OF_A_POST] for at in range(0, len(users), USERS_OF_A_POST)]
+    chunks = [users[at : at + USERS_PER_POST] for at in range(0, len(users), USERS_PER_POST)]
     audiences = [
         *[{"all": True}] * TO_ALL,
         *[{"groups": [GROUP]}] * TO_GROUP,
@@ -68,20 +73,21 @@ async def send(running: Running, users: list[str]) -> None:
 async def storm(
     sockets: list[ClientConnection], ask: Callable[[ClientConnection], Awaitable[None]]
 ) -> Storm:
-    """All ask, so many at a time."""
-    places = asyncio.Semaphore(AT_ONCE)
+    """Have all clients ask, AT_ONCE at a time, and measure that."""
+    turns = asyncio.Semaphore(AT_ONCE)
     times: list[float] = []
 
     async def one(socket: ClientConnection) -> None:
-        async with places:
+        async with turns:
             began = time.perf_counter()
             await ask(socket)
             times.append((time.perf_counter() - began) * 1000)
 
-    before, began = {process: cpu(process) for process in processes()}, time.perf_counter()
+    before = {process: cpu_ticks(process) for process in execution_environments()}
+    began = time.perf_counter()
     await asyncio.gather(*map(one, sockets))
     seconds = time.perf_counter() - began
-    used = sum(cpu(process) - before.get(process, 0) for process in processes())
+    used = sum(cpu_ticks(process) - before.get(process, 0) for process in execution_environments())
     return Storm(
         seconds,
         len(sockets) / seconds,
@@ -92,23 +98,25 @@ async def storm(
 
 
 async def ping(socket: ClientConnection) -> None:
+    """Send a ping. Raises SystemExit unless a pong comes."""
     await socket.send('{"action": "ping"}')
     answer = json.loads(await socket.recv())
     if answer["type"] != "pong":
-        raise SystemExit(f"no pong: {answer}")
+        raise SystemExit(f"No pong came, but {answer}")
 
 
 async def resume(socket: ClientConnection, after: str) -> None:
+    """Resume. Raises SystemExit unless all messages come, in order."""
     await socket.send(json.dumps({"action": "resume", "after": after}))
     ids: list[str] = []
     while (answer := json.loads(await socket.recv()))["type"] == "messages":
         ids += [message["id"] for message in answer["messages"]]
     if len(ids) != MESSAGES or ids != sorted(ids) or not answer.get("complete"):
-        raise SystemExit(f"{len(ids)} came of {MESSAGES}: {answer}")
+        raise SystemExit(f"{len(ids)} of {MESSAGES} messages came, or in the wrong order: {answer}")
 
 
-async def gone(running: Running, sockets: list[ClientConnection]) -> None:
-    """Close all, and wait until Herald knows."""
+async def disconnect(running: Running, sockets: list[ClientConnection]) -> None:
+    """Close all sockets, and wait until Herald has removed their connections."""
     for socket in sockets:
         await socket.close()
     dynamodb = client("dynamodb", running.aws)
@@ -117,28 +125,29 @@ async def gone(running: Running, sockets: list[ClientConnection]) -> None:
 
 
 async def measure() -> dict[str, Any]:
+    """Run the storm, and return its figures."""
     users = [f"user-{number}" for number in range(CLIENTS)]
     environment = {"HERALD_MESSAGE_RATE": "1000", "GATEWAY_SCHEDULE_SECONDS": "86400"}
     async with gateway(configuration({**SECRET, **environment, "PORT": "0"})) as running:
 
-        async def come(user: str) -> ClientConnection:
+        async def open_socket(user: str) -> ClientConnection:
             bearer = token(SECRET, user, groups=[GROUP])
-            async with places:
+            async with turns:
                 return await connect(
                     f"{running.websocket}?token={bearer}", ping_interval=None, open_timeout=60
                 )
 
-        places = asyncio.Semaphore(AT_ONCE)
-        # Who is in the group before the messages are, has left when they come.
-        await gone(running, await asyncio.gather(*map(come, users)))
+        turns = asyncio.Semaphore(AT_ONCE)
+        # A first connection makes each user a member of the group before the messages are sent.
+        await disconnect(running, await asyncio.gather(*map(open_socket, users)))
         after = earliest(int(time.time() * 1000))
         await send(running, users)
         began = time.perf_counter()
-        sockets = await asyncio.gather(*map(come, users))
+        sockets = await asyncio.gather(*map(open_socket, users))
         connected = time.perf_counter() - began
         pings = await storm(sockets, ping)
         resumes = await storm(sockets, lambda socket: resume(socket, after))
-        await gone(running, sockets)
+        await disconnect(running, sockets)
     return {
         "cpus": os.cpu_count(),
         "connected": connected,
@@ -148,7 +157,8 @@ async def measure() -> dict[str, Any]:
 
 
 def main() -> None:
-    with functions_unheard():
+    """Print the figures as a table, and write them."""
+    with stdout_discarded():
         results = asyncio.run(measure())
     print(
         f"{CLIENTS:,} clients connected in {results['connected']:.1f} s; then, {AT_ONCE} at a time:"
@@ -157,7 +167,7 @@ def main() -> None:
     print(f"{'':28}" + "".join(f"{title:>13}" for title in titles))
     for title, kind in (("a ping each", "pings"), (f"{MESSAGES} messages resumed each", "resumes")):
         print(f"{title:28}" + "".join(f"{value:>13,.1f}" for value in results[kind].values()))
-    keep(RESULT, json.dumps(results, indent=1) + "\n")
+    write_result(RESULT, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

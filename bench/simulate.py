@@ -1,8 +1,13 @@
-"""How far the design goes: quotas, workers and reconnects of a million connections, simulated.
+"""Simulates how far the design scales: broadcasts, reconnects, and costs of a million connections.
 
-`python -m bench.simulate` writes `results/scale.json`; `bench.plots` draws it for `docs/scale.md`.
-What a delivery costs is taken from the results of `bench.queued` and `bench.fanout`; quotas and
-prices are AWS's, with the page that each is from. Nothing here has run on AWS.
+    make simulate             # writes `results/scale.json`, and draws the plots of `docs/scale.md`
+
+The printed tables are those of `docs/scale.md`: seconds to a broadcast's last recipient, by quota
+and worker size; how clients return after a mass disconnect, by reconnect policy; and dollars a
+month, by component.
+
+The cost of a delivery is taken from the results of `bench.queued` and `bench.fanout`. Quotas and
+prices are AWS's; each names the page that it is from. Nothing here has run on AWS.
 """
 
 import json
@@ -25,24 +30,24 @@ RESULTS = Path(__file__).parent / "results"
 RESULT = RESULTS / "scale.json"
 
 # https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html
-QUOTA = 10_000  # requests a second, callbacks among them; 2,500 in some regions
-BURST = 0.5  # of a second's quota: 5,000 where that is 10,000
+QUOTA = 10_000  # requests per second, `@connections` included; 2,500 in some regions
+BURST = 0.5  # of the quota of a second: 5,000 of 10,000
 # https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-execution-service-websocket-limits-table.html
-CONNECTS = 500  # new connections a second
+CONNECTS = 500  # new connections per second
 LIFE_SECONDS = 2 * 60 * 60
 IDLE_SECONDS = 10 * 60
-PING_SECONDS = 9 * 60  # within that
+PING_SECONDS = 8 * 60  # the default of both clients
 # https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html
-FIRST_WORKERS, MORE_EACH_SECOND, MOST_WORKERS, BATCH = 5, 5, 1000, 10
+FIRST_WORKERS, MORE_WORKERS_PER_SECOND, MAX_WORKERS, BATCH = 5, 5, 1000, 10
 # https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html
-MEGABYTES_A_CPU = 1769
+MEGABYTES_PER_CPU = 1769
 
-# Guesses, each on the slow side of what is usual within a region:
-LATENCY = 0.010  # of `@connections`, as in the benchmarks
+# Guesses, each slower than what is usual within a region:
+LATENCY = 0.010  # a call of `@connections`, as in the benchmarks
 RECEIVE = 0.030  # from SQS to the function
 COLD_START = 0.8
-JOB = 0.030  # claim, content, result, and the rest back into the queue: five calls
-PACED = 0.8  # of the quota, as `HERALD_FANOUT_RATE` is by default
+JOB = 0.030  # five calls: claim, content, result, and re-queueing the rest
+PACED = 0.8  # share of the quota, as `HERALD_FANOUT_RATE` has it by default
 
 Event = Generator[simpy.Event, Any, None]
 
@@ -52,19 +57,18 @@ Event = Generator[simpy.Event, Any, None]
 
 @dataclass(slots=True)
 class Job:
-    """A shard's rest."""
+    """A job of the queue: the recipients of a shard that are left."""
 
     left: int
 
 
 def background(connections: int) -> float:
-    """Requests a second of clients that do nothing but stay: pings and their answers, and
-    handshakes every two hours."""
+    """Return the requests per second of idle clients: pings, their answers, and handshakes."""
     return 2 * connections / PING_SECONDS + connections / LIFE_SECONDS
 
 
 class Gateway:
-    """API Gateway's token bucket, from which others take `others` requests a second."""
+    """API Gateway's token bucket, from which other traffic takes `others` requests per second."""
 
     def __init__(self, environment: simpy.Environment, quota: int, others: float) -> None:
         self._environment = environment
@@ -74,7 +78,7 @@ class Gateway:
         self.throttled = 0.0
 
     def take(self, requests: int) -> float:
-        """Seconds until so many are through; those that have to be tried again are counted."""
+        """Return the seconds until so many requests are accepted; count the throttled ones."""
         now = self._environment.now
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - requests
         self._at = now
@@ -84,11 +88,16 @@ class Gateway:
 
 
 class Broadcast:
-    """One message to all `recipients`, who do nothing else but stay."""
+    """One message to all recipients, who are otherwise idle."""
 
     def __init__(self, recipients: int, quota: int, per_worker: float) -> None:
-        """`quota` and `per_worker` in deliveries a second. The first must be more than what it
-        takes to stay."""
+        """Prepare a broadcast.
+
+        Args:
+            recipients: the number of connections.
+            quota: requests per second, which must exceed the background traffic.
+            per_worker: the deliveries per second of a worker.
+        """
         self._environment = simpy.Environment()
         self.gateway = Gateway(self._environment, quota, background(recipients))
         self._queue = simpy.Store(self._environment)
@@ -104,19 +113,19 @@ class Broadcast:
         self._environment.process(self._scale())
 
     def seconds(self) -> float:
-        """From the 202 to the last recipient."""
+        """Run the broadcast; return the seconds from the 202 to the last recipient."""
         self._environment.run()
         return self._last
 
     def _scale(self) -> Event:
-        """Lambda's pollers: some at once, more while there is more to do than they do."""
+        """Start workers as Lambda does: some at once, and more while jobs wait in the queue."""
         for _ in range(FIRST_WORKERS):
             self._environment.process(self._worker())
         self.workers = FIRST_WORKERS
         while self._left:
             yield self._environment.timeout(1.0)
-            for _ in range(min(MORE_EACH_SECOND, len(self._queue.items))):
-                if self.workers < MOST_WORKERS:
+            for _ in range(min(MORE_WORKERS_PER_SECOND, len(self._queue.items))):
+                if self.workers < MAX_WORKERS:
                     self.workers += 1
                     self._environment.process(self._worker())
 
@@ -153,15 +162,19 @@ class Broadcast:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How clients come back: after a pause of up to `first` seconds, twice that, … `most`, at
-    random or to the second; and `early` seconds before their `life` is over at most."""
+    """How clients reconnect."""
 
     name: str
     first: float
-    most: float
+    """The longest first pause in seconds; each further one is twice as long."""
+    longest: float
+    """The longest pause."""
     jitter: bool
+    """Whether a pause is random, up to its longest."""
     early: float
+    """How many seconds before the end of its life a connection is renewed, at most."""
     life: float = LIFE_SECONDS
+    """The seconds after which API Gateway closes a connection."""
 
 
 POLICIES = (
@@ -170,16 +183,16 @@ POLICIES = (
     Policy("backoff with jitter, early renewal", 1, 60, jitter=True, early=LIFE_SECONDS / 2),
     Policy("the same, without pings", 1, 60, jitter=True, early=0, life=IDLE_SECONDS),
 )
-SCALE = 500  # one client here stands for so many
+SCALE = 500  # one simulated client stands for so many
 STORM_AT = 600.0
 HOURS = 5
 STEP = 60.0
 
 
 class Crowd:
-    """Clients that stay connected for ever, as far as API Gateway lets them.
+    """Clients that always want to be connected.
 
-    Every client is cut off at STORM_AT, as by a network that breaks or a stage that is deleted.
+    All of them are cut off at STORM_AT, for example by a network failure.
     """
 
     def __init__(self, connections: int, policy: Policy, connects: int, seed: int = 0) -> None:
@@ -196,7 +209,7 @@ class Crowd:
             self._environment.process(self._client())
 
     def run(self) -> dict[str, Any]:
-        """The share of clients that is online and the refused handshakes a second, each minute."""
+        """Return the share of clients online and the refused handshakes per second, by minute."""
         online: list[float] = []
         refused: list[float] = []
         before = 0
@@ -216,11 +229,11 @@ class Crowd:
         }
 
     def _client(self) -> Event:
-        left = self._random.uniform(0, self._policy.life)  # of the one that it is in at the start
+        left = self._random.uniform(0, self._policy.life)  # of the connection that it starts with
         self.online += 1
         while True:
-            stays = self._environment.timeout(left)
-            yield stays if self._environment.now >= STORM_AT else stays | self._storm
+            ends = self._environment.timeout(left)
+            yield ends if self._environment.now >= STORM_AT else ends | self._storm
             self.online -= 1
             yield from self._connect()
             self.online += 1
@@ -231,12 +244,13 @@ class Crowd:
         while True:
             pause = self._random.uniform(0, longest) if self._policy.jitter else longest
             yield self._environment.timeout(pause)
-            if self._let_in():
+            if self._accepted():
                 return
             self.refused += 1
-            longest = min(self._policy.most, longest * 2)
+            longest = min(self._policy.longest, longest * 2)
 
-    def _let_in(self) -> bool:
+    def _accepted(self) -> bool:
+        """Whether the connect quota accepts a handshake now."""
         now = self._environment.now
         self._tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
         self._at = now
@@ -246,7 +260,7 @@ class Crowd:
         return True
 
 
-# --- What it costs
+# --- The costs
 
 PRICES = {
     # us-east-1, without free tiers and savings plans; the first tier where there are several
@@ -260,23 +274,37 @@ PRICES = {
     "SQS request": 0.40e-6,  # https://aws.amazon.com/sqs/pricing/
 }
 HOURS_A_MONTH = 730
-GIGABYTES = 0.5  # of a function
-ITEM_KILOBYTES = 0.6  # of a connection
-HANDLER_SECONDS = 0.015  # of a frame or a handshake
+GIGABYTES = 0.5  # of memory of a function
+ITEM_KILOBYTES = 0.6  # of an item of a connection
+HANDLER_SECONDS = 0.015  # for a frame or a handshake
+
+# Write units. A transaction takes two for each item, and a connection's item changes the index
+# `userId`, too, which projects everything.
+FRAME_WRITES = 5  # a transaction of the connection and its user, and the index
+HANDSHAKE_WRITES = 10  # the same when a connection opens and when it ends; without groups
+RESUME_WRITES = FRAME_WRITES + 3  # its frame, the charge, and the note of the connection before
+RESUME_READS = 6
 
 
 def month(connections: int, broadcasts: int, messages: int, per_cpu: float) -> dict[str, float]:
-    """Dollars a month, by component: so many connections all the time, so many broadcasts to all,
-    and messages that clients send to one. Who comes back resumes, in a group and of small streams:
-    a frame and its charge, a note of the connection before, and six reads."""
+    """Return the dollars a month, by component.
+
+    Each client that reconnects resumes. It is in one group, and its streams are small.
+
+    Args:
+        connections: how many are open at all times.
+        broadcasts: messages to all of them, in a month.
+        messages: messages from a client to one other, in a month.
+        per_cpu: deliveries per second of a processor.
+    """
     minutes = HOURS_A_MONTH * 60 * connections
     pings = minutes * 60 / PING_SECONDS
     opened = minutes * 60 / LIFE_SECONDS
     deliveries = broadcasts * connections + messages
     frames = pings + messages
-    table_reads = connections * ITEM_KILOBYTES / 4  # strongly consistent, by the kilobyte
+    table_reads = connections * ITEM_KILOBYTES / 4  # a strongly consistent read takes 4 KB
     sweeps = HOURS_A_MONTH * 60
-    worker_seconds = deliveries / per_cpu * MEGABYTES_A_CPU / 1024
+    worker_seconds = deliveries / per_cpu * MEGABYTES_PER_CPU / 1024
     price = PRICES
     return {
         "connection minutes": minutes * price["connection minute"],
@@ -287,21 +315,24 @@ def month(connections: int, broadcasts: int, messages: int, per_cpu: float) -> d
         "Lambda: frames and handshakes": (frames + 4 * opened)
         * (price["Lambda request"] + HANDLER_SECONDS * GIGABYTES * price["Lambda GB-second"]),
         "Lambda: workers": worker_seconds * price["Lambda GB-second"],
-        "DynamoDB: frames (4 writes each)": 4 * frames * price["DynamoDB write"],
-        "DynamoDB: handshakes and ends": 9 * opened * price["DynamoDB write"],
+        f"DynamoDB: frames ({FRAME_WRITES} writes each)": (
+            FRAME_WRITES * frames * price["DynamoDB write"]
+        ),
+        "DynamoDB: handshakes and ends": HANDSHAKE_WRITES * opened * price["DynamoDB write"],
         "DynamoDB: the history, written": (messages + 2 * broadcasts) * price["DynamoDB write"],
-        "DynamoDB: resumes": opened * (7 * price["DynamoDB write"] + 6 * price["DynamoDB read"]),
+        "DynamoDB: resumes": opened
+        * (RESUME_WRITES * price["DynamoDB write"] + RESUME_READS * price["DynamoDB read"]),
         "DynamoDB: broadcasts' reading": broadcasts * table_reads * price["DynamoDB read"],
         "DynamoDB: the sweep's reading": sweeps * table_reads / 2 * price["DynamoDB read"],
         "SQS": broadcasts * 3 * shards_for(connections) * 2 * price["SQS request"],
     }
 
 
-# --- All of it
+# --- The whole simulation
 
 
 def measured() -> dict[str, float]:
-    """Deliveries a second: of one processor with everything, and of Chalice's own loop."""
+    """Return the measured deliveries per second of one processor, and of Chalice's own loop."""
     queued = json.loads((RESULTS / "queued.json").read_text())["runs"]
     fanout = json.loads((RESULTS / "fanout.json").read_text())
     [loop] = [
@@ -318,12 +349,13 @@ def measured() -> dict[str, float]:
 
 
 def simulate() -> dict[str, Any]:
+    """Run every simulation, and return the results."""
     costs = measured()
     broadcasts = []
     for quota in (QUOTA, 10 * QUOTA):
-        for megabytes in (512, MEGABYTES_A_CPU):
+        for megabytes in (512, MEGABYTES_PER_CPU):
             for power in range(3, 8):
-                per_worker = costs["perCpu"] * min(1.0, megabytes / MEGABYTES_A_CPU)
+                per_worker = costs["perCpu"] * min(1.0, megabytes / MEGABYTES_PER_CPU)
                 entry: dict[str, Any] = {
                     "quota": quota,
                     "megabytes": megabytes,
@@ -350,7 +382,7 @@ def simulate() -> dict[str, Any]:
 
 
 def tables(results: dict[str, Any]) -> list[list[str]]:
-    """The results as rows of Markdown, as `docs/scale.md` has them."""
+    """Return the results as rows of the Markdown tables in `docs/scale.md`."""
     broadcasts: dict[int, list[str]] = {}
     for entry in results["broadcasts"]:
         cell = f"{entry['seconds']:,.1f}" if "seconds" in entry else "—"
@@ -375,6 +407,7 @@ def _minutes(seconds: float | None) -> str:
 
 
 def main() -> None:
+    """Write the results, and print them as tables."""
     results = simulate()
     RESULT.write_text(json.dumps(results, indent=1) + "\n")
     for table in tables(results):

@@ -1,6 +1,6 @@
-"""A stub of `@connections` that is never the bottleneck: nginx, with TLS, on a core of its own.
+"""A stub of `@connections` that is never the bottleneck: nginx, with TLS, on its own core.
 
-`/0ms/…` answers 200 at once, `/10ms/…` after ten milliseconds (nginx's echo module).
+`/0ms/…` answers 200 at once, `/10ms/…` after ten milliseconds (by nginx's echo module).
 """
 
 import os
@@ -42,24 +42,29 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Stub:
-    """A running stub: `host:port`, the file with the authority that vouches for it, and the one
-    with a line for each request: when (epoch seconds), and its path."""
+    """A running stub."""
 
     address: str
+    """`host:port`."""
     authority: Path
+    """The certificate authority that clients must trust."""
     log: Path
+    """The access log: each line has a request's time (epoch seconds) and its path."""
 
     def endpoint(self, latency_ms: int) -> str:
+        """Return the URL of the endpoint that answers after `latency_ms`, which is 0 or 10."""
         return f"https://{self.address}/{latency_ms}ms"
 
 
 @contextmanager
 def stub(*, log: bool = False) -> Iterator[Stub]:
-    """The stub, on a free port of 127.0.0.1, until the context ends; one core is its own, unless
-    it has to log."""
+    """Run the stub on a free port of 127.0.0.1 while the context lasts.
+
+    It is pinned to its own core, unless it writes an access log.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        folder.chmod(0o755)  # nginx gives up root's rights
+        folder.chmod(0o755)  # nginx's worker doesn't run as root
         authority = trustme.CA()
         server = authority.issue_cert("127.0.0.1")
         authority.cert_pem.write_to_path(str(folder / "authority.pem"))
@@ -79,7 +84,7 @@ def stub(*, log: bool = False) -> Iterator[Stub]:
         try:
             if not log:
                 pin(STUB_CORE, process.pid)
-            _await(port, process, folder / "error.log")
+            _wait_until_ready(port, process, folder / "error.log")
             yield Stub(f"127.0.0.1:{port}", folder / "authority.pem", requests)
         finally:
             process.terminate()
@@ -87,12 +92,12 @@ def stub(*, log: bool = False) -> Iterator[Stub]:
 
 
 def pin(core: int, process: int = 0) -> None:
-    """Keep a process (this one) on one core, where the system has that."""
+    """Pin a process (by default this one) to a core, if the system can do that."""
     if hasattr(os, "sched_setaffinity") and core < (os.cpu_count() or 1):
         os.sched_setaffinity(process, {core})
 
 
-def _await(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait_until_ready(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
     end = time.monotonic() + START_SECONDS
     while True:
         try:

@@ -1,8 +1,8 @@
-"""DynamoDB for a large audience: scans of the connections from memory, all else from the emulator.
+"""A DynamoDB with a large audience: answers scans from memory, and passes on all other calls.
 
-The emulator looks at the whole table for each page of a scan, so reading 100,000 connections takes
-it time that grows with their square; DynamoDB's grows with the page. Here every page is encoded
-beforehand, for each number of segments that is asked for.
+The emulator reads its whole table for each page of a scan, so the time to read 100,000 connections
+grows with their square, whereas DynamoDB's grows with the page. Here every page is encoded
+beforehand, for each number of segments that Herald may ask for.
 """
 
 import asyncio
@@ -28,18 +28,18 @@ SCAN = "DynamoDB_20120810.Scan"
 
 
 class Tables:
-    """Connections that exist in scans alone. `emulator` is where all other calls go."""
+    """Connections that exist only in scans."""
 
     def __init__(self, endpoint: str) -> None:
-        """The connections are reached at `endpoint`."""
+        """Create an empty table, whose connections are at the `@connections` of `endpoint`."""
         self.emulator = ""
+        """The URL that all calls except scans go to."""
         self._endpoint = endpoint
         self._pages: dict[tuple[int, int, str], bytes] = {}
         self._client = httpx.AsyncClient(timeout=30)
 
     def fill(self, count: int, segments: tuple[int, ...]) -> None:
-        """Be a table of so many connections, which can be read in each of these numbers of
-        segments."""
+        """Hold `count` connections, which can be scanned in each of these numbers of segments."""
         now = int(time.time() * 1000)
         principal = Principal("user", expires_at=now // 1000 + 7200)
         fields = ("connectionId", "userId", "reach")
@@ -65,6 +65,7 @@ class Tables:
             self._pages[key] = json.dumps(answer).encode()
 
     async def answer(self, request: Request) -> Response:
+        """Answer a call of DynamoDB's API."""
         body = await request.body()
         if request.headers.get("x-amz-target") == SCAN:
             scan = json.loads(body)
@@ -85,7 +86,7 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(tables: Tables) -> AsyncIterator[str]:
-    """The tables as an endpoint for an SDK, on a free port of 127.0.0.1."""
+    """Serve the tables on a free port of 127.0.0.1; yield the URL for an SDK."""
     app = Starlette(routes=[Route("/", tables.answer, methods=["POST"])])
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,1 +1,1 @@
-"""One way each of sending a message to many connections, as its documentation shows it."""
+"""Peers: other ways to send a message to many connections, each as its documentation shows it."""

@@ -1,4 +1,4 @@
-"""aiobotocore: 64 tasks that share a client."""
+"""The peer aiobotocore: 64 asyncio tasks that share a client."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ TASKS = 64
 
 @contextmanager
 def peer(endpoint: str) -> Iterator[Round]:
+    """Yield a function that sends one round to the endpoint."""
     config = AioConfig(max_pool_connections=TASKS)
     context = get_session().create_client(
         "apigatewaymanagementapi", endpoint_url=endpoint, config=config

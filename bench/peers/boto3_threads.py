@@ -1,4 +1,4 @@
-"""boto3 in 64 threads that share a client: what one writes after the loop was too slow."""
+"""The peer boto3: 64 threads that share a client, the usual remedy for a loop that is too slow."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +14,7 @@ THREADS = 64
 
 @contextmanager
 def peer(endpoint: str) -> Iterator[Round]:
+    """Yield a function that sends one round to the endpoint."""
     client = boto3.client(
         "apigatewaymanagementapi",
         endpoint_url=endpoint,

@@ -1,4 +1,4 @@
-"""Chalice's own way: `app.websocket_api.send` in a loop.
+"""The peer Chalice: `app.websocket_api.send` in a loop.
 
 https://aws.github.io/chalice/topics/websockets.html
 """
@@ -14,6 +14,7 @@ from bench.peers.rounds import Meter, Round, serve
 
 @contextmanager
 def peer(endpoint: str) -> Iterator[Round]:
+    """Yield a function that sends one round to the endpoint."""
     app = Chalice("bench")
     app.experimental_feature_flags.update(["WEBSOCKETS"])
     app.websocket_api.session = boto3.Session()

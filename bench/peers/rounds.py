@@ -1,7 +1,8 @@
-"""What the Python peers share: a round when told, its figures as a line of JSON.
+"""The protocol between `bench.fanout` and the peers in Python.
 
-A peer is a process: `python -m bench.peers.NAME ENDPOINT PAYLOAD RECIPIENTS`. It says when it is
-ready; then each line on its standard input is a round. Its connections stay from one to the next.
+A peer is a process: `python -m bench.peers.NAME ENDPOINT PAYLOAD RECIPIENTS`. It prints `ready`.
+Then it runs a round for each line on its standard input, and prints the figures as a line of JSON.
+Its connections stay open between the rounds.
 """
 
 import json
@@ -17,13 +18,14 @@ ID_CHARACTERS = string.ascii_letters + string.digits + "-_"
 
 
 class Meter:
-    """Counts deliveries, and knows when the first and the last came."""
+    """Counts deliveries, and records the times of the first and the last one."""
 
     def __init__(self) -> None:
         self.delivered = 0
         self.first = self.last = 0.0
 
     def count(self, number: int = 1) -> None:
+        """Record that deliveries have succeeded."""
         self.last = time.perf_counter()
         self.first = self.first or self.last
         self.delivered += number
@@ -31,17 +33,17 @@ class Meter:
 
 Round = Callable[[Meter, Sequence[str], bytes], None]
 Peer = Callable[[str], AbstractContextManager[Round]]
-"""Makes what sends a round's messages to an endpoint, for a while."""
+"""Takes an endpoint; its context yields the function that sends a round to it."""
 
 
 def connection_ids(number: int) -> list[str]:
-    """Ids of API Gateway's shape."""
+    """Return connection ids that look like those of API Gateway."""
     chosen = random.Random(1)
     return ["".join(chosen.choices(ID_CHARACTERS, k=15)) + "=" for _ in range(number)]
 
 
 def serve(peer: Peer) -> None:
-    """Run rounds of `peer` until standard input ends."""
+    """Run rounds of `peer` until the standard input ends."""
     endpoint, payload, recipients = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     ids, body = connection_ids(recipients), b"x" * payload
     with peer(endpoint) as send:
@@ -56,7 +58,7 @@ def _figures(send: Round, ids: Sequence[str], body: bytes) -> dict[str, float]:
     send(meter, ids, body)
     cpu = time.process_time() - cpu
     if meter.delivered != len(ids):
-        raise SystemExit(f"{meter.delivered} of {len(ids)} were delivered")
+        raise SystemExit(f"{meter.delivered} of {len(ids)} messages were delivered")
     return {
         "seconds": meter.last - started,
         "first_ms": (meter.first - started) * 1000,
@@ -66,5 +68,5 @@ def _figures(send: Round, ids: Sequence[str], body: bytes) -> dict[str, float]:
 
 
 def peak_memory() -> float:
-    """This process's, so far, in MB."""
+    """Return the peak memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

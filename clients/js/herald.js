@@ -1,35 +1,35 @@
 /**
- * A client of Herald: one WebSocket that stays, in browsers and in Node.
+ * A client of Herald for browsers and Node: keeps one WebSocket connected.
  *
  *   const herald = new Herald("wss://…", { token: () => fetchToken() });
  *   herald.addEventListener("message", ({ detail }) => console.log(detail.from, detail.data));
  *   await herald.connect();
  *   const report = await herald.send({ to: { users: ["bob"] }, data: { text: "Hi" } });
  *
- * It connects again when the connection breaks, with growing, random pauses, and gets what it missed;
- * keeps it from being idle; brings a newer token before the old one expires; and drops a message
- * that it has seen.
+ * When the connection breaks, the client reconnects, with growing, random pauses, and gets the
+ * messages that it missed. It pings, so that API Gateway doesn't close the connection as idle; it
+ * sends a new token before the old one expires; and it drops messages that it has seen.
  */
 
 export const SUBPROTOCOL = "herald.v1";
 
 const DEFAULTS = { // times in ms
-  pingEvery: 8 * 60_000, // API Gateway closes what is idle for ten minutes
-  timeout: 10_000, // for an answer, and for the connection
-  firstPause: 500, // the longest before the first try to connect again,
-  longestPause: 30_000, // and before any
-  refreshBefore: 60_000, // how long before its token expires it asks for a newer one
-  remembered: 10_000, // ids of messages
-  WebSocket: globalThis.WebSocket, // in Node before 22: that of the package `ws`
+  pingEvery: 8 * 60_000, // API Gateway closes a connection that is idle for ten minutes
+  timeout: 10_000, // the longest wait for an answer, and for a connection
+  firstPause: 500, // the longest pause before the first attempt to reconnect; it doubles each time
+  longestPause: 30_000, // the longest pause before any attempt
+  refreshBefore: 60_000, // how long before the token's expiry the client fetches a new one
+  remembered: 10_000, // message ids that are kept, to recognize duplicates
+  WebSocket: globalThis.WebSocket, // in Node before 22, pass the one of the package `ws`
 };
-const MAX_DELAY = 2 ** 31 - 1; // setTimeout fires at once beyond it
-const JWT = /^[\w.-]+$/; // what a subprotocol can carry of anything that might be one
+const MAX_DELAY = 2 ** 31 - 1; // beyond it, setTimeout fires at once
+const JWT = /^[\w.-]+$/; // characters that a subprotocol can carry
 const BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"; // of ULIDs
-const REFRESH = '{"action":"refresh","token":"…"}'; // tokens are for no display
+const REFRESH = '{"action":"refresh","token":"…"}'; // tokens are not displayed
 
 /**
- * An answer that says no, or none at all: its `code` is stable, such as `rate_limited`; its
- * `details` are the whole error frame, such as with `retryAfterMs`.
+ * A refusal, or a missing answer: its `code` is stable, such as `rate_limited`; its `details` are
+ * the whole error frame, which may have `retryAfterMs`.
  */
 export class HeraldError extends Error {
   constructor(code, message, details = {}) {
@@ -37,7 +37,7 @@ export class HeraldError extends Error {
     Object.assign(this, { name: "HeraldError", code, details });
   }
 
-  /** Whether the same may succeed later, or has without our hearing of it. */
+  /** Whether the request may succeed later, or may have succeeded without an answer. */
   get passes() {
     return ["disconnected", "timeout"].includes(this.code) || "retryAfterMs" in this.details;
   }
@@ -46,15 +46,15 @@ export class HeraldError extends Error {
 /**
  * Events, each with a `detail`:
  *
- * - `open`: connected, for the first time or again: `{ again }`
+ * - `open`: connected; `{ again }` says whether for the first time
  * - `message`: `{ id, type, from, timestamp, data, encrypted }`, once for each id
- * - `resumed`: connected again, what was missed has come: `{ count, complete }`; if it is not
- *   `complete`, some may be lost
+ * - `resumed`: reconnected, and the missed messages have arrived: `{ count, complete }`; unless it
+ *   is `complete`, some may be lost
  * - `notice`: `{ code, … }`, such as `connection_removed`
- * - `close`: the connection is lost: `{ code, reason, retryIn }`; `retryIn` (ms) is null if it is
- *   not tried again
- * - `failure`: something that nobody waits for went wrong: a HeraldError
- * - `frame`: everything that travels, for a display: `{ sent, text }`
+ * - `close`: the connection was lost: `{ code, reason, retryIn }`; `retryIn` (ms) is null if the
+ *   client doesn't reconnect
+ * - `failure`: a HeraldError that no promise reports
+ * - `frame`: each frame that is sent or received, for display: `{ sent, text }`
  */
 export class Herald extends EventTarget {
   #url;
@@ -62,22 +62,23 @@ export class Herald extends EventTarget {
   #options;
   #socket = null;
   #wanted = null; // from connect() to close(): the promise of a first connection
-  #again = false; // there has been one
-  #failures = 0; // since the last one
+  #again = false; // whether there has been a connection
+  #failures = 0; // since the last connection
   #timers = new Set(); // of this connection
-  #asked = new Map(); // what waits for an answer, by ref
+  #pending = new Map(); // requests that wait for an answer, by ref
   #nextRef = 1;
   #seen = new Set();
   #groups = new Set();
-  #after = ""; // the last message that came in its turn, or a moment until which all have
-  #held = null; // what comes while it resumes, for its turn
-  #ahead = null; // of the server's clock before ours, ms
-  #heard = 0; // when the last frame came
+  #after = ""; // resume from here: the last message, or a time until which all have come
+  #held = null; // messages that arrive while it resumes
+  #clockOffset = null; // the server's clock minus ours, ms
+  #lastFrame = 0; // when the last frame arrived
 
   /**
-   * @param {string} url of the WebSocket API, without a token. Throws TypeError if it is none.
-   * @param {object} options `token`: a JWT, or a function that returns one, or a promise of one,
-   *   called for each connection and before the token expires; and what has a default, see above.
+   * @param {string} url the address of the WebSocket API, without a token. Throws TypeError if it
+   *   isn't a URL.
+   * @param {object} options `token`: a JWT, or a function that returns one or a promise of one,
+   *   which is called for each connection and before the token expires; and those of DEFAULTS.
    */
   constructor(url, { token, ...options }) {
     super();
@@ -86,14 +87,14 @@ export class Herald extends EventTarget {
     this.#options = { ...DEFAULTS, ...options };
   }
 
-  /** Whether there is a connection now. */
+  /** Whether the client is connected now. */
   get connected() {
     return this.#socket?.readyState === 1;
   }
 
   /**
-   * Connect, and stay connected until `close()`. Resolves at the first connection; a refusal does
-   * not reject it, since a browser is not told why: see the `close` event.
+   * Connect, and stay connected until `close()`. Resolves at the first connection. A refusal
+   * doesn't reject the promise, since browsers don't give the reason; see the `close` event.
    */
   connect() {
     if (this.#wanted === null) {
@@ -103,9 +104,9 @@ export class Herald extends EventTarget {
     return this.#wanted.promise;
   }
 
-  /** Disconnect for good; what waits for an answer is rejected. */
+  /** Disconnect, and don't reconnect. Pending requests are rejected. */
   close(code = 1000, reason = "") {
-    const error = this.#stop("closed", "close() was called");
+    const error = this.#stop("closed", "the client was closed");
     this.#wanted?.reject(error);
     this.#wanted = null;
     this.#socket?.close(code, reason);
@@ -114,14 +115,14 @@ export class Herald extends EventTarget {
   /**
    * Send a message: `{ to, data, type, encrypt, store }` as in `POST /messages`.
    * @returns {Promise<object>} the report: `{ id, recipients, delivered, … }`, `{ id, queued }`.
-   *   A HeraldError with the code `disconnected` or `timeout` leaves open whether it was sent.
+   *   With a HeraldError `disconnected` or `timeout`, the message may have been sent or not.
    */
   async send(message) {
     const { type: _, ref: __, ...report } = await this.#ask({ ...message, action: "send" });
     return report;
   }
 
-  /** Join a group that the token allows, and join it in each connection to come. */
+  /** Join a group that the token allows, now and after each reconnect. */
   async join(group) {
     this.#groups.add(group);
     try {
@@ -137,12 +138,12 @@ export class Herald extends EventTarget {
     await this.#ask({ action: "leave", group });
   }
 
-  /** @returns {Promise<number>} how long an answer takes, ms. */
+  /** @returns {Promise<number>} the round-trip time, ms. */
   async ping() {
     const began = performance.now();
     const { timestamp } = await this.#ask({ action: "ping" });
     const ended = performance.now();
-    this.#ahead = timestamp - ended;
+    this.#clockOffset = timestamp - ended;
     return ended - began;
   }
 
@@ -155,7 +156,7 @@ export class Herald extends EventTarget {
     this.#pause(this.#options.timeout).then(() => this.#drop(socket, "no answer"));
     socket.onopen = () => this.#use(socket, token);
     socket.onmessage = ({ data }) => this.#receive(data);
-    socket.onerror = () => {}; // `close` follows, and says as much
+    socket.onerror = () => {}; // `close` follows
     socket.onclose = ({ code, reason }) => {
       if (socket === this.#socket) this.#lost(code, reason);
     };
@@ -185,26 +186,26 @@ export class Herald extends EventTarget {
     this.#emit("open", { again });
   }
 
-  /** The first connection misses nothing; from here on, something might be. */
+  /** Learn the server's clock. A first connection has missed nothing yet. */
   #begin() {
     this.#held = null;
-    this.ping().catch(() => {}); // for the clock
+    this.ping().catch(() => {});
   }
 
-  /** The connection is there no more, or never was: try again, if that is wanted. */
+  /** The connection ended or couldn't be opened: reconnect, unless the client is closed. */
   #lost(code, reason) {
     this.#socket = null;
-    this.#stop("disconnected", `the connection is lost (${code})`);
-    if (code !== 1006) this.#heard = performance.now(); // it was closed, and all before has come
-    if (this.#held === null && this.#ahead !== null) {
-      const moment = earliest(this.#heard + this.#ahead);
+    this.#stop("disconnected", `the connection was lost (${code})`);
+    if (code !== 1006) this.#lastFrame = performance.now(); // a clean close: everything has arrived
+    if (this.#held === null && this.#clockOffset !== null) {
+      const moment = earliest(this.#lastFrame + this.#clockOffset);
       if (moment > this.#after) this.#after = moment;
     }
-    this.#held = []; // what had not had its turn will come again
+    this.#held = []; // held messages will come again
     let retryIn = null;
     if (this.#wanted !== null) {
       const { firstPause, longestPause } = this.#options;
-      // Full jitter, so that those who were cut off together don't come back together:
+      // Full jitter, so that clients that were cut off together don't reconnect together:
       // https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
       retryIn = Math.random() * Math.min(longestPause, firstPause * 2 ** this.#failures++);
       this.#pause(retryIn).then(() => this.#open());
@@ -212,27 +213,27 @@ export class Herald extends EventTarget {
     this.#emit("close", { code, reason, retryIn });
   }
 
-  /** Give a socket up without waiting for its close: the other side may be gone. */
+  /** Abandon a socket without waiting for its close, since the other side may be gone. */
   #drop(socket, reason) {
     if (socket !== this.#socket) return;
     socket.close();
     this.#lost(1006, reason);
   }
 
-  /** Ask for what was missed, and let what has come meanwhile have its turn after it. */
+  /** Fetch the missed messages, then deliver those that arrived meanwhile. */
   async #resume(socket) {
     let resumed = { count: 0, complete: false };
     try {
       for (const group of this.#groups) {
         await this.join(group).catch((error) => {
           if (error.passes) throw error;
-          this.#emit("failure", error); // the group is refused, and the others are not
+          this.#emit("failure", error); // this group is refused; try the others
         });
       }
       const frame = { action: "resume", after: this.#after };
       if (this.#after) resumed = await this.#ask(frame, 3 * this.#options.timeout);
     } catch (error) {
-      // It is lost, or about to be: the next connection asks again.
+      // The connection is lost, or about to be; the next one resumes.
       if (socket !== this.#socket || error.code === "disconnected") return;
       const wait = error.details.retryAfterMs;
       if (wait !== undefined) return this.#pause(wait).then(() => this.#resume(socket));
@@ -249,14 +250,14 @@ export class Herald extends EventTarget {
     while (socket === this.#socket) {
       await this.#pause(this.#options.pingEvery);
       await this.ping().catch((error) => {
-        if (error.code === "timeout") this.#drop(socket, "no pong"); // any other is an answer, too
+        if (error.code === "timeout") this.#drop(socket, "no pong"); // any other error is an answer
       });
     }
   }
 
   async #renew(socket, token) {
     const left = expiry(token) - Date.now();
-    // Of a token that lives shorter than that, the last third.
+    // For a token with a shorter life, when two thirds of it are over.
     await this.#pause(Math.max(left - this.#options.refreshBefore, (left * 2) / 3));
     const newer = await this.#fetchToken();
     if (socket !== this.#socket || newer === null || newer === token) return;
@@ -264,11 +265,11 @@ export class Herald extends EventTarget {
       await this.#ask({ action: "refresh", token: newer });
       this.#renew(socket, newer);
     } catch (error) {
-      this.#emit("failure", error); // the connection ends with its token; the next asks again
+      this.#emit("failure", error); // the connection ends with its token; the next fetches one
     }
   }
 
-  /** Resolves after so many ms, unless the connection ends before. */
+  /** Resolve after so many ms; never, if the connection ends first. */
   #pause(ms) {
     return new Promise((resolve) => this.#timers.add(setTimeout(resolve, Math.min(ms, MAX_DELAY))));
   }
@@ -278,11 +279,11 @@ export class Herald extends EventTarget {
     this.#timers.clear();
   }
 
-  /** Nothing comes any more: an error for all who wait. */
+  /** Stop the timers, and reject all pending requests with an error, which is returned. */
   #stop(code, message) {
     this.#stopTimers();
     const error = new HeraldError(code, message);
-    this.#asked.forEach(({ reject }) => reject(error));
+    this.#pending.forEach(({ reject }) => reject(error));
     return error;
   }
 
@@ -292,7 +293,7 @@ export class Herald extends EventTarget {
     const { promise, resolve, reject } = withResolvers();
     const late = () => reject(new HeraldError("timeout", `no answer to ${frame.action}`));
     const timer = setTimeout(late, timeout);
-    this.#asked.set(ref, { resolve, reject });
+    this.#pending.set(ref, { resolve, reject });
     const text = JSON.stringify({ ...frame, ref });
     this.#socket.send(text);
     this.#emit("frame", { sent: true, text: frame.action === "refresh" ? REFRESH : text });
@@ -300,13 +301,13 @@ export class Herald extends EventTarget {
       return await promise;
     } finally {
       clearTimeout(timer);
-      this.#asked.delete(ref);
+      this.#pending.delete(ref);
     }
   }
 
   #receive(text) {
     this.#emit("frame", { sent: false, text });
-    this.#heard = performance.now();
+    this.#lastFrame = performance.now();
     let frame;
     try {
       frame = JSON.parse(text) ?? {};
@@ -319,8 +320,8 @@ export class Herald extends EventTarget {
   }
 
   #answer(frame) {
-    const asked = this.#asked.get(frame.ref);
-    // API Gateway's own errors have no type: a handler failed, and nobody can say for which frame.
+    const asked = this.#pending.get(frame.ref);
+    // API Gateway's own errors have no type: a handler failed, and it is unknown for which frame.
     if (frame.type !== "error" && frame.type !== undefined) return asked?.resolve(frame);
     const error = new HeraldError(frame.code ?? "internal", frame.message, frame);
     if (asked) asked.reject(error);
@@ -343,7 +344,7 @@ export class Herald extends EventTarget {
   }
 }
 
-/** When a token expires, epoch ms; Infinity if it can't be told. */
+/** When a token expires, in epoch ms; Infinity if it doesn't say. */
 export function expiry(token) {
   try {
     const payload = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
@@ -353,7 +354,7 @@ export function expiry(token) {
   }
 }
 
-/** The first id (a ULID) of a moment, epoch ms. */
+/** The first id (a ULID) of a time, in epoch ms. */
 export function earliest(moment) {
   const digits = Math.floor(moment).toString(32).padStart(10, "0");
   return digits.replace(/./g, (digit) => BASE32[parseInt(digit, 32)]).padEnd(26, "0");
@@ -362,6 +363,6 @@ export function earliest(moment) {
 function withResolvers() {
   let functions;
   const promise = new Promise((resolve, reject) => (functions = { resolve, reject }));
-  promise.catch(() => {}); // whoever doesn't wait for it needs no warning
+  promise.catch(() => {}); // avoids a warning if nobody waits for it
   return { promise, ...functions };
 }

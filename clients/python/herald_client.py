@@ -1,13 +1,13 @@
-"""A client of Herald: one WebSocket that stays, on `websockets` and asyncio.
+"""A client of Herald on asyncio and `websockets`: keeps one WebSocket connected.
 
     async with Herald("wss://…", token=fetch_token) as herald:
         report = await herald.send({"to": {"users": ["bob"]}, "data": {"text": "Hi"}})
         async for message in herald:
             print(message["from"], message["data"])
 
-It connects again when the connection breaks, with growing, random pauses, and gets what it missed;
-keeps it from being idle; brings a newer token before the old one expires; and drops a message that
-it has seen.
+When the connection breaks, the client reconnects, with growing, random pauses, and gets the
+messages that it missed. It pings, so that API Gateway doesn't close the connection as idle; it
+sends a new token before the old one expires; and it drops messages that it has seen.
 """
 
 import asyncio
@@ -31,31 +31,31 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.typing import Subprotocol
 
 SUBPROTOCOL = "herald.v1"
-FOR_GOOD = frozenset({400, 401, 403, 404})
-"""Statuses of a handshake that another try with the same token will not change."""
+PERMANENT = frozenset({400, 401, 403, 404})
+"""Statuses of a handshake that would be the same for another try with the same token."""
 
-JWT = re.compile(r"[\w.-]+", re.ASCII)  # what a subprotocol can carry of what may be one
+JWT = re.compile(r"[\w.-]+", re.ASCII)  # characters that a subprotocol can carry
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # of ULIDs
 
 logger = logging.getLogger("herald_client")
 
 Message = dict[str, Any]
 Token = str | Callable[[], str | Awaitable[str]]
-"""A JWT, or what returns one: it is called for each connection, and before the token expires."""
+"""A JWT, or a function that returns one; it is called for each connection, and before expiry."""
 
 
 class HeraldError(Exception):
-    """An answer that says no, or none at all; `code` is stable, such as `rate_limited`."""
+    """A refusal, or a missing answer; `code` is stable, such as `rate_limited`."""
 
     def __init__(self, code: str, message: str, details: Message | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.details = details or {}
-        """The whole error frame, such as with `retryAfterMs`."""
+        """The whole error frame, which may have `retryAfterMs`."""
 
     @property
     def passes(self) -> bool:
-        """Whether the same may succeed later, or has without our hearing of it."""
+        """Whether the request may succeed later, or may have succeeded without an answer."""
         return self.code in ("disconnected", "timeout") or "retryAfterMs" in self.details
 
 
@@ -64,47 +64,50 @@ class Options:
     """Durations in seconds."""
 
     ping_every: float = 480.0
-    """API Gateway closes what is idle for ten minutes."""
+    """API Gateway closes a connection that is idle for ten minutes."""
     timeout: float = 10.0
-    """For an answer, and for the connection."""
+    """The longest wait for an answer, and for a connection."""
     first_pause: float = 0.5
+    """The longest pause before the first attempt to reconnect; it doubles each time."""
     longest_pause: float = 30.0
-    """The longest before the first try to connect again, and before any."""
+    """The longest pause before any attempt."""
     refresh_before: float = 60.0
-    """How long before its token expires it asks for a newer one."""
+    """How long before the token's expiry the client fetches a new one."""
     remembered: int = 10_000
-    """Ids of messages."""
+    """The number of message ids that are kept, to recognize duplicates."""
 
 
 class Herald:
-    """A connection, kept up from `connect` to `close`; iterate over it for the messages."""
+    """A connection that is kept from `connect` to `close`. Iterate over it to receive messages."""
 
     def __init__(self, url: str, token: Token, options: Options | None = None) -> None:
-        """`url` is the WebSocket API's, without a token."""
+        """`url` is the address of the WebSocket API, without a token."""
         self.notices: asyncio.Queue[Message] = asyncio.Queue()
-        """What Herald says of the connection, such as `connection_removed`."""
+        """Notices about the connection, such as `connection_removed`."""
         self._url = url
         self._token = token
         self._options = options or Options()
         self._messages: asyncio.Queue[Message | None] = asyncio.Queue()
         self._socket: ClientConnection | None = None
         self._opened = asyncio.Event()
-        self._keeping: asyncio.Task[None] | None = None
-        self._asked: dict[str, asyncio.Future[Message]] = {}
+        self._keeper: asyncio.Task[None] | None = None
+        self._pending: dict[str, asyncio.Future[Message]] = {}
         self._refs = itertools.count(1)
         self._seen: OrderedDict[str, None] = OrderedDict()
         self.gaps = 0
-        """How often something may be lost, since what was missed was not kept any more."""
+        """How often messages may be lost, because the history no longer had what was missed."""
         self._groups: dict[str, None] = {}
-        self._after = ""  # the last message that came in its turn, or a moment until which all have
-        self._held: list[Message] | None = None  # what comes while it resumes, for its turn
-        self._ahead: float | None = None  # seconds from the monotonic clock to the server's
-        self._heard = 0.0
+        self._after = (
+            ""  # resume from here: the last message delivered, or a time up to which all were
+        )
+        self._held: list[Message] | None = None  # messages that arrive while it resumes
+        self._clock_offset: float | None = None  # the server's clock minus the monotonic one, s
+        self._last_frame = 0.0
 
     async def __aenter__(self) -> Self:
         try:
             await self.connect()
-        except BaseException:  # no `__aexit__` comes
+        except BaseException:  # `__aexit__` isn't called then
             await self.close()
             raise
         return self
@@ -118,49 +121,52 @@ class Herald:
         await self.close()
 
     async def __aiter__(self) -> AsyncIterator[Message]:
-        """Each message once, in the order in which they come; ends with the connection."""
+        """Yield each message once, in the order of arrival, until the client is closed.
+
+        Raises HeraldError if the connection is refused permanently.
+        """
         while (message := await self._messages.get()) is not None:
             yield message
-        self._messages.put_nowait(None)  # for the next one who asks
-        if self._keeping is not None and self._keeping.done() and not self._keeping.cancelled():
-            self._keeping.result()
+        self._messages.put_nowait(None)  # so that the next iteration ends, too
+        if self._keeper is not None and self._keeper.done() and not self._keeper.cancelled():
+            self._keeper.result()
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection now."""
+        """Whether the client is connected now."""
         return self._socket is not None
 
     async def connect(self) -> None:
-        """Connect, and stay connected. Raises HeraldError if it is refused for good."""
-        if self._keeping is None:
-            self._keeping = asyncio.create_task(self._keep())
-            self._keeping.add_done_callback(lambda _: self._messages.put_nowait(None))
+        """Connect, and stay connected. Raises HeraldError if it is refused permanently."""
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._stay_connected())
+            self._keeper.add_done_callback(lambda _: self._messages.put_nowait(None))
         opened = asyncio.create_task(self._opened.wait())
         try:
-            await asyncio.wait({opened, self._keeping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({opened, self._keeper}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             opened.cancel()
-        if self._keeping.done():
-            self._keeping.result()
+        if self._keeper.done():
+            self._keeper.result()
 
     async def close(self) -> None:
-        """Disconnect for good; what waits for an answer gets a HeraldError."""
-        if self._keeping is not None:
-            self._keeping.cancel()
+        """Disconnect, and don't reconnect. Pending requests raise HeraldError."""
+        if self._keeper is not None:
+            self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError, HeraldError):
-                await self._keeping
+                await self._keeper
 
     async def send(self, message: Message) -> Message:
-        """Send `{"to", "data", "type", "encrypt", "store"}`, as in `POST /messages`; the report.
+        """Send `{"to", "data", "type", "encrypt", "store"}`, as in `POST /messages`.
 
-        Raises HeraldError; `disconnected` and `timeout` leave open whether it was sent.
+        Returns the report. Raises HeraldError; with the code `disconnected` or `timeout` the
+        message may have been sent or not.
         """
         report = await self._ask({**message, "action": "send"})
         return {name: value for name, value in report.items() if name not in ("type", "ref")}
 
     async def join(self, group: str) -> None:
-        """Join a group that the token allows, and join it in each connection to come. Raises
-        HeraldError."""
+        """Join a group that the token allows, now and after each reconnect. Raises HeraldError."""
         self._groups[group] = None
         try:
             await self._ask({"action": "join", "group": group})
@@ -175,17 +181,17 @@ class Herald:
         await self._ask({"action": "leave", "group": group})
 
     async def ping(self) -> float:
-        """How long an answer takes, in seconds. Raises HeraldError."""
+        """Return the round-trip time in seconds. Raises HeraldError."""
         began = time.monotonic()
         pong = await self._ask({"action": "ping"})
         ended = time.monotonic()
-        self._ahead = pong["timestamp"] / 1000 - ended
+        self._clock_offset = pong["timestamp"] / 1000 - ended
         return ended - began
 
     # --- The connection
 
-    async def _keep(self) -> None:
-        """Be connected, again and again. Raises HeraldError when that has no prospect."""
+    async def _stay_connected(self) -> None:
+        """Connect again whenever the connection ends. Raises HeraldError if that can't succeed."""
         failures = 0
         while True:
             try:
@@ -195,58 +201,60 @@ class Herald:
                     subprotocols=[Subprotocol(SUBPROTOCOL), Subprotocol(f"bearer.{token}")],
                     open_timeout=self._options.timeout,
                     close_timeout=1,
-                    ping_interval=None,  # API Gateway takes no control frame for activity
+                    ping_interval=None,  # control frames don't count as activity for API Gateway
                     max_size=None,
                 ) as socket:
                     failures = 0
                     await self._use(socket, token)
             except InvalidStatus as refused:
                 status = refused.response.status_code
-                if status in FOR_GOOD and isinstance(self._token, str):
-                    raise HeraldError("refused", f"the handshake was answered {status}") from None
-                logger.warning("the handshake was answered %d", status)
+                if status in PERMANENT and isinstance(self._token, str):
+                    raise HeraldError(
+                        "refused", f"the handshake was answered {status}"
+                    ) from None
+                logger.warning("handshake refused with status %d", status)
             except (HeraldError, OSError, TimeoutError, WebSocketException) as error:
-                logger.warning("not connected: %s", error or type(error).__name__)
-            # Full jitter, so that those who were cut off together don't come back together:
+                logger.warning("connection failed: %s", error or type(error).__name__)
+            # Full jitter, so that clients that were cut off together don't reconnect together:
             # https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
             longest = min(self._options.longest_pause, self._options.first_pause * 2**failures)
             failures = min(failures + 1, 32)
             await asyncio.sleep(random.uniform(0, longest))
 
     async def _use(self, socket: ClientConnection, token: str) -> None:
-        """Receive until the connection ends."""
+        """Receive frames until the connection ends."""
         self._socket = socket
         self._opened.set()
         begin = self._begin() if self._held is None else self._resume(socket)
-        works = (begin, self._stay_active(socket), self._renew(token))
-        others = [asyncio.create_task(work) for work in works]
+        jobs = (begin, self._stay_active(socket), self._renew(token))
+        tasks = [asyncio.create_task(job) for job in jobs]
         try:
             async for text in socket:
                 self._receive(str(text))
-            self._heard = time.monotonic()  # it was closed, and all before that has come
+            self._last_frame = time.monotonic()  # closed cleanly: everything sent has arrived
         finally:
             self._note_end()
             self._socket = None
             self._opened.clear()
-            for task in others:
+            for task in tasks:
                 task.cancel()
-            for answer in self._asked.values():
+            for answer in self._pending.values():
                 if not answer.done():
-                    answer.set_exception(HeraldError("disconnected", "the connection is lost"))
+                    answer.set_exception(HeraldError("disconnected", "the connection was lost"))
 
     async def _begin(self) -> None:
-        """The first connection misses nothing; from here on, something might be."""
+        """Learn the server's clock. A first connection has missed nothing yet."""
         with contextlib.suppress(HeraldError):
-            await self.ping()  # for the clock
+            await self.ping()
 
     def _note_end(self) -> None:
-        """Note until when all has come. What had not had its turn will come again."""
-        if self._held is None and self._ahead is not None:
-            self._after = max(self._after, earliest(self._heard + self._ahead))
+        """Record until when every message has arrived. Held messages will come again."""
+        if self._held is None and self._clock_offset is not None:
+            self._after = max(self._after, earliest(self._last_frame + self._clock_offset))
         self._held = []
 
     async def _resume(self, socket: ClientConnection) -> None:
-        """Ask for what was missed, and let what has come meanwhile have its turn after it."""
+        """Fetch the missed messages, then deliver those that arrived meanwhile."""
         complete = False
         while True:
             try:
@@ -257,13 +265,13 @@ class Herald:
                     complete = (await self._ask(frame, 3 * self._options.timeout))["complete"]
             except HeraldError as error:
                 if error.code in ("timeout", "disconnected"):
-                    socket.transport.abort()  # the next connection asks again
+                    socket.transport.abort()  # the next connection resumes
                     return
                 wait = error.details.get("retryAfterMs")
                 if wait is not None:
                     await asyncio.sleep(wait / 1000)
                     continue
-                logger.warning("what was missed can't be had: %s", error)
+                logger.warning("missed messages can't be fetched: %s", error)
             break
         self.gaps += not complete
         held, self._held = self._held or [], None
@@ -271,45 +279,47 @@ class Herald:
             self._deliver(message)
 
     async def _join_again(self, group: str) -> None:
-        """What is refused for good is left out. Raises HeraldError for what may pass."""
+        """Join a group, or give it up if it is refused. Raises HeraldError if that may change."""
         try:
             await self.join(group)
         except HeraldError as error:
             if error.passes:
                 raise
-            logger.warning("not in the group %s any more: %s", group, error)
+            logger.warning("no longer a member of group %s: %s", group, error)
 
     async def _stay_active(self, socket: ClientConnection) -> None:
-        """Ping; and give a connection up on which nothing answers."""
+        """Ping regularly, and abandon a connection on which no answer comes."""
         while True:
             await asyncio.sleep(self._options.ping_every)
             try:
                 await self.ping()
             except HeraldError as error:
                 if error.code == "timeout":
-                    logger.warning("no pong: connecting again")
+                    logger.warning("no pong: reconnecting")
                     socket.transport.abort()
                     return
 
     async def _renew(self, token: str) -> None:
-        """Bring a newer token before `token` expires."""
+        """Send a new token before `token` expires, and so on."""
         while (expires := expiry(token)) is not None:
             left = expires - time.time()
-            # Of a token that lives shorter than that, the last third.
+            # For a token with a shorter life, when two thirds of it are over.
             await asyncio.sleep(max(left - self._options.refresh_before, left * 2 / 3))
             try:
                 newer = await self._fetch_token()
                 if newer == token:
                     return
                 await self._ask({"action": "refresh", "token": newer})
-            except HeraldError as error:  # the connection ends with its token, the next asks again
-                logger.warning("the token was not renewed: %s", error)
+            except HeraldError as error:  # the connection ends with its token; the next fetches one
+                logger.warning("token not renewed: %s", error)
                 return
             token = newer
 
     async def _fetch_token(self) -> str:
-        """Raises HeraldError where there is none: the application's function may fail in any way,
-        such as while the network is down, and that ends no connection for good."""
+        """Return a token. Raises HeraldError if the application's function fails.
+
+        It may fail in any way, for example while the network is down; the client tries again.
+        """
         if isinstance(self._token, str):
             return self._token
         try:
@@ -324,11 +334,11 @@ class Herald:
     # --- Frames
 
     async def _ask(self, frame: Message, seconds: float | None = None) -> Message:
-        """Send a frame; its answer. Raises HeraldError."""
+        """Send a frame, and return its answer. Raises HeraldError."""
         if self._socket is None:
             raise HeraldError("disconnected", "there is no connection")
         ref = str(next(self._refs))
-        answer = self._asked[ref] = asyncio.get_running_loop().create_future()
+        answer = self._pending[ref] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(seconds or self._options.timeout):
                 await self._socket.send(json.dumps({**frame, "ref": ref}))
@@ -336,12 +346,12 @@ class Herald:
         except TimeoutError:
             raise HeraldError("timeout", f"no answer to {frame['action']}") from None
         except ConnectionClosed:
-            raise HeraldError("disconnected", "the connection is lost") from None
+            raise HeraldError("disconnected", "the connection was lost") from None
         finally:
-            del self._asked[ref]
+            del self._pending[ref]
 
     def _receive(self, text: str) -> None:
-        self._heard = time.monotonic()
+        self._last_frame = time.monotonic()
         try:
             frame = dict(json.loads(text))
         except (TypeError, ValueError):
@@ -354,12 +364,12 @@ class Herald:
             case "notice":
                 self.notices.put_nowait(frame)
             case kind:
-                answer = self._asked.get(frame.get("ref", ""))
+                answer = self._pending.get(frame.get("ref", ""))
                 if kind in ("error", None):  # API Gateway's own errors have no type, and no ref
                     code, message = frame.get("code", "internal"), frame.get("message", text)
                     error = HeraldError(code, message, frame)
                     if answer is None or answer.done():
-                        logger.warning("an error: %s", error)
+                        logger.warning("unexpected error frame: %s", error)
                     else:
                         answer.set_exception(error)
                 elif answer is not None and not answer.done():
@@ -379,13 +389,13 @@ class Herald:
 
 
 def earliest(moment: float) -> str:
-    """The first id (a ULID) of a moment, in epoch seconds."""
+    """Return the first id (a ULID) of a time, in epoch seconds."""
     milliseconds = int(moment * 1000)
     return "".join(ALPHABET[milliseconds >> shift & 31] for shift in range(45, -1, -5)) + "0" * 16
 
 
 def expiry(token: str) -> float | None:
-    """When a token expires, in epoch seconds; None if it doesn't say so."""
+    """Return when a token expires, in epoch seconds, or None if it doesn't say."""
     try:
         payload = token.split(".")[1]
         expires = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"]

@@ -108,7 +108,7 @@ def test_nothing_is_lost_while_it_drops_and_comes_back(herald_with: Callable[...
         mine = token("rita", groups=["team", "room-*"])
         async with Herald(herald.running.websocket, mine, SOON) as rita:
             await rita.join("room-1")
-            await until(lambda: rita._ahead is not None)
+            await until(lambda: rita._clock_offset is not None)
             cuts = 0
             for number in range(count):
                 to = chance.choice(
@@ -188,7 +188,7 @@ def test_what_was_missed_is_asked_for_again_when_the_connection_is_lost_meanwhil
 ) -> None:
     async def run() -> None:
         async with Unlucky(herald.running.websocket, token("uma"), SOON) as uma:
-            await until(lambda: uma._ahead is not None)
+            await until(lambda: uma._clock_offset is not None)
             assert uma._socket is not None
             uma._socket.transport.abort()
             for number in range(3):
@@ -203,7 +203,7 @@ def test_what_was_missed_is_asked_for_again_when_the_connection_is_lost_meanwhil
 def test_a_quiet_client_names_the_time_until_which_it_was_there(herald: Client) -> None:
     async def run() -> None:
         async with Herald(herald.running.websocket, token("quiet"), SOON) as quiet:
-            await until(lambda: quiet._ahead is not None)
+            await until(lambda: quiet._clock_offset is not None)
             before = time.time()
             await asyncio.sleep(0.1)
             close = f"{herald.running.management}/@connections/{herald.connection_id('quiet')}"
@@ -233,7 +233,7 @@ def test_a_group_that_is_refused_is_left_out_and_the_rest_resumed(code: str) -> 
     async def run() -> None:
         async with server(handle) as url, Herald(url, "-", SOON) as herald:
             await herald.join("room")
-            await until(lambda: herald._ahead is not None)
+            await until(lambda: herald._clock_offset is not None)
             await connections[0].close()
             await until(lambda: herald._held is None and len(connections) > 1)
             assert asked[-2:] == ["join", "resume"]

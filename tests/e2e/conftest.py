@@ -1,4 +1,4 @@
-"""What the tests of a deployment share: it is packaged once, and deployed once."""
+"""Fixtures of the tests of a deployment: each stage is packaged and deployed once."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from tests.e2e.deployment import Deployed, emulated, own_architecture, without_a
 from tests.support.clients import Client
 
 SECONDS = 300
-"""For each test, since any may be the first, which waits for what all share to be deployed."""
+"""The time limit of each test, since any may be the first one, which waits for the deployment."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def packaged(checkout: Path) -> Path:
-    """What `make package STAGE=prod` writes, with names of one's own for both APIs."""
+    """The folder that `make package STAGE=prod` writes; both APIs have custom domain names."""
     shutil.copy(PROJECT / "requirements.txt", checkout)
     path = checkout / ".chalice" / "config.json"
     plain = path.read_text()
@@ -50,14 +50,14 @@ def packaged(checkout: Path) -> Path:
     path.write_text(plain)
     assert "deployment.zip" in done.stdout
     package = checkout / ".herald" / "build" / "prod" / "package"
-    return package.rename(checkout / "package")  # since it is built again, to be deployed
+    return package.rename(checkout / "package")  # since the deployment builds it again
 
 
 @pytest.fixture(
     scope="session", params=[("prod", "cloudformation"), ("dev", "chalice")], ids="/".join
 )
 def deployed(packaged: Path, request: pytest.FixtureRequest) -> Iterator[Deployed]:
-    """A stage, deployed; and in the end destroyed, so that nothing of it is left."""
+    """A deployed stage. Destroying it in the end leaves nothing behind."""
     stage, method = request.param
     with emulated() as endpoint:
         aws = Deployed(endpoint, packaged.parent, stage, method)

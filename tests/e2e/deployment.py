@@ -1,4 +1,4 @@
-"""Deploys a stage into the emulator, by the commands that deploy it to AWS."""
+"""Deploys a stage into the emulator, with the commands that deploy it to AWS."""
 
 import json
 import os
@@ -48,6 +48,7 @@ class Deployed:
         self._configure({**SETTINGS, "AWS_ENDPOINT_URL": endpoint})
 
     def client(self, service: Any) -> Any:
+        """Return a client of a service of the emulator."""
         return boto3.client(
             service,
             endpoint_url=self.aws["AWS_ENDPOINT_URL"],
@@ -57,25 +58,25 @@ class Deployed:
         )
 
     def deploy(self, **parameters: str) -> str:
-        """`make deploy`; what it printed last."""
+        """Run `make deploy`, and return its output."""
         given = " ".join(f"{name}={value}" for name, value in parameters.items())
         printed = self.command("deploy", "--with", self.method, PARAMETERS=given)
         self._rest, self.websocket_api = re.findall(r"(?:REST|WebSocket) +\w+://(\w+)\.", printed)
-        self._tell_where_connections_are()
+        self._set_management_endpoint()
         return printed
 
     def destroy(self) -> str:
-        """`make destroy`."""
+        """Run `make destroy`, and return its output."""
         return self.command("destroy", CONFIRM=self.stage)
 
     def command(self, command: str, *options: str, **environment: str) -> str:
-        """A command of `python -m infra`; what it printed. Raises RuntimeError with its errors."""
+        """Run a command of `python -m infra`, and return its output. Raises RuntimeError."""
         return self._run(
             [sys.executable, "-m", "infra", command, self.stage, *options], environment
         )
 
     def chalice(self, command: str) -> str:
-        """A command of Chalice, as it is typed."""
+        """Run a command of Chalice, and return its output. Raises RuntimeError."""
         chalice = str(Path(sys.executable).with_name("chalice"))
         return self._run([chalice, command, "--stage", self.stage], {})
 
@@ -94,6 +95,7 @@ class Deployed:
 
     @property
     def running(self) -> Running:
+        """The addresses of the stage's APIs in the emulator."""
         websocket = self._api(self.websocket_api)
         return Running(
             http=self._api(self._rest),
@@ -103,12 +105,11 @@ class Deployed:
         )
 
     def _api(self, api: str) -> str:
-        """Where the emulator has an API: as a path, since its names are no hosts here."""
+        """Return an API's URL in the emulator: a path, since its host name doesn't exist."""
         return f"{self.aws['AWS_ENDPOINT_URL']}/_aws/execute-api/{api}/api"
 
     def _configure(self, variables: dict[str, str]) -> None:
-        """Have the stage's functions know the variables, as `.chalice/config.json` says it; they
-        run on this machine's own processor."""
+        """Write variables, and this machine's architecture, to `.chalice/config.json`."""
         path = self._checkout / ".chalice" / "config.json"
         config = json.loads(path.read_text())
         stage = config["stages"].setdefault(self.stage, {})
@@ -116,8 +117,8 @@ class Deployed:
         stage["lambda_architecture"] = own_architecture()
         path.write_text(json.dumps(config))
 
-    def _tell_where_connections_are(self) -> None:
-        """API Gateway's own name for the API, which an event has, is no host here."""
+    def _set_management_endpoint(self) -> None:
+        """Tell the functions where `@connections` is, since the host of events doesn't exist."""
         functions = self.client("lambda")
         for function in functions.list_functions()["Functions"]:
             variables = function["Environment"]["Variables"]
@@ -128,13 +129,15 @@ class Deployed:
 
 
 def own_architecture() -> str:
-    """Lambda's name for this machine's processor."""
+    """Return Lambda's name for this machine's architecture."""
     return "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
 
 
 def without_aws() -> dict[str, str]:
-    """The environment, but for what leads the SDK somewhere. This Python packages, since the
-    emulator's functions run on it."""
+    """Return the environment without AWS's variables.
+
+    DEPLOY_PYTHON makes this Python package the functions, since the emulator runs them on it.
+    """
     plain = {name: value for name, value in os.environ.items() if name[:4] != "AWS_"}
     return {**plain, "DEPLOY_PYTHON": sys.executable}
 

@@ -1,8 +1,8 @@
-"""An AWS that can be deployed to: the emulator with all its services, on the port that is named.
+"""Runs an AWS that can be deployed to: the emulator with all its services, on a given port.
 
-What the emulator lacks of AWS is added here, so that the deployment under test is the real one.
-Run with `.venv/e2e/bin/python`, which has the translator of SAM templates. Ends with its standard
-input.
+It adds what the emulator lacks of AWS, so that the deployment under test is the real one. SAM
+templates need the Python of `.venv/e2e`, which has their translator. The emulator ends with its
+standard input.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 
 DEFAULT_IDENTITY_SOURCE = ["$request.header.Authorization"]
-"""What the emulator takes for an authorizer that names none."""
+"""The identity source that the emulator assumes if an authorizer names none."""
 
 
 def main(port: str) -> None:
@@ -52,8 +52,11 @@ def main(port: str) -> None:
 
 
 def complete_cloudformation() -> None:
-    """Two kinds of resource that it refuses are taken without effect: a WebSocket API's deployment
-    (here a change of a route is in force at once), and alarms over metric math."""
+    """Accept two kinds of resources that the emulator refuses, without effect.
+
+    These are deployments of a WebSocket API (in the emulator a changed route takes effect at once)
+    and alarms over metric math.
+    """
     from ministack.services.cloudformation import provisioners
 
     handlers = provisioners._RESOURCE_HANDLERS
@@ -74,8 +77,10 @@ def complete_cloudformation() -> None:
 
 
 def complete_rest_apis() -> None:
-    """ImportRestApi and PutRestApi, by which Chalice makes a REST API: the emulator reads OpenAPI
-    documents only for CloudFormation."""
+    """Add ImportRestApi and PutRestApi, with which Chalice makes a REST API.
+
+    The emulator itself reads OpenAPI documents only for CloudFormation.
+    """
     from ministack.services import apigateway_v1 as service
 
     create, handle = service._create_rest_api, service.handle_request
@@ -105,8 +110,11 @@ def complete_rest_apis() -> None:
 
 
 def complete_authorizers() -> None:
-    """The authorizer of `$connect`. Without identity sources it is asked whatever a handshake
-    holds; the emulator takes the header for one. `Unauthorized`, raised, is 401."""
+    """Let the authorizer of `$connect` behave as on AWS.
+
+    Without identity sources it is asked for every handshake; the emulator requires the header.
+    If it raises `Unauthorized`, the answer is 401.
+    """
     from ministack.services import apigateway as service
 
     find, authorize, run = (
@@ -116,10 +124,10 @@ def complete_authorizers() -> None:
     )
     failed: ContextVar[str] = ContextVar("failed")
 
-    def find_but_the_default(sources: Any, *arguments: Any, **named: Any) -> Any:
+    def find_without_the_default(sources: Any, *arguments: Any, **named: Any) -> Any:
         return find([] if sources == DEFAULT_IDENTITY_SOURCE else sources, *arguments, **named)
 
-    async def run_and_note_the_error(*arguments: Any, **named: Any) -> Any:
+    async def run_and_record_the_error(*arguments: Any, **named: Any) -> Any:
         result = await run(*arguments, **named)
         if isinstance(result, dict) and result.get("error"):
             failed.set(json.dumps(result.get("body")))
@@ -131,19 +139,19 @@ def complete_authorizers() -> None:
         unauthorized = refusal is not None and "Unauthorized" in failed.get()
         return ((401, "Unauthorized") if unauthorized else refusal), context
 
-    service._request_authorizer_identity_sources = find_but_the_default
-    service.run_reentrant = run_and_note_the_error
+    service._request_authorizer_identity_sources = find_without_the_default
+    service.run_reentrant = run_and_record_the_error
     service._authorize_ws_connect = authorize_or_401
 
 
 def complete_handshakes() -> None:
-    """What `$connect` returns: its status is the client's, and its subprotocol is echoed."""
+    """Answer a handshake with the status and the subprotocol that `$connect` returns."""
     from ministack.services import apigateway as service
 
     invoke, handle = service._invoke_ws_lambda, service.handle_websocket
     connect: ContextVar[dict[str, Any]] = ContextVar("connect")
 
-    async def invoke_and_note_the_answer(*arguments: Any, **named: Any) -> Any:
+    async def invoke_and_record_the_answer(*arguments: Any, **named: Any) -> Any:
         answer = await invoke(*arguments, **named)
         if "CONNECT" in arguments:
             connect.set(answer or {})
@@ -166,12 +174,12 @@ def complete_handshakes() -> None:
 
         await handle(scope, receive, send_by_the_answer, *rest, **named)
 
-    service._invoke_ws_lambda = invoke_and_note_the_answer
+    service._invoke_ws_lambda = invoke_and_record_the_answer
     service.handle_websocket = handle_by_the_answer
 
 
 def hurry_lambda() -> None:
-    """A function is ready at once: Chalice looks after five seconds again, for each function."""
+    """Let functions be ready at once; otherwise Chalice waits five seconds for each."""
     from ministack.services import lambda_svc
 
     lambda_svc._LAMBDA_STATE_TRANSITION_DELAY = 0

@@ -1,4 +1,4 @@
-"""Runs tests that are written for Node's own runner."""
+"""Runs tests that are written for Node's test runner."""
 
 import os
 import subprocess
@@ -6,23 +6,23 @@ from pathlib import Path
 
 from tests.support.clients import SECRET, Client
 
-MOST_SECONDS = 240
+MAX_SECONDS = 240
 
 
 def run_tests(file: Path, herald: Client, **environment: str) -> None:
-    """Run a file of tests against a gateway; what failed is in the error's text."""
+    """Run a file of tests against a gateway. Raises AssertionError with the output if one fails."""
     settings = {
         "HERALD_URL": herald.running.websocket,
         "HERALD_REST": herald.running.http,
         "HERALD_SECRET": SECRET,
         **environment,
     }
-    ended = subprocess.run(
-        # A test that fails may leave a client open, for which Node would wait for ever.
-        ["node", "--test", "--test-reporter=spec", f"--test-timeout={MOST_SECONDS * 1000}", file],
+    completed = subprocess.run(
+        # A failed test may leave a client open, and Node would wait for that without a time limit.
+        ["node", "--test", "--test-reporter=spec", f"--test-timeout={MAX_SECONDS * 1000}", file],
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr

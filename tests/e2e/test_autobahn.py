@@ -1,9 +1,7 @@
-"""The Autobahn test suite's cases, against the local gateway and an app that echoes.
+"""The cases of the Autobahn test suite, against the local gateway and an app that echoes.
 
-Its own runner needs Python 2; kosoku runs the same files. `docs/decisions/0017` compares the two.
-
-Excluded are 9 (speed: binary or larger than API Gateway takes, but for 9.7, which is thousands of
-echoes, each by a function and a POST) and 12 and 13 (compression, which API Gateway doesn't have).
+The suite's own runner needs Python 2; kosoku runs the same files. `docs/decisions/0017` compares
+the two, and says why the cases 9, 12 and 13 are excluded.
 """
 
 import dataclasses
@@ -22,7 +20,7 @@ CASES = 247
 
 
 class Deviation(NamedTuple):
-    """Cases whose verdict isn't OK, with the code that the gateway closes with, and why."""
+    """Cases whose verdict isn't OK, with the gateway's close code and the reason."""
 
     verdict: str
     code: int
@@ -34,19 +32,19 @@ DEVIATIONS = (
     Deviation(
         "FAILED",
         1009,
-        "API Gateway takes no frame over 32 KB; these have 64 KB.",
+        "API Gateway accepts no frame over 32 KB; these have 64 KB.",
         ("1.1.6", "1.1.7", "1.1.8", "1.2.6", "1.2.7", "1.2.8"),
     ),
     Deviation(
         "FAILED",
         1003,
-        "API Gateway takes no binary frame.",
+        "API Gateway accepts no binary frames.",
         ("1.2.1", "1.2.2", "1.2.3", "1.2.4", "1.2.5"),
     ),
     Deviation(
         "NON-STRICT",
         1002,
-        "The frame after a message breaks the protocol, which ends the connection at once; the "
+        "The frame after a message violates the protocol and ends the connection at once. The "
         "echo of the message, which a function sends, comes too late.",
         ("3.2", "3.3", "3.4", "4.1.3", "4.1.4", "4.1.5", "4.2.3", "4.2.4", "4.2.5", "5.15"),
     ),
@@ -59,13 +57,13 @@ DEVIATIONS = (
     Deviation(
         "INFORMATIONAL",
         1009,
-        "A message of 256 KB before a close: the suite lets it pass either way.",
+        "A message of 256 KB before a close; the suite accepts any answer.",
         ("7.1.6",),
     ),
     Deviation(
         "INFORMATIONAL",
         1002,
-        "A close code that RFC 6455 doesn't define: the suite lets any answer pass.",
+        "A close code that RFC 6455 doesn't define; the suite accepts any answer.",
         ("7.13.1", "7.13.2"),
     ),
 )
@@ -82,19 +80,19 @@ TRANSLATED = {
     "case7_9_X.py",
     "case10_1_1.py",
 }
-"""Those that kosoku has in Python 3: `range`, `//`, `print()`, bytes, classes without `object`."""
+"""The files that kosoku translated to Python 3: `range`, `//`, `print()`, bytes, classes."""
 
 
-def test_the_cases_are_those_of_the_suite() -> None:
+def test_kosokus_cases_are_those_of_the_suite() -> None:
     [packages] = (VENV / "lib").glob("python3*/site-packages")
     suite = sources(packages / "autobahntestsuite" / "case")
-    run = sources(packages / "kosoku" / "cases")
-    assert suite.keys() == run.keys()
-    assert {name for name in suite if suite[name] != run[name]} == TRANSLATED
+    kosoku = sources(packages / "kosoku" / "cases")
+    assert suite.keys() == kosoku.keys()
+    assert {name for name in suite if suite[name] != kosoku[name]} == TRANSLATED
 
 
 def sources(folder: Path) -> dict[str, str]:
-    """Read the modules of the cases in a folder that aren't excluded, by their names."""
+    """Read the modules of the cases that aren't excluded, by name."""
     modules = [path for path in folder.glob("case*.py") if not path.match("case9_*")]
     return {path.name: path.read_text() for path in modules if not path.match("case12_*")}
 
@@ -112,7 +110,7 @@ def test_only_the_expected_cases_deviate(tmp_path: Path) -> None:
 
 
 def autobahn(reports: Path) -> dict[str, Any]:
-    """Run the suite's cases; the result of each, by its number. The report is left in a folder."""
+    """Run the cases. Return their results by number, and write the report to a folder."""
     configuration = dataclasses.replace(configured(), project=MIRROR)
     with served(configuration) as running:
         excluded = [word for cases in EXCLUDED for word in ("--exclude", cases)]
@@ -120,7 +118,7 @@ def autobahn(reports: Path) -> dict[str, Any]:
             [VENV / "bin" / "kosoku", running.websocket, *excluded, "--outdir", reports],
             capture_output=True,
             text=True,
-            check=False,  # it fails where any case does
+            check=False,  # it fails if any case does
         )
     index = reports / "index.json"
     assert index.exists(), ended.stdout + ended.stderr

@@ -1,4 +1,4 @@
-"""Commands that look at the project itself. They run in it, since they take its environments."""
+"""Commands that examine the project itself. They run in it, since they use its environments."""
 
 import json
 import os
@@ -10,7 +10,10 @@ from threading import Thread
 
 from gateway.configuration import PROJECT
 
-DRAWN = [PROJECT / "bench" / "results" / "scale.json", *(PROJECT / "docs" / "images").glob("*.svg")]
+GENERATED = [
+    PROJECT / "bench" / "results" / "scale.json",
+    *(PROJECT / "docs" / "images").glob("*.svg"),
+]
 
 
 def make(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -24,16 +27,18 @@ def make(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[st
     )
 
 
-def test_simulate_draws_what_the_documents_show() -> None:
-    shown = {path: path.read_bytes() for path in DRAWN}
-    assert len(shown) == 4
+def test_simulate_reproduces_the_committed_results_and_plots() -> None:
+    committed = {path: path.read_bytes() for path in GENERATED}
+    assert len(committed) == 4
     done = make("simulate")
     assert done.returncode == 0, done.stderr
-    assert [path.name for path, drawn in shown.items() if path.read_bytes() != drawn] == []
+    assert [
+        path.name for path, generated in committed.items() if path.read_bytes() != generated
+    ] == []
 
 
-def test_coverage_says_what_is_not_reached_and_fails() -> None:
-    done = make("coverage", "TESTS=tests/unit/test_ulid.py")
+def test_too_little_coverage_fails_and_names_the_modules() -> None:
+    done = make("coverage", "TESTS=tests/unit/protocol/test_strict_json.py")
     assert done.returncode != 0
     assert "total of" in done.stdout
     assert "is less than fail-under=95" in done.stdout
@@ -41,7 +46,7 @@ def test_coverage_says_what_is_not_reached_and_fails() -> None:
 
 
 class Advisories(BaseHTTPRequestHandler):
-    """A database of vulnerabilities that knows one.
+    """A database of vulnerabilities with one entry.
 
     https://google.github.io/osv.dev/post-v1-query/
     """
@@ -65,7 +70,7 @@ class Advisories(BaseHTTPRequestHandler):
 
 @contextmanager
 def advisories(vulnerable: str) -> Iterator[dict[str, str]]:
-    """A database for which the package is `vulnerable`; the variables that lead pip-audit to it."""
+    """Serve a database with one vulnerable package; yield the variables that pip-audit needs."""
     handler = type("Known", (Advisories,), {"vulnerable": vulnerable})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         serving = Thread(target=server.serve_forever)
@@ -75,14 +80,14 @@ def advisories(vulnerable: str) -> Iterator[dict[str, str]]:
         yield {
             "PIP_AUDIT_VULNERABILITY_SERVICE": "osv",
             "PIP_AUDIT_OSV_URL": f"http://127.0.0.1:{server.server_port}",
-            "no_proxy": no_proxy,  # which goes before the other
+            "no_proxy": no_proxy,  # takes precedence over NO_PROXY
             "NO_PROXY": no_proxy,
         }
         server.shutdown()
         serving.join()
 
 
-def test_audit_names_what_is_vulnerable_and_fails() -> None:
+def test_an_audit_names_vulnerable_packages_and_fails() -> None:
     with advisories("chalice") as variables:
         found = make("audit", **variables)
     assert found.returncode != 0

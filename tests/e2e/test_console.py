@@ -1,4 +1,4 @@
-"""Tests of the console in a browser. They are written in `console.test.mjs`."""
+"""The console in a browser; the tests themselves are in `console.test.mjs`."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ SCREENSHOTS = PROJECT / ".herald" / "screenshots"
 MASTER_KEYS = {"keys": [{"kty": "oct", "kid": "k", "k": "bmV3" * 11}]}
 
 
-def test_the_console(herald_with: Callable[..., Client]) -> None:
+def test_the_console_works_in_a_browser(herald_with: Callable[..., Client]) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     herald = herald_with(
         HERALD_INLINE_RECIPIENTS="2",

@@ -1,5 +1,5 @@
-"""The stage as CloudFormation deploys it: every function in a process of its own, behind the
-emulator's API Gateway, with real clients."""
+"""A deployed stage: each function in its own process, behind the emulator's API Gateway, with real
+clients; once deployed by CloudFormation and once by Chalice."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def online(cloud: Client, user: str) -> int:
     return int(answer.json()["connections"])
 
 
-def test_everything_is_there(cloud: Client) -> None:
+def test_a_deployed_stage_is_healthy(cloud: Client) -> None:
     answer = cloud.http.get("/health")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
@@ -53,8 +53,7 @@ def test_the_connect_route_asks_the_authorizer(deployed: Deployed) -> None:
 
 
 def test_every_function_has_a_role_and_a_log_group_of_its_own(deployed: Deployed) -> None:
-    """A packaged function logs where its template says; one of Chalice's where `chalice logs`
-    looks."""
+    """A packaged function logs to the group of its template; one of Chalice's, to Lambda's own."""
     functions = deployed.client("lambda").list_functions()["Functions"]
     assert len({one["Role"] for one in functions}) == len(functions) == len(FUNCTIONS)
     if deployed.method == "chalice":
@@ -67,8 +66,8 @@ def test_every_function_has_a_role_and_a_log_group_of_its_own(deployed: Deployed
     assert {group: kept.get(group) for group in groups} == dict.fromkeys(groups, 30)
 
 
-def test_who_needs_attention_calls_for_it(deployed: Deployed) -> None:
-    """The emulator takes no alarms over metric math."""
+def test_the_alarms_are_deployed(deployed: Deployed) -> None:
+    """Alarms over metric math have no effect in the emulator."""
     alarms = deployed.client("cloudwatch").describe_alarms()["MetricAlarms"]
     assert {one["AlarmName"] for one in alarms} == {
         f"herald-{deployed.stage}-dead-letters",
@@ -76,14 +75,14 @@ def test_who_needs_attention_calls_for_it(deployed: Deployed) -> None:
     }
 
 
-def test_a_parameter_stays_as_it_was_set(deployed: Deployed) -> None:
+def test_a_parameter_that_is_not_given_keeps_its_value(deployed: Deployed) -> None:
     def throttling() -> list[float]:
         names = ["ThrottlingRate", "ThrottlingBurst"]
         if deployed.method == "chalice":
             apis = deployed.client("apigatewayv2")
             stage = apis.get_stage(ApiId=deployed.websocket_api, StageName="api")
             return [stage["DefaultRouteSettings"][f"{name}Limit"] for name in names]
-        # What CloudFormation sets, the emulator's API Gateway does not show.
+        # The emulator's API Gateway doesn't show what CloudFormation sets.
         stacks = deployed.client("cloudformation")
         [stack] = stacks.describe_stacks(StackName="herald-prod")["Stacks"]
         values = {one["ParameterKey"]: one["ParameterValue"] for one in stack["Parameters"]}
@@ -98,7 +97,7 @@ def test_a_parameter_stays_as_it_was_set(deployed: Deployed) -> None:
         deployed.deploy(Nonsense="1")
 
 
-def test_a_stage_is_deployed_in_one_way(deployed: Deployed) -> None:
+def test_a_stage_is_deployed_by_one_method_only(deployed: Deployed) -> None:
     other = {"chalice": "cloudformation", "cloudformation": "chalice"}[deployed.method]
     with pytest.raises(RuntimeError, match="was deployed by the other method; destroy it first"):
         deployed.command("deploy", "--with", other)
@@ -148,14 +147,14 @@ def test_a_message_reaches_every_connection_of_a_user(cloud: Client) -> None:
     assert sockets[0].ask({"action": "ping", "ref": "r"})["type"] == "pong"
 
 
-def test_a_connection_too_many_is_refused(cloud: Client) -> None:
+def test_a_connection_over_the_limit_is_refused(cloud: Client) -> None:
     for _ in range(2):
         cloud.connect("carol")
     assert cloud.refusal(headers=headers("carol")) == 429
     assert online(cloud, "carol") == 2
 
 
-def test_who_leaves_is_gone(cloud: Client) -> None:
+def test_a_user_who_disconnects_is_offline(cloud: Client) -> None:
     socket = cloud.connect("erin")
     assert online(cloud, "erin") == 1
     socket.connection.close()
@@ -176,7 +175,7 @@ def test_a_message_to_many_goes_through_the_queue(cloud: Client) -> None:
     assert (progress["recipients"], progress["delivered"]) == (3, 3)
 
 
-def test_who_sends_too_much_is_told_to_wait(cloud: Client) -> None:
+def test_a_user_over_the_rate_limit_is_told_to_wait(cloud: Client) -> None:
     body = {"to": {"users": ["nobody"]}, "data": 1}
     answers = [cloud.post(body, "frank") for _ in range(21)]
     assert [answer.status_code for answer in answers] == [200] * 20 + [429]
@@ -198,7 +197,7 @@ def test_a_message_is_sent_and_a_group_joined_over_a_websocket(cloud: Client) ->
     assert heidi.messages() == ["in the room"]
 
 
-def test_the_sweep_runs_and_counts(deployed: Deployed, cloud: Client) -> None:
+def test_the_sweep_counts_the_connections(deployed: Deployed, cloud: Client) -> None:
     cloud.connect("ivan")
     functions = deployed.client("lambda")
     [name] = [
@@ -223,7 +222,7 @@ def test_the_sweep_runs_and_counts(deployed: Deployed, cloud: Client) -> None:
     assert sum(counts) >= 1
 
 
-def test_node_hears_the_same(deployed: Deployed, cloud: Client) -> None:
+def test_a_client_in_node_receives_messages(deployed: Deployed, cloud: Client) -> None:
     node = Node(deployed.running.websocket)
     assert node.open() == [0, "refused", 401]
     assert node.open(headers=headers("judy")) == [1, "open", ""]
@@ -234,7 +233,7 @@ def test_node_hears_the_same(deployed: Deployed, cloud: Client) -> None:
     node.process.communicate(timeout=10)
 
 
-def test_what_a_first_deployment_that_fails_has_left_can_be_destroyed(
+def test_the_remains_of_a_failed_first_deployment_can_be_destroyed(
     packaged: Path, tmp_path: Path
 ) -> None:
     checkout = tmp_path / "herald"

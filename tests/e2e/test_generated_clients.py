@@ -19,7 +19,7 @@ VENV = PROJECT / ".venv" / "e2e" / "bin"
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    """Run a command that must succeed; what it printed."""
+    """Run a command that must succeed, and return its output."""
     ended = subprocess.run(
         command,
         cwd=cwd,
@@ -34,13 +34,13 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 
 def bodies() -> list[Any]:
-    """The messages that the documents send by curl."""
+    """Return the messages that the documents send with curl."""
     pages = [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]
     texts = [text for page in pages for text in re.findall(r"-d '(\{.*?\})'", page.read_text())]
     return [json.loads(text) for text in texts]
 
 
-def test_a_message_is_sent_with_types_of_openapi_typescript(herald: Client, tmp_path: Path) -> None:
+def test_the_types_of_openapi_typescript_can_send_a_message(herald: Client, tmp_path: Path) -> None:
     messages = bodies()
     (tmp_path / "node_modules").symlink_to(NODE_MODULES)
     (tmp_path / "package.json").write_text('{"type": "module"}')
@@ -53,7 +53,7 @@ def test_a_message_is_sent_with_types_of_openapi_typescript(herald: Client, tmp_
     run(programs / "openapi-typescript", DOCUMENT, "-o", "herald.ts", cwd=tmp_path)
     types = (tmp_path / "herald.ts").read_text()
     vague = re.findall(r"(\w+)\??: .*\bunknown\b", types)
-    assert set(vague) == {"data", "name"}  # `[name: string]: unknown`: other headers
+    assert set(vague) == {"data", "name"}  # `[name: string]: unknown` stands for other headers
     run(
         programs / "tsc", "--strict", "--noUncheckedIndexedAccess", "--exactOptionalPropertyTypes",
         "--module", "nodenext", "--target", "es2022", "send.ts", "documented.ts", cwd=tmp_path,
@@ -72,13 +72,13 @@ def test_a_message_is_sent_with_types_of_openapi_typescript(herald: Client, tmp_
     assert_received(socket.receive(), messages[0])
 
 
-def test_a_message_is_sent_with_the_client_of_openapi_python_client(
+def test_the_client_of_openapi_python_client_can_send_a_message(
     herald: Client, tmp_path: Path
 ) -> None:
     client = tmp_path / "client"
     generated = run(
         VENV / "openapi-python-client", "generate", "--path", DOCUMENT, "--output-path", client,
-        cwd=tmp_path, PATH=f"{VENV}{os.pathsep}{os.environ['PATH']}",  # it formats with ruff
+        cwd=tmp_path, PATH=f"{VENV}{os.pathsep}{os.environ['PATH']}",  # it runs ruff
     )  # fmt: skip
     assert "Warning" not in generated, generated
     models = [model.read_text() for model in (client / "herald_client" / "models").iterdir()]
@@ -101,6 +101,6 @@ def test_a_message_is_sent_with_the_client_of_openapi_python_client(
 
 
 def assert_received(frame: Any, sent: Any) -> None:
-    """Assert that the frame has the message that was sent, and no other."""
+    """Assert that the frame has the message that was sent, and no others."""
     [message] = frame["messages"]
     assert (message["type"], message["data"]) == (sent["type"], sent["data"])

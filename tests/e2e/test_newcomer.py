@@ -1,4 +1,4 @@
-"""A newcomer's terminal, from `git clone` to `chalice delete`; what is typed is in newcomer.txt."""
+"""A newcomer's terminal, from `git clone` to `chalice delete`. newcomer.txt has the commands."""
 
 import json
 import re
@@ -25,7 +25,7 @@ SECONDS = 600
 
 
 class Terminal:
-    """A shell in which one command is typed after another; what it shows is recorded."""
+    """A shell that runs one command after another, and records its output."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self._shell = subprocess.Popen(
@@ -40,7 +40,7 @@ class Terminal:
         self.record = ""
 
     def type(self, command: str) -> tuple[str, int]:
-        """What a command printed, and its exit status."""
+        """Run a command. Return its output and its exit status."""
         assert self._shell.stdin is not None
         assert self._shell.stdout is not None
         self.record += f"$ {command}\n"
@@ -55,14 +55,13 @@ class Terminal:
         raise AssertionError(f"the shell ended:\n{self.record}{printed}")
 
     def close(self) -> None:
-        """End the shell, and what it has started."""
+        """End the shell and what it has started."""
         self._shell.communicate("kill $(jobs -p) 2> /dev/null\n", timeout=60)
 
 
 @pytest.fixture
 def origin(tmp_path: Path) -> Path:
-    """The project as it is here, as a repository to clone; set for the emulated AWS's functions,
-    which run on this machine's processor."""
+    """A copy of the project's files, which becomes the repository to clone."""
     origin = tmp_path / "origin"
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -95,7 +94,7 @@ def terminal(tmp_path: Path, origin: Path, endpoint: str) -> Iterator[Terminal]:
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
     }
-    python = Path(sys.executable).resolve()  # which the emulator's functions run on, too
+    python = Path(sys.executable).resolve()  # the emulator's functions run on it, too
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python3").symlink_to(python)
     plain = without_aws()
@@ -116,7 +115,7 @@ def terminal(tmp_path: Path, origin: Path, endpoint: str) -> Iterator[Terminal]:
 
 
 def configure(project: Path, variables: dict[str, str]) -> None:
-    """Give the stage dev variables, and a processor that the emulator has."""
+    """Give the stage dev its variables, and this machine's architecture, as the emulator needs."""
     path = project / ".chalice" / "config.json"
     config = json.loads(path.read_text())
     config["lambda_architecture"] = own_architecture()
@@ -136,15 +135,17 @@ def test_a_newcomer_gets_from_clone_to_a_deployed_websocket(
         elif line.startswith("> "):
             assert re.search(line[2:], printed), f"{line}\n{printed}"
         elif line == "! addresses":
-            tell_addresses(terminal, tmp_path / "herald", endpoint)
+            set_addresses(terminal, tmp_path / "herald", endpoint)
         else:
             assert not line or line.startswith("#"), line
     assert "Traceback" not in terminal.record
 
 
-def tell_addresses(terminal: Terminal, clone: Path, endpoint: str) -> None:
-    """Have the shell know where the emulator serves the APIs, and the functions where it serves
-    `@connections`: as paths, since the names of the APIs are no hosts here."""
+def set_addresses(terminal: Terminal, clone: Path, endpoint: str) -> None:
+    """Tell the shell and the functions the addresses of the APIs in the emulator.
+
+    They are paths, because the host names of API Gateway don't exist here.
+    """
     record = json.loads((clone / ".chalice" / "deployed" / "dev.json").read_text())
     made = {resource["name"]: resource for resource in record["resources"]}
     rest = f"{endpoint}/_aws/execute-api/{made['rest_api']['rest_api_id']}/api"

@@ -1,4 +1,4 @@
-"""Herald as a program in Node sees it, through the ws library."""
+"""Clients in Node with the library ws."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ DECRYPT = Path(__file__).with_name("decrypt.mjs")
 
 
 class Node:
-    """Node clients; `open` starts one, `event` is the next thing that happened to any."""
+    """Clients in one Node process. The events of all of them come in one sequence."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -24,12 +24,14 @@ class Node:
         )
 
     def open(self, query: str = "", **options: Any) -> list[Any]:
+        """Open a WebSocket, and return the next event."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"url": self.url + query, **options}) + "\n")
         self.process.stdin.flush()
         return self.event()
 
     def event(self) -> list[Any]:
+        """Wait for the next event: the client's number, the kind, and its text."""
         assert self.process.stdout is not None
         event: list[Any] = json.loads(self.process.stdout.readline())
         return event
@@ -42,7 +44,7 @@ def node(herald: Client) -> Iterator[Node]:
     clients.process.communicate(timeout=10)
 
 
-def test_three_sockets_receive_exactly_what_they_should(node: Node, herald: Client) -> None:
+def test_each_socket_receives_exactly_its_users_messages(node: Node, herald: Client) -> None:
     for number, user in enumerate(("node-bob", "node-bob", "node-carol")):
         assert node.open(f"?token={token(user)}") == [number, "open", ""]
     assert herald.report({"users": ["node-bob"]}, 1, "node-dave")["delivered"] == 2
@@ -55,19 +57,19 @@ def test_three_sockets_receive_exactly_what_they_should(node: Node, herald: Clie
     assert sorted(received) == [(0, 1), (1, 1), (2, 2)]
 
 
-def test_refusals_are_statuses(node: Node) -> None:
+def test_a_refused_handshake_is_answered_by_a_status(node: Node) -> None:
     assert node.open() == [0, "refused", 401]
     assert node.open("?token=bad") == [1, "refused", 401]
     assert node.open(f"?token={token(scope='')}") == [2, "refused", 403]
     assert node.open(f"?token={token()}", subprotocols=["mqtt"]) == [3, "refused", 400]
 
 
-def test_subprotocols_as_a_browser_needs_them(node: Node) -> None:
+def test_a_token_may_come_in_the_subprotocol(node: Node) -> None:
     subprotocols = ["herald.v1", f"bearer.{token()}"]
     assert node.open(subprotocols=subprotocols) == [0, "open", "herald.v1"]
 
 
-def test_encrypted_messages_are_read_by_jose_and_by_webcrypto(
+def test_jose_and_webcrypto_decrypt_messages(
     herald_with: Callable[..., Client],
 ) -> None:
     master = {"keys": [{"kty": "oct", "kid": "new", "k": "bmV3" * 11}]}

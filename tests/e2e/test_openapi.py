@@ -1,5 +1,5 @@
-"""`docs/openapi.yaml` against the running app, by thousands of requests that nobody thought of; and
-whether `docs/asyncapi.yaml` is what it says. Frames are checked wherever a test receives one."""
+"""`docs/openapi.yaml` against the running app, with thousands of generated requests, and
+`docs/asyncapi.yaml` against its schema. Frames are checked wherever a test receives one."""
 
 import json
 import os
@@ -22,17 +22,17 @@ CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 ASYNCAPI = Path(__file__).parent / "node_modules" / "@asyncapi" / "specs" / "schemas" / "3.0.0.json"
 
 
-def test_the_frames_document_is_asyncapi() -> None:
+def test_the_document_of_the_frames_is_valid_asyncapi() -> None:
     Draft7Validator(json.loads(ASYNCAPI.read_text())).validate(DOCUMENTS["asyncapi.yaml"])
 
 
-def test_what_is_written_is_what_is_answered(herald_with: Callable[..., Client]) -> None:
+def test_the_app_answers_as_its_openapi_document_says(herald_with: Callable[..., Client]) -> None:
     herald = herald_with(
         HERALD_ENCRYPTION_KEYS=json.dumps(MASTER_KEYS),
         HERALD_MESSAGE_RATE="100000",
         HERALD_MESSAGE_BURST="100000",
     )
-    ended = subprocess.run(
+    completed = subprocess.run(
         [
             SCHEMATHESIS, "--config-file", CONFIGURATION, "run", "docs/openapi.yaml",
             "--url", herald.running.http,
@@ -45,4 +45,4 @@ def test_what_is_written_is_what_is_answered(herald_with: Callable[..., Client])
         text=True,
         check=False,
     )  # fmt: skip
-    assert ended.returncode == 0, ended.stdout[-20_000:] + ended.stderr
+    assert completed.returncode == 0, completed.stdout[-20_000:] + completed.stderr

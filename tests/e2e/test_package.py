@@ -1,4 +1,4 @@
-"""What is packaged for AWS: a sound template, and code that is complete, small and nothing else."""
+"""The package for AWS: a valid template, and code that is complete, small, and without extras."""
 
 import json
 import subprocess
@@ -31,8 +31,8 @@ PACKAGES = {
 }
 
 
-def test_the_code_is_complete_and_small_and_nothing_else(packaged: Path) -> None:
-    """Chalice leaves out what it finds no wheel for, with no more than a warning."""
+def test_the_code_is_complete_and_small_and_has_no_other_packages(packaged: Path) -> None:
+    """Chalice leaves out packages without a wheel, and only prints a warning."""
     code = packaged / "deployment.zip"
     assert code.stat().st_size < 15_000_000
     names = zipfile.ZipFile(code).namelist()
@@ -45,8 +45,8 @@ def test_the_code_is_complete_and_small_and_nothing_else(packaged: Path) -> None
     assert {one for one in folders if not one.endswith((".dist-info", ".data"))} == PACKAGES
 
 
-def test_no_module_is_compiled_at_a_cold_start(packaged: Path, tmp_path: Path) -> None:
-    """Python says of each module that it loads where from."""
+def test_every_module_is_loaded_from_its_bytecode(packaged: Path, tmp_path: Path) -> None:
+    """With `-v` Python prints where it loads each module from."""
     zipfile.ZipFile(packaged / "deployment.zip").extractall(tmp_path)
     loaded = subprocess.run(
         [sys.executable, "-v", "-c", "import app; import chalicelib.wiring"],
@@ -60,12 +60,12 @@ def test_no_module_is_compiled_at_a_cold_start(packaged: Path, tmp_path: Path) -
     assert f"# code object from '{tmp_path}/chalicelib/__pycache__/wiring.cpython-" in loaded
 
 
-def test_the_template_is_sound(packaged: Path) -> None:
+def test_the_template_passes_cfn_lint(packaged: Path) -> None:
     subprocess.run([CFN_LINT, packaged / "sam.json"], check=True)
 
 
 @pytest.mark.parametrize("template", [storage_template, edge_template])
-def test_what_chalice_deploy_lacks_is_sound(
+def test_the_templates_beside_chalice_deploy_pass_cfn_lint(
     template: Callable[[Stage], dict[str, Any]], tmp_path: Path
 ) -> None:
     written = tmp_path / "template.json"
@@ -73,24 +73,24 @@ def test_what_chalice_deploy_lacks_is_sound(
     subprocess.run([CFN_LINT, written], check=True)
 
 
-def test_the_template_has_all_that_a_stage_needs(packaged: Path) -> None:
+def test_the_template_has_everything_that_a_stage_needs(packaged: Path) -> None:
     template: Any = json.loads((packaged / "sam.json").read_text())
     resources = template["Resources"]
     route = resources["WebsocketConnectRoute"]["Properties"]
     assert route["AuthorizationType"] == "CUSTOM"
     assert route["AuthorizerId"] == {"Ref": "TokenAuthorizer"}
-    assert_a_token_may_come_in_three_ways(resources["TokenAuthorizer"]["Properties"])
+    assert_that_the_authorizer_names_no_identity_sources(resources["TokenAuthorizer"]["Properties"])
     assert resources["WebsocketAPIStage"]["Properties"]["AutoDeploy"] is True
     queue = resources["DeliverQueued"]["Properties"]["Events"]["DeliverQueuedSqsEventSource"]
     assert queue["Properties"]["Queue"]["Fn::Sub"].endswith(":herald-prod-fanout")
     roles = [name for name, one in resources.items() if one["Type"] == "AWS::IAM::Role"]
-    assert len(roles) == len(FUNCTIONS)  # one for each, and no other
+    assert len(roles) == len(FUNCTIONS)  # one for each function, and no others
     for logical_id in FUNCTIONS.values():
         function = resources[logical_id]["Properties"]
         assert function["LoggingConfig"] == {"LogGroup": {"Ref": f"{logical_id}Logs"}}
         variables = function["Environment"]["Variables"]
         assert variables["HERALD_FANOUT_QUEUE_URL"] == {"Ref": "FanoutQueue"}
-        assert variables["HERALD_STAGE"] == "prod"  # from which it knows the tables' names
+        assert variables["HERALD_STAGE"] == "prod"  # from which it derives the tables' names
     assert resources["DeliverQueued"]["Properties"]["MemorySize"] == 1769
     assert resources["Sweep"]["Properties"]["Timeout"] == 120
     names = [
@@ -104,10 +104,10 @@ def test_the_template_has_all_that_a_stage_needs(packaged: Path) -> None:
     assert sorted(domains) == ["ApiGatewayCustomDomain", "WebsocketApiCustomDomain"]
 
 
-def assert_a_token_may_come_in_three_ways(authorizer: Any) -> None:
-    """API Gateway refuses a handshake with 401, unasked, if it lacks one of the identity sources
-    that an authorizer names; without any it asks the authorizer each time. The property is optional
-    for WebSocket APIs, and no verdict is cached for them.
+def assert_that_the_authorizer_names_no_identity_sources(authorizer: Any) -> None:
+    """A token may come in the header, the query or the subprotocol. API Gateway answers 401 without
+    asking the authorizer if a handshake lacks one of the identity sources that are named. The
+    property is optional for WebSocket APIs, which cache no verdict.
     https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-apigatewayv2-authorizer.html
     https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-websocket-api-lambda-auth.html"""
     assert authorizer["AuthorizerType"] == "REQUEST"

@@ -1,5 +1,4 @@
-"""A Herald whose every call goes through a spoiler, and whose tables can be asked whether they are
-true."""
+"""A Herald whose calls all go through the proxy, and checks of its tables."""
 
 import asyncio
 import json
@@ -29,15 +28,15 @@ from tests.support.tables import TABLES, assert_they_agree, empty, scan
 INLINE = 2
 LIMIT = 10  # connections of a user
 LATER = PROJECT / "tests" / "apps" / "later"
-RETURN_SECONDS = 2  # after which a job comes again whose worker has died
+RETURN_SECONDS = 2  # until the job of a dead worker comes again
 DONE_SECONDS = 20.0
 EARLIEST = "0" * 26  # an id before all others
 EXPIRES_IN = 3600
-"""Tokens live longer than the time that passes until `later`."""
+"""Tokens are valid for longer than the eleven minutes that are skipped."""
 
 
 class Functions:
-    """Herald's functions as they are in eleven minutes, each invoked by hand."""
+    """Herald's functions with a clock that is eleven minutes ahead; the test invokes them."""
 
     def __init__(self, variables: dict[str, str]) -> None:
         self._loop = asyncio.new_event_loop()
@@ -47,7 +46,7 @@ class Functions:
         self._wait(self._environments.start())
 
     def sweep(self) -> bool:
-        """Whether it ended without an error."""
+        """Run the sweep. Returns whether it succeeded."""
         try:
             self._wait(self._environments.invoke("sweep", scheduled_event("sweep")))
         except FunctionError:
@@ -66,7 +65,7 @@ class Functions:
 
 
 class Scene:
-    """One execution environment at a time, so that calls come in one order."""
+    """A Herald with one execution environment, so that its calls come in a fixed order."""
 
     def __init__(self, client: Client, spoiling: Spoiler, later: Functions, sqs: Any) -> None:
         self.client = client
@@ -78,19 +77,19 @@ class Scene:
         self.tenant = ""
         self.plan = Plan(untouched, 0, 1000)
         self.calls: list[str] = []
-        """What was called where things were `spoiled`."""
+        """The names of the calls that were made while faults were injected."""
 
     # --- Before and after
 
     def connect(self, user: str, lives: int = EXPIRES_IN, **claims: Any) -> Socket:
-        """A socket of a user's, whose token lives for so many seconds."""
+        """Connect a user, with a token that is valid for `lives` seconds."""
         expires = int(time.time()) + lives
         socket = self.client.connect(user, exp=expires, tenant=self.tenant, **claims)
         self.sockets[user].append(socket)
         return socket
 
     def begin_anew(self) -> None:
-        """Nobody is connected, nothing is stored, no function runs and no job waits."""
+        """Disconnect everybody, and wait until nothing is stored, runs or is queued."""
         self.spoiler.end()
         for sockets in self.sockets.values():
             for socket in sockets:
@@ -100,20 +99,20 @@ class Scene:
         with suppress(self.sqs.exceptions.PurgeQueueInProgress):
             self.sqs.purge_queue(QueueUrl=self.client.running.aws[QUEUE_URL])
         empty(self.tables, TABLES)
-        # An environment remembers users, of whom nothing is stored any more: these are others.
+        # Execution environments remember users whose items are gone; a new tenant has new users.
         self.tenant = uuid4().hex
 
     @property
     def dies(self) -> bool:
-        """Whether a function is killed."""
+        """Whether the plan kills a function."""
         return self.plan.fault in DEATHS
 
     def allowed(self, *statuses: int) -> tuple[int, ...]:
-        """These, and API Gateway's own for a function that has died."""
+        """Return the allowed statuses: 502, of API Gateway, too if a function is killed."""
         return (*statuses, 502) if self.dies else statuses
 
     def assert_says_no(self, answer: Any) -> None:
-        """A frame tells the client that what it asked for may not have been done."""
+        """Assert that the answer says that the request may not have been carried out."""
         if self.dies:
             assert answer["message"] == "Internal server error"
         else:
@@ -121,26 +120,26 @@ class Scene:
 
     @contextmanager
     def spoiled(self) -> Iterator[None]:
-        """What is planned happens to what is done here."""
+        """Inject the planned faults into what happens within the context."""
         self.spoiler.begin(self.plan)
         yield
         self.spoiler.wait_until_spoiled()
         self.calls = self.spoiler.end()
 
     def settle(self) -> None:
-        """Wait until whatever functions were asked to do is done: they do one after the other."""
+        """Wait until functions have done everything. Invocations queue for one environment."""
         for _ in range(2):
             self.client.http.get("/health", timeout=DONE_SECONDS)
 
     def sweep(self) -> None:
-        """The next sweep that is due, in eleven minutes."""
+        """Run the next sweep, eleven minutes later, and assert that it succeeds."""
         for item in list(scan(self.tables, TABLES.users)):
             if item["user"]["S"].startswith("sweep-"):
                 self.tables.delete_item(TableName=TABLES.users, Key={"user": item["user"]})
         assert self.later.sweep()
 
-    def assert_true(self) -> None:
-        """After one sweep the tables agree with one another, and with the sockets that are open."""
+    def assert_consistent(self) -> None:
+        """Assert that after a sweep the tables agree with each other and with the open sockets."""
         self.sweep()
         assert_they_agree(partial(scan, self.tables), TABLES, LIMIT)
         stored: defaultdict[str, int] = defaultdict(int)
@@ -154,7 +153,7 @@ class Scene:
         assert sum(stored.values()) == sum(map(len, self.sockets.values()))
 
     def assert_reachable(self) -> None:
-        """A message to each user reaches each of their sockets."""
+        """Assert that a message to each user reaches each of their sockets."""
         for user in [user for user, sockets in self.sockets.items() if sockets]:
             report = self.report({"users": [user]})
             assert report["delivered"] == len(self.sockets[user])
@@ -162,10 +161,10 @@ class Scene:
                 found = _messages_until("pong", socket, {"action": "ping"})
                 assert report["id"] in [message["id"] for message in found]
 
-    # --- What users do, and what becomes of it
+    # --- What users do
 
     def try_to_connect(self, user: str, **claims: Any) -> int:
-        """The handshake's status."""
+        """Connect a user. Returns the status of the handshake."""
         try:
             self.connect(user, **claims)
         except InvalidStatus as refused:
@@ -173,11 +172,11 @@ class Scene:
         return 101
 
     def report(self, to: Any) -> Any:
-        """That of a message of alice's which nothing befalls."""
+        """Send a message from alice, without a fault. Returns the report."""
         return self.client.report(to, tenant=self.tenant)
 
     def post(self, body: Any, idempotency_key: str) -> httpx.Response:
-        """A message of alice's, whose answer may take as long as API Gateway waits."""
+        """Post a message from alice. The answer may take as long as API Gateway allows."""
         return self.client.http.post(
             "/messages",
             content=json.dumps(body),
@@ -194,8 +193,8 @@ class Scene:
         bearer = token("alice", exp=int(time.time()) + EXPIRES_IN, tenant=self.tenant)
         return {"Authorization": f"Bearer {bearer}"}
 
-    def let_claims_run_out(self) -> None:
-        """As they do by themselves, but at once."""
+    def expire_claims(self) -> None:
+        """Let the claims of idempotency keys expire now."""
         for item in scan(self.tables, TABLES.messages):
             if "claimedUntil" in item:
                 self.tables.update_item(
@@ -206,7 +205,7 @@ class Scene:
                 )
 
     def progress(self, message_id: str) -> Any:
-        """A queued message's report, when it is done."""
+        """Return the report of a queued message, once it is done."""
 
         def asked() -> Any:
             path = f"/messages/{message_id}"
@@ -216,20 +215,20 @@ class Scene:
         return asked()
 
     def leave(self, user: str) -> None:
-        """All sockets of a user are closed by their client."""
+        """Close all sockets of a user."""
         for socket in self.sockets[user]:
             socket.connection.close()
         self.sockets[user] = []
 
     def lose(self, user: str) -> None:
-        """A user's sockets end, and `$disconnect` can't note it."""
+        """Close all sockets of a user, while `$disconnect` can't write."""
         self.spoiler.begin(Plan(reset, 0, 2))
         self.leave(user)
         self.spoiler.wait_until_spoiled()
         self.spoiler.end()
 
     def ask(self, user: str, **frame: Any) -> Any:
-        """The answer to a frame of a user's, or what API Gateway says where a handler failed."""
+        """Send a user's frame. Returns its answer, or API Gateway's error if a handler failed."""
         [socket] = self.sockets[user]
         socket.connection.send(json.dumps({**frame, "ref": "asked"}))
         while (answer := socket.receive()).get("ref") != "asked" and "connectionId" not in answer:
@@ -237,7 +236,7 @@ class Scene:
         return answer
 
     def received(self, user: str) -> list[str]:
-        """The ids of the messages that came to a user's sockets until now."""
+        """Return the ids of the messages that a user's sockets have received."""
         return [
             message["id"]
             for socket in self.sockets[user]
@@ -245,14 +244,14 @@ class Scene:
         ]
 
     def resumed(self, user: str) -> list[str]:
-        """The ids of the messages that a client of a user's is sent which comes back."""
+        """Reconnect as a user and resume. Returns the ids of the messages."""
         socket = self.connect(user)
         frame = {"action": "resume", "after": EARLIEST}
         return [message["id"] for message in _messages_until("resumed", socket, frame)]
 
 
 def _messages_until(kind: str, socket: Socket, frame: Any) -> list[Any]:
-    """The messages that come before the answer to a frame."""
+    """Send a frame. Returns the messages that come before its answer."""
     socket.connection.send(json.dumps({**frame, "ref": "until"}))
     messages: list[Any] = []
     while (answer := socket.receive()).get("ref") != "until":
@@ -263,7 +262,7 @@ def _messages_until(kind: str, socket: Socket, frame: Any) -> list[Any]:
 
 @contextmanager
 def scene() -> Iterator[Scene]:
-    """A Herald of its own, with nobody in it."""
+    """Run a Herald of its own, with nobody connected."""
     with ExitStack() as stack:
         spoiling = stack.enter_context(spoiler())
         environment = {
@@ -275,7 +274,7 @@ def scene() -> Iterator[Scene]:
             "GATEWAY_CONCURRENCY": "1",
             "GATEWAY_SCHEDULE_SECONDS": "86400",  # the test sweeps
         }
-        # The emulator is known when the gateway runs, and no function is asked before that.
+        # The emulator's address is known once the gateway runs; no function runs before that.
         running = stack.enter_context(served(configured(**environment)))
         spoiling.targets |= {AWS: running.aws["AWS_ENDPOINT_URL"], CONNECTIONS: running.http}
         functions = Functions({**configured(**environment).environment, **running.aws})

@@ -1,7 +1,7 @@
-"""What stands between Herald's functions and all that they call, and spoils one call or more.
+"""A proxy between Herald's functions and everything that they call, which injects faults.
 
-A proxy that understands HTTP: it knows each request by name, numbers them in the order in which
-they come, and does to some of them what networks, servers and fate do.
+It understands HTTP: it knows each request's name, numbers the requests in the order in which they
+come, and does to some of them what networks and servers do.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from urllib.parse import urlsplit
 
 AWS = "aws"
 CONNECTIONS = "@connections"
-LATE_SECONDS = 0.3  # less than any caller waits
+LATE_SECONDS = 0.3  # less than any caller's time limit
 QUIET_SECONDS = 1.2  # longer than the SDK's pause before it tries again
 
 
 class Request(NamedTuple):
-    """A request as it came; `name` is `PutItem`, `SendMessageBatch`, `POST @connections`."""
+    """A request; `name` is for example `PutItem`, `SendMessageBatch` or `POST @connections`."""
 
     name: str
     method: str
@@ -50,30 +50,32 @@ class Answer(NamedTuple):
 
 @dataclass
 class Exchange:
-    """One request, its caller, and the way on; what a fault has to do with."""
+    """A request, its caller's socket, and the function that forwards the request."""
 
     request: Request
     caller: socket.socket
     forward: Callable[[], Answer]
 
     def answer(self, answer: Answer) -> None:
+        """Send an answer to the caller."""
         self.caller.sendall(answer.to_bytes())
 
     def close_sockets(self) -> None:
-        """At once, so that the caller sees a reset."""
+        """Close the connection so that the caller sees a reset."""
         linger = struct.pack("ii", 1, 0)
         self.caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.close()
 
     def close(self) -> None:
-        """Close the connection now: a file that reads from it would keep it open."""
+        """Close the connection now, although a file still reads from it."""
         os.close(self.caller.detach())
 
     def wait_until_given_up(self) -> None:
-        """Until the caller has hung up. It says nothing more before that."""
+        """Wait until the caller has closed the connection."""
         select.select([self.caller], [], [], 60)
 
     def kill_the_caller(self) -> None:
+        """Kill the caller's process, and wait until it has ended."""
         os.kill(process_of(self.caller), signal.SIGKILL)
         self.wait_until_given_up()
 
@@ -82,12 +84,12 @@ Fault = Callable[[Exchange], None]
 
 
 def untouched(exchange: Exchange) -> None:
-    """No fault at all."""
+    """Forward the request, without a fault."""
     exchange.answer(exchange.forward())
 
 
 def throttled(exchange: Exchange) -> None:
-    """Refused for now."""
+    """Refuse the request as throttled."""
     if exchange.request.name.endswith(CONNECTIONS):
         exchange.answer(Answer(429, [("x-amzn-ErrorType", "LimitExceededException")], b""))
     else:
@@ -96,65 +98,65 @@ def throttled(exchange: Exchange) -> None:
 
 
 def failing(exchange: Exchange) -> None:
-    """The other side has an error of its own."""
+    """Answer with a server error."""
     exchange.answer(_error(500, "InternalServerError"))
 
 
 def silent(exchange: Exchange) -> None:
-    """No answer, ever; nothing is carried out."""
+    """Carry nothing out, and never answer."""
     exchange.wait_until_given_up()
 
 
 def reset(exchange: Exchange) -> None:
-    """The connection breaks before anything is carried out."""
+    """Break the connection before anything is carried out."""
     exchange.close_sockets()
 
 
 def answer_lost(exchange: Exchange) -> None:
-    """It is carried out, and the connection breaks."""
+    """Carry the request out, and break the connection."""
     exchange.forward()
     exchange.close_sockets()
 
 
 def slow(exchange: Exchange) -> None:
-    """Later than usual, but in time."""
+    """Carry the request out late, but in time."""
     time.sleep(LATE_SECONDS)
     exchange.answer(exchange.forward())
 
 
 def too_late(exchange: Exchange) -> None:
-    """It is carried out when the caller has given it up, and maybe tried again."""
+    """Carry the request out after the caller has given up, and may have tried again."""
     exchange.wait_until_given_up()
     exchange.forward()
 
 
 def answered_too_late(exchange: Exchange) -> None:
-    """It is carried out, but the answer doesn't come before the caller has given it up."""
+    """Carry the request out, and don't answer before the caller has given up."""
     exchange.forward()
     exchange.wait_until_given_up()
 
 
 def garbage(exchange: Exchange) -> None:
-    """Something else answers, as a proxy that shows a page of its own."""
-    # Where an answer is its status alone, a 200 can't be told from a true one.
+    """Answer as something else would, such as a proxy with a page of its own."""
+    # `@connections` answers by its status alone, so a false 200 can't be recognized.
     status = 502 if exchange.request.name.endswith(CONNECTIONS) else 200
     exchange.answer(Answer(status, [("Content-Type", "text/html")], b"<html>Sign in</html>"))
 
 
 def malformed(exchange: Exchange) -> None:
-    """It is carried out, and the answer is no JSON though it says so."""
+    """Carry the request out, and answer with invalid JSON."""
     answer = exchange.forward()
     exchange.answer(answer._replace(body=answer.body[:-1]))
 
 
 def no_http(exchange: Exchange) -> None:
-    """What answers speaks another protocol."""
+    """Answer with another protocol."""
     exchange.caller.sendall(b"\x15\x03\x01\x00\x02\x02\x46")
     exchange.close()
 
 
 def cut_short(exchange: Exchange) -> None:
-    """It is carried out, and the answer breaks off in its middle."""
+    """Carry the request out, and break off in the middle of the answer."""
     answer = exchange.forward()
     whole = Answer(answer.status, answer.headers, answer.body + b" " * 10).to_bytes()
     exchange.caller.sendall(whole[:-10])
@@ -162,12 +164,12 @@ def cut_short(exchange: Exchange) -> None:
 
 
 def killed_before(exchange: Exchange) -> None:
-    """The caller dies, and what it asked is not carried out."""
+    """Kill the caller before the request is carried out."""
     exchange.kill_the_caller()
 
 
 def killed_after(exchange: Exchange) -> None:
-    """What the caller asked is carried out, and it dies before it hears of that."""
+    """Carry the request out, and kill the caller before it gets the answer."""
     exchange.forward()
     exchange.kill_the_caller()
 
@@ -191,7 +193,7 @@ DEATHS: list[Fault] = [killed_before, killed_after]
 
 @dataclass
 class Plan:
-    """`fault` for the calls from number `first` on, `count` of them; the first call is 0."""
+    """A fault for `count` calls from number `first` on; the first call is 0."""
 
     fault: Fault
     first: int
@@ -200,24 +202,24 @@ class Plan:
 
 @dataclass
 class Spoiler:
-    """The proxy, at `urls`, one for each of AWS and CONNECTIONS."""
+    """The proxy. It has a URL for AWS and one for CONNECTIONS."""
 
     urls: dict[str, str]
     targets: dict[str, str] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     """The names of all requests since `begin`."""
     spoiled: list[str] = field(default_factory=list)
-    """Those of them that a fault befell."""
+    """The names of the requests that got a fault."""
     _plan: Plan | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, plan: Plan | None = None) -> None:
-        """Count from here, and spoil as planned."""
+        """Start to count requests, and to inject the planned faults."""
         with self._lock:
             self.calls, self.spoiled, self._plan = [], [], plan
 
     def wait_until_spoiled(self) -> None:
-        """Until all has happened that is planned, or nothing more is called."""
+        """Wait until the planned faults have happened, or no more requests come."""
         seen, since = -1, time.monotonic()
         while self._plan is not None and len(self.spoiled) < self._plan.count:
             if len(self.calls) > seen:
@@ -227,7 +229,7 @@ class Spoiler:
             time.sleep(0.005)
 
     def end(self) -> list[str]:
-        """Spoil nothing more; what was called."""
+        """Inject no more faults. Returns the names of the requests."""
         with self._lock:
             self._plan = None
             return list(self.calls)
@@ -276,7 +278,7 @@ class Spoiler:
 
 @contextmanager
 def spoiler() -> Iterator[Spoiler]:
-    """One that listens on free ports of 127.0.0.1; `targets` must be set before it is used."""
+    """Run a proxy on free ports of 127.0.0.1. Set its `targets` before it is used."""
     listeners = {
         kind: socket.create_server(("127.0.0.1", 0), backlog=512) for kind in (AWS, CONNECTIONS)
     }

@@ -1,4 +1,4 @@
-"""Each thing that Herald does, with each of its calls spoiled in each way."""
+"""Each operation of Herald, with each fault in each of its calls."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def stage(shared: Scene) -> Scene:
     return shared
 
 
-# --- What Herald does; each says what must hold whatever happens
+# --- The operations; each asserts what must hold whatever happens
 
 
 def connect(stage: Scene) -> None:
@@ -91,7 +91,7 @@ def fan_out(stage: Scene) -> None:
 
 
 def sweep(stage: Scene) -> None:
-    """One is silent, one's end was not told, one's token is over by then."""
+    """Sweep an idle connection, a dead one, and one whose token has expired."""
     stage.connect("bob", groups=["team"])
     stage.connect("carol", groups=["team"])
     stage.lose("carol")
@@ -113,7 +113,7 @@ def post_to(stage: Scene, users: list[str]) -> None:
     if answer.status_code >= 500:
         answer = stage.post(body, key)
     if answer.status_code == 409:
-        stage.let_claims_run_out()
+        stage.expire_claims()
         answer = stage.post(body, key)
     assert answer.status_code in (200, 202)
     [report] = answer.json()["messages"]
@@ -121,8 +121,8 @@ def post_to(stage: Scene, users: list[str]) -> None:
 
 
 def assert_honest(stage: Scene, report: Any, users: list[str]) -> None:
-    """Each recipient is in the report; whoever it says has the message has it, and who has not
-    gets it when they come back."""
+    """Assert that the report counts each recipient, that each one counted as delivered has the
+    message, and that the others get it when they reconnect."""
     if report.get("queued"):
         report = stage.progress(report["id"])
     counts = [report[result] for result in ("delivered", "gone", "stale", "rejected")]
@@ -136,11 +136,11 @@ def assert_honest(stage: Scene, report: Any, users: list[str]) -> None:
 
 
 ALL = os.environ.get("FAULTS") == "all"
-ONE_OF = 11  # faults is tried where not all are asked for, each of them somewhere; of deaths all
+ONE_IN = 11  # of the faults is tried by default, each kind somewhere; all kills are tried
 
-Act = Callable[[Scene], None]
+Operation = Callable[[Scene], None]
 
-CALLS: dict[Act, int] = {
+CALLS: dict[Operation, int] = {
     connect: 1,
     disconnect: 1,
     join: 4,
@@ -150,51 +150,55 @@ CALLS: dict[Act, int] = {
     fan_out: 18,
     sweep: 36,
 }
-"""How many calls each makes when nothing goes wrong. A sweep's come in any order, since it looks at
-its shards so."""
+"""How many calls each operation makes without a fault. A sweep's calls come in any order, because
+its shards do."""
 
-ONCE_MORE = (answer_lost, cut_short, too_late, answered_too_late)
-"""Faults after which a second try may do again what the first has done."""
+REPEATABLE = (answer_lost, cut_short, too_late, answered_too_late)
+"""Faults after which a second try may repeat what the first one did."""
 
 
 def cases() -> list[Any]:
-    """Each call fails, and its second try too; or is mended by that; or ends its caller."""
+    """Return the cases: a call fails twice, or fails once, or its caller is killed."""
     plans = [
-        (act, Plan(fault, call, count))
-        for act, calls in CALLS.items()
+        (operation, Plan(fault, call, count))
+        for operation, calls in CALLS.items()
         for call in range(calls)
         for fault, count in (
             *((fault, 2) for fault in FAULTS),
-            *((fault, 1) for fault in ONCE_MORE),
+            *((fault, 1) for fault in REPEATABLE),
         )
     ]
     deaths = [
-        (act, Plan(death, call, 1))
-        for act, calls in CALLS.items()
+        (operation, Plan(death, call, 1))
+        for operation, calls in CALLS.items()
         for call in range(calls)
         for death in DEATHS
     ]
     return [
         pytest.param(
-            act, plan, id=f"{act.__name__}-{plan.first}-{plan.fault.__name__}-{plan.count}"
+            operation,
+            plan,
+            id=f"{operation.__name__}-{plan.first}-{plan.fault.__name__}-{plan.count}",
         )
-        for act, plan in [*plans[:: 1 if ALL else ONE_OF], *deaths]
+        for operation, plan in [*plans[:: 1 if ALL else ONE_IN], *deaths]
     ]
 
 
-@pytest.mark.parametrize("act", CALLS, ids=lambda act: act.__name__)
-def test_these_are_all_calls(stage: Scene, act: Act) -> None:
+@pytest.mark.parametrize("operation", CALLS, ids=lambda operation: operation.__name__)
+def test_an_operation_makes_these_calls(stage: Scene, operation: Operation) -> None:
     stage.plan = Plan(untouched, 0, 1000)
-    act(stage)
-    assert len(stage.calls) == CALLS[act], stage.calls
-    stage.assert_true()
+    operation(stage)
+    assert len(stage.calls) == CALLS[operation], stage.calls
+    stage.assert_consistent()
     stage.assert_reachable()
 
 
-@pytest.mark.parametrize(("act", "plan"), cases())
-def test_whatever_happens_to_a_call(stage: Scene, act: Act, plan: Plan) -> None:
+@pytest.mark.parametrize(("operation", "plan"), cases())
+def test_herald_is_consistent_after_any_fault_in_any_call(
+    stage: Scene, operation: Operation, plan: Plan
+) -> None:
     stage.plan = plan
-    act(stage)
+    operation(stage)
     assert stage.spoiler.spoiled
-    stage.assert_true()
+    stage.assert_consistent()
     stage.assert_reachable()

@@ -1,5 +1,7 @@
-"""Any octets as a token, and any as the claims of one that is rightly signed: a principal that
-survives the authorizer's context, or a refusal."""
+"""Fuzzes tokens: any octets as a token, and any octets as the claims of a correctly signed token.
+
+The result must be a refusal, or a principal that survives the authorizer's context.
+"""
 
 import base64
 import hashlib
@@ -21,12 +23,14 @@ HEADER = base64.urlsafe_b64encode(b'{"alg":"HS256"}').rstrip(b"=")
 
 
 def signed(claims: bytes) -> str:
+    """Return a token with these claims and a correct signature."""
     content = HEADER + b"." + base64.urlsafe_b64encode(claims).rstrip(b"=")
     digest = hmac.digest(SECRET.encode(), content, hashlib.sha256)
     return (content + b"." + base64.urlsafe_b64encode(digest).rstrip(b"=")).decode()
 
 
 def try_one(data: bytes) -> None:
+    """Try one input. Raises whatever isn't a refusal."""
     for text in (data.decode("utf-8", "replace"), data.decode("latin-1")):
         for find in (
             lambda text=text: bearer_token(text),

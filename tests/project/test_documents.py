@@ -122,8 +122,8 @@ COMMANDS = {
     "make lint": "make test",  # which begins with it
     "make demo": "test_demo_shows_who_received_the_message",
     "make token": "test_token_prints_a_token_and_nothing_else",
-    "make deploy": "test_everything_is_there",  # in the emulator, by both ways
-    "make destroy": "test_everything_is_there",  # where the stage that it looks at ends
+    "make deploy": "test_a_deployed_stage_is_healthy",  # in the emulator, by both ways
+    "make destroy": "test_a_deployed_stage_is_healthy",  # where the stage that it looks at ends
     "make resources": NEWCOMER,
     "chalice deploy": NEWCOMER,
     "chalice local": NEWCOMER,
@@ -131,16 +131,16 @@ COMMANDS = {
     "chalice invoke": NEWCOMER,
     "chalice url": NEWCOMER,
     "chalice delete": NEWCOMER,
-    "chalice package": "test_the_template_is_sound",
+    "chalice package": "test_the_template_passes_cfn_lint",
     "python -m infra token": NEWCOMER,
-    "make package": "test_the_template_is_sound",
+    "make package": "test_the_template_passes_cfn_lint",
     "python3 -c": "test_the_configurations_command_makes_master_keys",
     "python docs/settings_table.py": "test_the_settings_are_those_of_the_settings_object",
     ".venv/bin/chalice local": "test_alone_it_serves_with_tables_of_its_own",
     ".venv/bin/python -m bench": "make bench",  # which runs each
-    "make simulate": "test_simulate_draws_what_the_documents_show",
-    "make coverage": "test_coverage_says_what_is_not_reached_and_fails",
-    "make audit": "test_audit_names_what_is_vulnerable_and_fails",
+    "make simulate": "test_simulate_reproduces_the_committed_results_and_plots",
+    "make coverage": "test_too_little_coverage_fails_and_names_the_modules",
+    "make audit": "test_an_audit_names_vulnerable_packages_and_fails",
     **{command: command for command in IN_CI_ALONE},
 }
 """How a command of a document's begins, and the test or the line of .ci/run that runs it."""

@@ -1,4 +1,4 @@
-"""What is deployed beside the functions, and that the emulator has it as AWS will."""
+"""The tables and queues of `resources.json`, and how the emulators create them."""
 
 import json
 from typing import Any
@@ -18,13 +18,13 @@ TABLES = {
 }
 
 
-def test_the_queue_is_as_the_workers_believe() -> None:
+def test_the_queues_settings_match_the_workers_limits() -> None:
     queue = TEMPLATE["Resources"]["FanoutQueue"]["Properties"]
     chalice = json.loads((PROJECT / ".chalice" / "config.json").read_text())
     assert queue["RedrivePolicy"]["maxReceiveCount"] == MAX_RECEIVES
     assert queue["VisibilityTimeout"] >= 2 * chalice["lambda_timeout"]
     assert queue["VisibilityTimeout"] * 1000 <= LAST_TRY_MS
-    assert queue["MessageRetentionPeriod"] == KEPT_SECONDS  # longer there is nothing to deliver
+    assert queue["MessageRetentionPeriod"] == KEPT_SECONDS  # older messages have expired
     dead_letters = TEMPLATE["Resources"]["FanoutDeadLetterQueue"]["Properties"]
     assert dead_letters["MessageRetentionPeriod"] == 14 * 24 * 60 * 60  # SQS's longest
     assert queue["SqsManagedSseEnabled"] is dead_letters["SqsManagedSseEnabled"] is True
@@ -32,7 +32,7 @@ def test_the_queue_is_as_the_workers_believe() -> None:
 
 @pytest.fixture(params=["moto", "ministack"])
 def deployed(request: pytest.FixtureRequest) -> Any:
-    """A DynamoDB client; the tables have all that is deployed."""
+    """A DynamoDB client of an emulator with the deployed tables."""
     if request.param == "ministack":
         return request.getfixturevalue("ministack")
     request.getfixturevalue("aws")

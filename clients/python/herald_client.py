@@ -209,9 +209,7 @@ class Herald:
             except InvalidStatus as refused:
                 status = refused.response.status_code
                 if status in PERMANENT and isinstance(self._token, str):
-                    raise HeraldError(
-                        "refused", f"the handshake was answered {status}"
-                    ) from None
+                    raise HeraldError("refused", f"the handshake was answered {status}") from None
                 logger.warning("handshake refused with status %d", status)
             except (HeraldError, OSError, TimeoutError, WebSocketException) as error:
                 logger.warning("connection failed: %s", error or type(error).__name__)

@@ -1,4 +1,4 @@
-"""What is deployed beside the functions, and that the emulator has it as AWS will."""
+"""The tables and queues of `resources.json`, and how the emulators create them."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ TABLES = {
 }
 
 
-def test_the_queue_is_as_the_workers_believe() -> None:
+def test_the_queues_settings_match_the_workers_limits() -> None:
     queue = TEMPLATE["Resources"]["FanoutQueue"]["Properties"]
     chalice = json.loads((PROJECT / ".chalice" / "config.json").read_text())
     assert queue["RedrivePolicy"]["maxReceiveCount"] == MAX_RECEIVES
@@ -33,7 +33,7 @@ def test_the_queue_is_as_the_workers_believe() -> None:
 
 @pytest.fixture(params=["moto", "ministack"])
 def deployed(request: pytest.FixtureRequest) -> Any:
-    """A DynamoDB client; the tables have all that is deployed."""
+    """A DynamoDB client of an emulator with the deployed tables."""
     if request.param == "ministack":
         return request.getfixturevalue("ministack")
     request.getfixturevalue("aws")

@@ -1,5 +1,5 @@
 """Draws `results/scale.json` for `docs/scale.md`, with matplotlib, from a virtual environment of
-its own: `bench/.venv/bin/python -m bench.plots`."""
+its own: `.venv/bench/bin/python -m bench.plots`."""
 
 import json
 from pathlib import Path

@@ -3,7 +3,6 @@
 project = "Herald"
 html_title = "Herald"
 extensions = ["myst_parser", "sphinxcontrib.mermaid"]
-exclude_patterns = ["requirements.txt"]
 nitpicky = True
 
 myst_heading_anchors = 3  # as GitHub makes them

@@ -345,7 +345,7 @@ def test_a_token_for_nobody_is_refused(command: Callable[..., Command], user: st
 @pytest.fixture
 def make(checkout: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """Runs `make` in a checkout that is set up: with this Python and its packages."""
-    for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "constraints.txt"):
+    for name in ("Makefile", "requirements.txt", "requirements-dev.in", "requirements-dev.txt"):
         shutil.copy(PROJECT / name, checkout)
     python = checkout / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True, exist_ok=True)

@@ -76,6 +76,7 @@ COMMANDS = {
     "python docs/settings_table.py": "test_the_settings_are_those_of_the_settings_object",
     ".venv/bin/chalice local": "test_alone_it_serves_with_tables_of_its_own",
     ".venv/bin/python -m bench": "make bench",  # which runs each
+    "make lock": "test_lock_compiles_each_file_with_hashes_and_the_first_constrains_the_others",
     "make simulate": "test_simulate_draws_what_the_documents_show",
     "make coverage": "test_coverage_says_what_is_not_reached_and_fails",
     "make audit": "test_audit_names_what_is_vulnerable_and_fails",

@@ -42,6 +42,7 @@ test: lint types tests ## Lint, types and every test that needs only Python
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 
 types: $(READY)
 	$(BIN)/mypy
@@ -125,7 +126,7 @@ $(INNER): $(VENV)/%/.ready: requirements/%.txt requirements/%.in $(READY)
 
 lock: $(BIN)/uv ## Compile each requirements file with hashes, after a change (UPGRADE=1: and take what is newer)
 	@for name in $(LOCKED); do echo "$$name.in > $$name.txt" >&2; $(BIN)/uv pip compile --quiet --system-certs --universal \
-		--python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock' \
+		--python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock # --universal --python-version 3.11' \
 		$(if $(UPGRADE),--upgrade) --output-file "$$name.txt" "$$name.in" || exit 1; done
 
 # Where pip has an index of its own, the set-up is without uv.

@@ -124,9 +124,10 @@ $(READY): requirements-dev.txt requirements-dev.in requirements.txt $(if $(WITH_
 $(INNER): $(VENV)/%/.ready: requirements/%.txt requirements/%.in $(READY)
 	@exec $(BIN)/python -I -S tools/set_up.py $(@D) $^
 
+# pip asks for a hash of `coverage[toml]`, and not only of `coverage`: hence the extras.
 lock: $(BIN)/uv ## Compile each requirements file with hashes, after a change (UPGRADE=1: and take what is newer)
 	@for name in $(LOCKED); do echo "$$name.in > $$name.txt" >&2; $(BIN)/uv pip compile --quiet --system-certs --universal \
-		--python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock # --universal --python-version 3.11' \
+		--python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --custom-compile-command 'make lock # --universal --python-version 3.11' \
 		$(if $(UPGRADE),--upgrade) --output-file "$$name.txt" "$$name.in" || exit 1; done
 
 # Where pip has an index of its own, the set-up is without uv.

@@ -206,9 +206,8 @@ def test_a_half_made_environment_is_made_again_while_another_command_waits_for_i
     assert (second.returncode, out) == (0, "a token for bob\n"), err
     assert "Setting up" not in err
     assert index.asked_times == 1
-    assert sorted(path.name for path in (clone / ".venv").iterdir() if path.is_file()) == [
-        ".ready", "pyvenv.cfg",
-    ]  # fmt: skip
+    files = {path.name for path in (clone / ".venv").iterdir() if path.is_file()}
+    assert files - {".gitignore"} == {".ready", "pyvenv.cfg"}  # the first is Python 3.13's
 
 
 def test_an_environment_that_the_user_made_is_kept_and_installed_into(

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 from gateway.configuration import PROJECT
 
-PIN = re.compile(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)")
+PIN = re.compile(r"([A-Za-z0-9._-]+)(?:\[[a-z0-9,-]+\])?==([A-Za-z0-9.]+)")
 HASHES = re.compile(r"( +--hash=sha256:[0-9a-f]{64})+")
 COMPILED = [PROJECT / "requirements-dev.txt", *(PROJECT / "requirements").glob("*.txt")]
 
@@ -79,6 +79,20 @@ def test_a_compiled_file_does_not_say_where_packages_come_from(file: Path) -> No
     text = file.read_text()
     for word in ("://", "file:", " @ ", "--index", "--extra", "--find", "# via", "# from"):
         assert word not in text
+
+
+@pytest.mark.parametrize("file", COMPILED, ids=lambda file: file.stem)
+def test_a_compiled_file_has_the_extras_that_its_packages_need(file: Path) -> None:
+    """pip wants a hash of `coverage[toml]` where a package needs that, and not only of `coverage`."""
+    extras = {
+        canonicalize_name(needed.name): needed.extras
+        for needed in map(Requirement, (line.partition(" --hash")[0] for line in lines(file)))
+    }
+    for installed in distributions():
+        if canonicalize_name(installed.name) in extras:
+            for needed in map(Requirement, installed.requires or []):
+                if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                    assert needed.extras <= extras.get(canonicalize_name(needed.name), set())
 
 
 def test_every_input_is_compiled() -> None:

@@ -83,7 +83,7 @@ def test_a_compiled_file_does_not_say_where_packages_come_from(file: Path) -> No
 
 @pytest.mark.parametrize("file", COMPILED, ids=lambda file: file.stem)
 def test_a_compiled_file_has_the_extras_that_its_packages_need(file: Path) -> None:
-    """pip wants a hash of `coverage[toml]` where a package needs that, and not only of `coverage`."""
+    """pip wants a hash of `coverage[toml]` where a package needs that, not only of `coverage`."""
     extras = {
         canonicalize_name(needed.name): needed.extras
         for needed in map(Requirement, (line.partition(" --hash")[0] for line in lines(file)))

@@ -1,7 +1,7 @@
 # What a user types. Each command sets up what it needs, once; nothing is installed by hand.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token test lint types tests coverage faults fuzz mutants package resources deploy destroy docs e2e bench simulate audit usage-of-token FORCE
+.PHONY: help run demo token test lint types tests coverage faults fuzz mutants package resources deploy destroy docs e2e bench simulate audit lock usage-of-token FORCE
 
 # PYTHON names the Python to use: make PYTHON=python3.12 run. By default it is the newest one found.
 ifeq ($(origin PYTHON),undefined)
@@ -43,6 +43,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo --cache-dir .herald/imports
+	$(BIN)/codespell
 
 types: $(READY)
 	$(BIN)/mypy
@@ -99,38 +100,41 @@ docs: $(VENV)/docs/.ready ## Build a site of docs/ in .herald/site, and check it
 audit: $(VENV)/audit/.ready ## Look each installed package up among the known vulnerabilities (needs the internet)
 	@$(BIN)/python -m pip freeze | $(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps -r /dev/stdin
 
-bench: $(READY) bench/.venv/.ready bench/peers/node/node_modules ## Measure Herald beside its peers (needs Node, npm, and nginx and wrk: it installs these; QUICK=1: only see that it can be measured)
+bench: $(READY) $(VENV)/bench/.ready bench/peers/node/node_modules ## Measure Herald beside its peers (needs Node, npm, and nginx and wrk: it installs these; QUICK=1: only see that it can be measured)
 	@bench/install-tools.sh
 	@QUICK="$(QUICK)" exec $(BIN)/python -m bench
 
-simulate: $(READY) bench/.venv/.ready ## Simulate a million connections, and draw docs/scale.md's plots (a minute)
+simulate: $(READY) $(VENV)/bench/.ready ## Simulate a million connections, and draw docs/scale.md's plots (a minute)
 	@$(BIN)/python -m bench.simulate
-	@bench/.venv/bin/python -m bench.plots
+	@$(VENV)/bench/bin/python -m bench.plots
 
 bench/peers/node/node_modules: bench/peers/node/package-lock.json
 	npm ci --no-audit --no-fund --prefix bench/peers/node
 	@touch $@
 
-# The virtual environments. tools/set_up.py makes them, one at a time: the first with PYTHON, and the
-# others with the first one's Python. Those within the first go with it when it is made anew.
-INNER := $(patsubst %,$(VENV)/%/.ready,audit docs e2e fuzz mutants)
-$(READY): requirements-dev.txt requirements.txt constraints.txt
-$(VENV)/audit/.ready: tools/audit.txt
-$(VENV)/docs/.ready: docs/requirements.txt
-$(VENV)/e2e/.ready: tests/e2e/requirements.txt constraints.txt
-$(VENV)/fuzz/.ready: tests/fuzz/requirements.txt requirements.txt
-$(VENV)/mutants/.ready: tests/mutants.txt requirements-dev.txt requirements.txt constraints.txt
-bench/.venv/.ready: bench/requirements.txt
+# The virtual environments: .venv of requirements-dev.txt, and .venv/NAME of requirements/NAME.txt.
+# tools/set_up.py makes them, one at a time: the first with PYTHON, and the others with the first
+# one's Python. These go with the first when it is made anew.
+INNER := $(patsubst %,$(VENV)/%/.ready,audit bench docs e2e fuzz mutants)
+LOCKED := requirements-dev $(basename $(wildcard requirements/*.in))  # the first constrains others
 
-$(READY): $(if $(WITH_THIS_PYTHON),FORCE) $(if $(realpath $(BIN)/python),,FORCE)
+$(READY): requirements-dev.txt requirements-dev.in requirements.txt $(if $(WITH_THIS_PYTHON),FORCE) $(if $(realpath $(BIN)/python),,FORCE)
 	@python=$(call quoted,$(PYTHON)); "$$python" -c '' 2>/dev/null || { \
 		echo "There is no Python that runs as '$$python', and Herald needs Python 3.11 or later." >&2; \
 		echo "Install one, or name one that is installed: make PYTHON=python3.12 run" >&2; exit 1; }; \
-	exec "$$python" -I -S tools/set_up.py $(WITH_THIS_PYTHON) $(@D) $(filter %.txt,$^)
+	exec "$$python" -I -S tools/set_up.py $(WITH_THIS_PYTHON) $(@D) $(filter-out FORCE,$^)
 
-$(INNER): $(READY)
-bench/.venv/.ready: | $(READY)
-$(INNER) bench/.venv/.ready:
-	@exec $(BIN)/python -I -S tools/set_up.py $(@D) $(filter %.txt,$^) $(filter %.ready,$^)
+$(INNER): $(VENV)/%/.ready: requirements/%.txt requirements/%.in $(READY)
+	@exec $(BIN)/python -I -S tools/set_up.py $(@D) $^
+
+# pip asks for a hash of `coverage[toml]`, and not only of `coverage`: hence the extras.
+lock: $(BIN)/uv ## Compile each requirements file with hashes, after a change (UPGRADE=1: and take what is newer)
+	@for name in $(LOCKED); do echo "$$name.in > $$name.txt" >&2; $(BIN)/uv pip compile --quiet --system-certs --universal \
+		--python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --custom-compile-command 'make lock # --universal --python-version 3.11' \
+		$(if $(UPGRADE),--upgrade) --output-file "$$name.txt" "$$name.in" || exit 1; done
+
+# Where pip has an index of its own, the set-up is without uv.
+$(BIN)/uv: $(if $(wildcard $(BIN)/uv),,$(READY))
+	@[ -x $@ ] || $(BIN)/python -m pip install --quiet --require-hashes -r requirements/uv.txt
 
 FORCE:

@@ -1,8 +1,8 @@
 """Draws the plots of `docs/scale.md` from `results/scale.json`.
 
-    make simulate             # simulates, then runs `bench/.venv/bin/python -m bench.plots`
+    make simulate             # simulates, then runs `.venv/bench/bin/python -m bench.plots`
 
-It has its own virtual environment, `bench/.venv`, because nothing else needs matplotlib.
+It has its own virtual environment, `.venv/bench`, because nothing else needs matplotlib.
 """
 
 import json

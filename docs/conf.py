@@ -8,7 +8,6 @@ sys.path.insert(0, str(Path(__file__).parent))  # for diagrams.py
 project = "Herald"
 html_title = "Herald"
 extensions = ["myst_parser", "diagrams"]
-exclude_patterns = ["requirements.txt"]
 nitpicky = True
 
 myst_heading_anchors = 3  # as GitHub makes them

@@ -91,7 +91,7 @@ def _environment(python: str) -> Path:
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     folder = Path(".venv") / f"deploy-{version}"
-    files = ["requirements-dev.txt", "requirements.txt", "constraints.txt"]
+    files = ["requirements-dev.txt", "requirements-dev.in", "requirements.txt"]
     set_up = subprocess.run(
         [python, "tools/set_up.py", "--with-this-python", folder, *files], cwd=PROJECT, check=False
     )

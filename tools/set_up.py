@@ -2,7 +2,8 @@
 
     python tools/set_up.py [--with-this-python] FOLDER REQUIREMENTS [FILE…]
 
-Install REQUIREMENTS into FOLDER, unless that has been done since one of the files changed. Only one
+Install REQUIREMENTS, a file with hashes, into FOLDER, unless that has been done since one of the
+files changed. FILEs are what it was compiled from, or another environment's `.ready`. Only one
 set-up runs at a time in a checkout; others wait for it. An environment that this script has made is
 made anew; another one is kept, and installed into.
 
@@ -21,6 +22,7 @@ import argparse
 import contextlib
 import fcntl
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -34,7 +36,7 @@ from typing import Any
 NEEDED = (3, 11)
 LOCK = Path(".herald/set-up.lock")
 LOG = Path(".herald/set-up.log")
-UV = Path(__file__).with_name("uv.txt")
+UV = Path("requirements/uv.txt")
 MAIN_UV = Path(".venv/bin/uv")  # other environments need no uv of their own
 READY = ".ready"
 HALF_MADE = ".half-made"
@@ -42,6 +44,7 @@ MADE, KEPT = "made\n", "kept\n"  # what READY holds
 EVERY_SECONDS = 5.0  # a line that long after the last one
 TAIL = 15  # lines of a command that failed
 DESCRIBE = "import sys; print(*sys.version_info[:3], sys.base_prefix)"
+REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?(==[^\s;#]+)?")
 FOREIGN = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "__PYVENV_LAUNCHER__"}
 
 
@@ -80,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         check_version(sys.version_info[:3])
         with locked(LOCK) as lock:
             if not is_ready(given.folder, given.files, with_this_python=given.with_this_python):
-                set_up(given.folder, given.files[0], lock)
+                set_up(given.folder, given.files, lock)
     except SetUpError as error:
         print(error, file=sys.stderr)
         return 1
@@ -174,7 +177,7 @@ def describe(folder: Path) -> tuple[tuple[int, ...], str] | None:
     return (int(major), int(minor), int(micro)), where
 
 
-def set_up(folder: Path, requirements: Path, lock: int) -> None:
+def set_up(folder: Path, files: Sequence[Path], lock: int) -> None:
     """Make the environment, or take one that somebody made, and install into it."""
     ready = folder / READY
     kept = is_somebodys(folder)
@@ -194,7 +197,14 @@ def set_up(folder: Path, requirements: Path, lock: int) -> None:
         complete(folder, progress, lock)
     else:
         make(folder, progress, lock)
-    install(folder, requirements, progress, lock)
+    locked, *sources = files
+    install(folder, ["--require-hashes", "-r", str(locked)], str(locked), progress, lock)
+    added = unlocked(locked, [file for file in sources if file.name != READY])
+    if added:
+        names = ", ".join(added)
+        print(f"{locked} has no hashes of {names}. Installing without them.", file=sys.stderr)
+        print("`make lock` adds them.", file=sys.stderr)
+        install(folder, added, names, progress, lock)
     ready.write_text(KEPT if kept else MADE)
     with contextlib.suppress(FileNotFoundError):
         (folder / HALF_MADE).unlink()
@@ -243,25 +253,46 @@ def complete(folder: Path, progress: Progress, lock: int) -> None:
         run([python, "-I", "-m", "ensurepip"], "installing pip", progress, lock)
 
 
-def install(folder: Path, requirements: Path, progress: Progress, lock: int) -> None:
-    """Install what the file of requirements lists: by uv in a third of pip's time, and by pip
-    where uv fails, or where pip has an index of its own: uv reads none of pip's configuration."""
+def unlocked(locked: Path, sources: Sequence[Path]) -> list[str]:
+    """Return the requirements of `sources` that `locked` lacks, as somebody has just added them."""
+    held = {name + version for name, version in requirements(locked)}
+    held |= {name for name, _ in requirements(locked)}
+    return [
+        name + version
+        for source in sources
+        for name, version in requirements(source)
+        if name + version not in held
+    ]
+
+
+def requirements(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield each requirement's name, normalized, and `==version` where it has one."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        found = REQUIREMENT.match(line)
+        if found:
+            yield re.sub(r"[-_.]+", "-", found[1]).lower(), found[2] or ""
+
+
+def install(folder: Path, what: Sequence[str], name: str, progress: Progress, lock: int) -> None:
+    """Install by uv, or by pip where uv fails or pip has an index of its own: uv reads none of
+    pip's configuration. Nothing is compiled before it is imported: most of it never is."""
     python = str(folder / "bin" / "python")
     pip = [python, "-I", "-m", "pip"]
     quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-    doing = f"installing {requirements}"
+    by_pip = [*pip, "install", *quiet, "--no-compile"]
+    doing = f"installing {name}"
     if not has_own_index(pip):
-        options = ["--python", python, "--system-certs", "--compile-bytecode"]
         try:
             uv = MAIN_UV if MAIN_UV.exists() else folder / "bin" / "uv"
             if not uv.exists():
-                run([*pip, "install", *quiet, "-r", str(UV)], "installing uv", progress, lock)
-            command = [str(uv), "pip", "install", *options, "-r", str(requirements)]
-            run(command, doing, progress, lock)
+                hashed = ["--require-hashes", "-r", str(UV)]
+                run([*by_pip, *hashed], "installing uv", progress, lock)
+            by_uv = [str(uv), "pip", "install", "--python", python, "--system-certs"]
+            run([*by_uv, *what], doing, progress, lock)
             return
         except SetUpError:
             doing += " by pip, since uv can't"
-    run([*pip, "install", *quiet, "-r", str(requirements)], doing, progress, lock)
+    run([*by_pip, *what], doing, progress, lock)
 
 
 def has_own_index(pip: Sequence[str]) -> bool:

@@ -1,5 +1,6 @@
 """The package for AWS: a valid template, and code that is complete, small, and without extras."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chalice.deploy.packager import DependencyBuilder
+from chalice.utils import OSUtils
 
 from gateway.configuration import PROJECT
 from infra.stage import FUNCTIONS, Stage
@@ -43,6 +46,22 @@ def test_the_code_is_complete_and_small_and_has_no_other_packages(packaged: Path
         assert any(name.startswith(prefix) and name.endswith(".so") for name in names)
     folders = {name.partition("/")[0] for name in names if "/" in name}
     assert {one for one in folders if not one.endswith((".dist-info", ".data"))} == PACKAGES
+
+
+@pytest.mark.parametrize("architecture", ["arm64", "x86_64"])
+def test_the_wheels_that_chalice_packs_are_the_locked_ones(
+    tmp_path: Path, architecture: str
+) -> None:
+    """Chalice asks pip for single wheels, by name and version, and so without their hashes."""
+    builder = DependencyBuilder(OSUtils(), architecture=architecture)
+    abi = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    requirements = str(PROJECT / "requirements.txt")
+    wheels, missing = builder._download_dependencies(abi, str(tmp_path), requirements)
+    assert not missing
+    locked = (PROJECT / "requirements-dev.txt").read_text()
+    for wheel in wheels:
+        digest = hashlib.sha256((tmp_path / wheel.filename).read_bytes()).hexdigest()
+        assert f"--hash=sha256:{digest}" in locked, wheel.filename
 
 
 def test_every_module_is_loaded_from_its_bytecode(packaged: Path, tmp_path: Path) -> None:

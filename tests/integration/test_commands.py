@@ -267,7 +267,7 @@ def test_token_without_a_user_is_an_error(command: Callable[..., Command], user:
 @pytest.fixture
 def make(checkout: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """Run `make` in a checkout whose environment is this Python with its packages."""
-    for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "constraints.txt"):
+    for name in ("Makefile", "requirements.txt", "requirements-dev.in", "requirements-dev.txt"):
         shutil.copy(PROJECT / name, checkout)
     python = checkout / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True, exist_ok=True)

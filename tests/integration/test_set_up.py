@@ -1,6 +1,7 @@
 """`make` in a fresh clone: real environments, made by the real pip, from an index of our own."""
 
 import fcntl
+import hashlib
 import io
 import os
 import shutil
@@ -19,6 +20,7 @@ from gateway.configuration import PROJECT
 from tests.support.clients import eventually
 
 WHEEL = "slow-1-py3-none-any.whl"
+OTHER_HASH = "0" * 64
 WAIT_SECONDS = 50.0
 GATEWAY = "import sys\n\nprint('a token for', *sys.argv[2:])\n"
 LIAR = f"""#!/bin/sh
@@ -52,18 +54,24 @@ class Index:
 
 def wheel() -> bytes:
     """https://packaging.python.org/en/latest/specifications/binary-distribution-format/"""
+    files = {
+        "slow.py": "",
+        "slow-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: slow\nVersion: 1\n",
+        "slow-1.dist-info/WHEEL": (
+            "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        ),
+        "slow-1.dist-info/RECORD": "",
+    }
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as archive:
-        archive.writestr("slow.py", "")
-        archive.writestr(
-            "slow-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: slow\nVersion: 1\n"
-        )
-        archive.writestr(
-            "slow-1.dist-info/WHEEL",
-            "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        )
-        archive.writestr("slow-1.dist-info/RECORD", "")
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(name), text)  # which has one date, and so one hash
     return written.getvalue()
+
+
+def locked(sha256: str) -> str:
+    """Return a requirements file that takes `slow` with one hash alone."""
+    return f"slow==1 --hash=sha256:{sha256}\n"
 
 
 @pytest.fixture
@@ -102,9 +110,10 @@ def clone(tmp_path: Path) -> Path:
     (folder / "gateway" / "__main__.py").write_text(GATEWAY)
     shutil.copytree(PROJECT / "tools", folder / "tools")
     shutil.copy(PROJECT / "Makefile", folder)
-    for file in ("requirements.txt", "constraints.txt"):
-        (folder / file).touch()
-    (folder / "requirements-dev.txt").write_text("slow==1\n")
+    shutil.copytree(PROJECT / "requirements", folder / "requirements")
+    (folder / "requirements.txt").touch()
+    (folder / "requirements-dev.in").write_text("-r requirements.txt\nslow==1\n")
+    (folder / "requirements-dev.txt").write_text(locked(hashlib.sha256(wheel()).hexdigest()))
     return folder
 
 
@@ -197,9 +206,8 @@ def test_a_half_made_environment_is_made_again_while_another_command_waits_for_i
     assert (second.returncode, out) == (0, "a token for bob\n"), err
     assert "Setting up" not in err
     assert index.asked_times == 1
-    assert sorted(path.name for path in (clone / ".venv").iterdir() if path.is_file()) == [
-        ".ready", "pyvenv.cfg",
-    ]  # fmt: skip
+    files = {path.name for path in (clone / ".venv").iterdir() if path.is_file()}
+    assert files - {".gitignore"} == {".ready", "pyvenv.cfg"}  # the first is Python 3.13's
 
 
 def test_an_environment_that_the_user_made_is_kept_and_installed_into(
@@ -214,9 +222,56 @@ def test_an_environment_that_the_user_made_is_kept_and_installed_into(
     done = make("token", "USER=alice")
     out, err = done.communicate(timeout=WAIT_SECONDS)
     assert (done.returncode, out) == (0, "a token for alice\n"), err
+    assert "without hashes" not in err
     assert "once. It was not made by make, and is kept.\n" in err
     assert (venv / "mine").exists()
     subprocess.run([venv / "bin" / "python", "-c", "import slow"], check=True)
+
+
+def test_a_package_that_is_not_the_locked_one_is_refused(
+    clone: Path, index: Index, make: Make
+) -> None:
+    (clone / "requirements-dev.txt").write_text(locked(OTHER_HASH))
+    index.released.set()
+    refused = make("token", "USER=alice")
+    out, err = refused.communicate(timeout=WAIT_SECONDS)
+    assert refused.returncode != 0
+    assert out == ""
+    assert f"Expected sha256 {OTHER_HASH}" in err
+    assert not (clone / ".venv" / ".ready").exists()
+
+
+def test_a_package_that_the_team_has_just_added_is_installed_without_hashes(
+    clone: Path, index: Index, make: Make
+) -> None:
+    (clone / "requirements-dev.in").write_text("-r requirements.txt\n")
+    (clone / "requirements-dev.txt").write_text("")
+    (clone / "requirements.txt").write_text("Slow==1\n")
+    index.released.set()
+    done = make("token", "USER=alice")
+    out, err = done.communicate(timeout=WAIT_SECONDS)
+    assert (done.returncode, out) == (0, "a token for alice\n"), err
+    assert "requirements-dev.txt has no hashes of slow==1." in err
+    assert "`make lock` adds them.\n" in err
+    subprocess.run([clone / ".venv" / "bin" / "python", "-c", "import slow"], check=True)
+
+
+def test_lock_compiles_each_file_with_hashes_and_the_first_constrains_the_others(
+    clone: Path, make: Make
+) -> None:
+    uv = clone / ".venv" / "bin" / "uv"
+    uv.parent.mkdir(parents=True)
+    uv.write_text('#!/bin/sh\necho "$@"\n')
+    uv.chmod(0o755)
+    done = make("lock")
+    out, err = done.communicate(timeout=WAIT_SECONDS)
+    assert done.returncode == 0, err
+    compiled = [line.rpartition(" --output-file ") for line in out.splitlines()]
+    assert all("pip compile" in line[0] and "--generate-hashes" in line[0] for line in compiled)
+    names = [f"requirements/{path.stem}" for path in (PROJECT / "requirements").glob("*.in")]
+    assert [line[2] for line in compiled] == [
+        f"{name}.txt {name}.in" for name in ["requirements-dev", *sorted(names)]
+    ]
 
 
 def test_an_environment_of_the_users_that_is_too_old_is_named_and_left_alone(

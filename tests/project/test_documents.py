@@ -138,6 +138,7 @@ COMMANDS = {
     "python docs/settings_table.py": "test_the_settings_are_those_of_the_settings_object",
     ".venv/bin/chalice local": "test_alone_it_serves_with_tables_of_its_own",
     ".venv/bin/python -m bench": "make bench",  # which runs each
+    "make lock": "test_lock_compiles_each_file_with_hashes_and_the_first_constrains_the_others",
     "make simulate": "test_simulate_reproduces_the_committed_results_and_plots",
     "make coverage": "test_too_little_coverage_fails_and_names_the_modules",
     "make audit": "test_an_audit_names_vulnerable_packages_and_fails",

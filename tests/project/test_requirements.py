@@ -1,45 +1,100 @@
-"""Every package is pinned, and so is every one that these need."""
+"""Every package is pinned, with its hashes, and so is every package that these need."""
 
 import re
 from importlib.metadata import distribution, distributions
+from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from gateway.configuration import PROJECT
 
-PIN = re.compile(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)")
-NOT_OURS = {"pip", "setuptools"}  # what `python -m venv` brings
+PIN = re.compile(r"([A-Za-z0-9._-]+)(?:\[[a-z0-9,-]+\])?==([A-Za-z0-9.]+)")
+HASHES = re.compile(r"( +--hash=sha256:[0-9a-f]{64})+")
+COMPILED = [PROJECT / "requirements-dev.txt", *(PROJECT / "requirements").glob("*.txt")]
 
 
-def pins(file: str) -> dict[str, str]:
-    lines = [line.partition("#")[0].strip() for line in (PROJECT / file).read_text().splitlines()]
+def lines(file: Path) -> list[str]:
+    """Return the requirements of a file, a line each, without comments."""
+    text = file.read_text().replace("\\\n", "")
+    return list(filter(None, (line.partition("#")[0].strip() for line in text.splitlines())))
+
+
+def pins(file: Path) -> dict[str, str]:
     found = {}
-    for line in filter(None, lines):
-        if not line.startswith(("-r ", "-c ")):
-            pin = PIN.fullmatch(line)
-            assert pin is not None, f"{file}: {line} is not pinned"
-            found[canonicalize_name(pin[1])] = pin[2]
+    for line in lines(file):
+        pin = PIN.match(line)
+        assert pin is not None, f"{file}: {line} is not pinned"
+        found[canonicalize_name(pin[1])] = pin[2]
+    return found
+
+
+def asked_for(file: Path) -> list[Requirement]:
+    """Return what an input asks for, itself and by `-r`."""
+    found = []
+    for line in lines(file):
+        option, _, name = line.partition(" ")
+        if option == "-r":
+            found += asked_for(file.parent / name)
+        elif option != "-c":
+            found.append(Requirement(line))
     return found
 
 
 def test_what_is_installed_is_what_is_pinned() -> None:
-    pinned = {
-        **pins("constraints.txt"),
-        **pins("requirements.txt"),
-        **pins("requirements-dev.txt"),
-        **pins("tools/uv.txt"),
-    }
+    pinned = {**pins(PROJECT / "requirements-dev.txt"), **pins(PROJECT / "requirements" / "uv.txt")}
     for installed in distributions():
-        name = canonicalize_name(installed.name)
-        if name not in NOT_OURS:
-            assert installed.version == pinned[name]
+        assert installed.version == pinned[canonicalize_name(installed.name)]
 
 
 def test_what_travels_to_lambda_is_complete() -> None:
     """Chalice installs these alone there, so that what they need must be pinned beside them."""
-    travelling = pins("requirements.txt")
+    travelling = pins(PROJECT / "requirements.txt")
     for name in travelling:
         for needed in map(Requirement, distribution(name).requires or []):
             if needed.marker is None or needed.marker.evaluate({"extra": ""}):
                 assert canonicalize_name(needed.name) in travelling
+
+
+@pytest.mark.parametrize("file", COMPILED, ids=lambda file: file.stem)
+def test_a_compiled_file_has_what_its_input_asks_for(file: Path) -> None:
+    compiled = pins(file)
+    for requirement in asked_for(file.with_suffix(".in")):
+        version = compiled.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{file.name} has no {requirement.name}: make lock"
+        assert requirement.specifier.contains(version, prereleases=True), "make lock"
+
+
+@pytest.mark.parametrize("file", COMPILED, ids=lambda file: file.stem)
+def test_every_compiled_requirement_has_a_version_and_hashes(file: Path) -> None:
+    for line in lines(file):
+        requirement, hashes, rest = line.partition(" --hash")
+        assert PIN.fullmatch(requirement.partition(" ;")[0].strip()), line
+        assert HASHES.fullmatch(hashes + rest), line
+
+
+@pytest.mark.parametrize("file", COMPILED, ids=lambda file: file.stem)
+def test_a_compiled_file_does_not_say_where_packages_come_from(file: Path) -> None:
+    text = file.read_text()
+    for word in ("://", "file:", " @ ", "--index", "--extra", "--find", "# via", "# from"):
+        assert word not in text
+
+
+@pytest.mark.parametrize("file", COMPILED, ids=lambda file: file.stem)
+def test_a_compiled_file_has_the_extras_that_its_packages_need(file: Path) -> None:
+    """pip wants a hash of `coverage[toml]` where a package needs that, not only of `coverage`."""
+    extras = {
+        canonicalize_name(needed.name): needed.extras
+        for needed in map(Requirement, (line.partition(" --hash")[0] for line in lines(file)))
+    }
+    for installed in distributions():
+        if canonicalize_name(installed.name) in extras:
+            for needed in map(Requirement, installed.requires or []):
+                if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                    assert needed.extras <= extras.get(canonicalize_name(needed.name), set())
+
+
+def test_every_input_is_compiled() -> None:
+    inputs = {PROJECT / "requirements-dev.in", *(PROJECT / "requirements").glob("*.in")}
+    assert {file.with_suffix(".txt") for file in inputs} == set(COMPILED)

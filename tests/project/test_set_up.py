@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from tools import set_up
-from tools.set_up import KEPT, MADE, Progress, SetUpError, check_version, is_ready, run, step
+from tools.set_up import (
+    KEPT,
+    MADE,
+    Progress,
+    SetUpError,
+    check_version,
+    is_ready,
+    run,
+    step,
+    unlocked,
+)
 
 
 @pytest.fixture
@@ -87,6 +97,28 @@ def test_only_a_folder_that_somebody_else_made_is_kept(tmp_path: Path) -> None:
     assert not set_up.is_somebodys(folder)
     (tmp_path / "link").symlink_to(folder)
     assert set_up.is_somebodys(tmp_path / "link")
+
+
+@pytest.mark.parametrize(
+    ("added", "without_hashes"),
+    [
+        ("Six==1.17.0", []),
+        ("typing_extensions>=4", []),
+        ("six==1.18.0", ["six==1.18.0"]),
+        ("redis[hiredis] == 5.0", ["redis"]),
+        ("redis[hiredis]==5.0  # ours", ["redis==5.0"]),
+        ("# redis==5.0", []),
+        ("-r requirements.txt", []),
+        ("", []),
+    ],
+)
+def test_a_requirement_that_is_not_compiled_yet_is_found(
+    tmp_path: Path, added: str, without_hashes: list[str]
+) -> None:
+    locked, source = tmp_path / "requirements-dev.txt", tmp_path / "requirements.txt"
+    locked.write_text("six==1.17.0 \\\n    --hash=sha256:0a\ntyping-extensions==4.16.0\n")
+    source.write_text(f"{added}\n")
+    assert unlocked(locked, [source]) == without_hashes
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,6 @@ if "AWS_CHALICE_CLI_MODE" in os.environ and find_spec("infra"):  # never on Lamb
 
     chalice_cli.prepare(os.environ)
 
-QUEUE_BATCH = 10  # jobs that wait for the same recipients are done together
 ANY_CONTENT_TYPE = ["*/*"]  # accept any type here; we answer 415 ourselves, as problem+json
 REGION = os.environ.get("AWS_REGION")
 
@@ -208,7 +207,7 @@ def deliver_queued(event: SQSEvent) -> None:
 if settings.fanout_queue_name is not None:
     deliver_queued = app.on_sqs_message(
         queue=settings.fanout_queue_name,
-        batch_size=aws_limits.SQS_BATCH,
+        batch_size=aws_limits.SQS_BATCH,  # jobs for the same recipients are done together
         maximum_batching_window_in_seconds=settings.fanout_batch_seconds,
     )(deliver_queued)
 

@@ -37,7 +37,7 @@ SAID = (
     "could not publish",
     "storage refused",
     "DISCONNECT",
-    "not a job",
+    "not a Herald job",
 )
 """What is logged sooner or later."""
 

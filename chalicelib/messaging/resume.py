@@ -21,6 +21,7 @@ from chalicelib.protocol.audience import AudienceKind
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Result
 from chalicelib.protocol.ulid import earliest, timestamp_of
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.history import REACH_BACK_MS, History, StoredMessage
 from chalicelib.store.items import Recipient
 from chalicelib.store.memberships import Memberships
@@ -59,7 +60,7 @@ class Resumer:
         self._framing = framing
 
     def resume(
-        self, principal: Principal, recipient: Recipient, after: str, now: int, deadline: float
+        self, principal: Principal, recipient: Recipient, after: str, now: int, deadline: Deadline
     ) -> Resumed:
         """Send what a connection missed, the oldest message first.
 
@@ -68,7 +69,7 @@ class Resumer:
             recipient: The connection.
             after: The id of the last message that the client has.
             now: The time, in epoch milliseconds.
-            deadline: When delivery must end, in `time.monotonic` seconds.
+            deadline: When delivery must end.
 
         Raises:
             BadRequest: `after` is not an id.
@@ -98,7 +99,7 @@ class Resumer:
         messages: list[Message],
         principal: Principal,
         recipient: Recipient,
-        deadline: float,
+        deadline: Deadline,
     ) -> None:
         if not messages:
             return

@@ -20,6 +20,7 @@ from chalicelib.protocol.messages import Draft, accept, parse_messages
 from chalicelib.protocol.reports import Queued, Reply, Report
 from chalicelib.protocol.strict_json import encode
 from chalicelib.protocol.ulid import Stamp
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.idempotency import Body, Claim, Idempotency
 from chalicelib.store.users import Users
@@ -53,7 +54,7 @@ class Submissions:
         self._metrics = metrics
 
     def submit(
-        self, sender: Principal, headers: Mapping[str, str], body: str | bytes, deadline: float
+        self, sender: Principal, headers: Mapping[str, str], body: str | bytes, deadline: Deadline
     ) -> Reply:
         """Send the messages of a request, or return the stored answer of its first try.
 

@@ -25,6 +25,7 @@ from chalicelib.protocol.messages import Message, accept, parse_message, parse_n
 from chalicelib.protocol.server_frames import ServerFrame
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.protocol.ulid import Stamp
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Connection, Recipient
@@ -39,11 +40,11 @@ logger = logging.getLogger("herald.actions")
 class Request:
     """A frame from a client. Reading fills in the fields in order, as far as they are valid.
 
-    `deadline` is for the action, in `time.monotonic` seconds.
+    `deadline` is for the action.
     """
 
     recipient: Recipient
-    deadline: float
+    deadline: Deadline
     principal: Principal = field(init=False)
     ref: str | None = None
     action: str = ""
@@ -91,7 +92,7 @@ class Actions:
             "refresh": self._refresh,
         }
 
-    def receive(self, event: WebSocketEvent, deadline: float) -> None:
+    def receive(self, event: WebSocketEvent, deadline: Deadline) -> None:
         """Carry out the frame of a MESSAGE event, and send the answer.
 
         Closes the connection after the answer if its token has expired or it was removed.
@@ -115,7 +116,7 @@ class Actions:
                 event.connection_id,
                 event.endpoint,
                 _answer_body(request, answer),
-                deadline + ANSWER_SECONDS,
+                deadline.later(ANSWER_SECONDS),
             )
 
     # --- Identify, read, charge, act
@@ -173,7 +174,7 @@ class Actions:
 
     def _refuse(self, request: Request, error: HeraldError) -> None:
         """Send the error; then close the connection if it may not stay open."""
-        recipient, deadline = request.recipient, request.deadline + ANSWER_SECONDS
+        recipient, deadline = request.recipient, request.deadline.later(ANSWER_SECONDS)
         body = _answer_body(request, server_frames.error(error))
         if isinstance(error, TokenExpired):
             self._disconnector.disconnect([recipient], deadline, frame_of(body))

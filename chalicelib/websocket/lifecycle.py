@@ -1,6 +1,5 @@
 """The start and the end of a connection: the `$connect` and `$disconnect` events."""
 
-import time
 from collections.abc import Callable
 
 from chalicelib.auth.access import AccessRules, choose_subprotocol
@@ -9,6 +8,7 @@ from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.outcomes import OutcomeRecorder
 from chalicelib.errors import BadRequest, Unavailable
 from chalicelib.protocol.reports import Result
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.connections import MAX_GROUPS, Connections, LimitReached
 from chalicelib.store.items import Connection
 from chalicelib.websocket.event import WebSocketEvent, authenticate
@@ -104,7 +104,7 @@ class ConnectionLifecycle:
 
         Raises `reached` if neither makes room.
         """
-        deadline = time.monotonic() + MAKE_ROOM_SECONDS
+        deadline = Deadline.after(MAKE_ROOM_SECONDS)
         if self._disconnector is not None and reached.recipients:
             self._disconnector.evict(reached.recipients[0], deadline)
             return

@@ -25,6 +25,7 @@ from chalicelib.fanout.limits import FanoutLimits
 from chalicelib.protocol.messages import accept, parse_message
 from chalicelib.protocol.reports import Queued
 from chalicelib.protocol.ulid import Stamp, earliest
+from chalicelib.runtime.deadlines import Deadline
 from tests.support.tables import empty
 from tests.support.world import (
     LIFE,
@@ -219,7 +220,7 @@ class Lives(RuleBasedStateMachine):
     )
     def a_message_is_sent(self, to: dict[str, Any], store: bool, soon: int) -> None:
         def send(herald: Herald) -> object:
-            return herald.dispatcher.send([message], SENDER, NEVER + time.monotonic())
+            return herald.dispatcher.send([message], SENDER, Deadline.after(NEVER))
 
         def ended(handler: Handler) -> None:
             if handler.error is None:
@@ -242,7 +243,7 @@ class Lives(RuleBasedStateMachine):
         record = queue[data.draw(st.integers(0, len(queue) - 1))]
 
         def work(herald: Herald) -> object:
-            return herald.worker.work([record], NEVER + time.monotonic())
+            return herald.worker.work([record], Deadline.after(NEVER))
 
         def ended(handler: Handler) -> None:
             if handler.result == [] and record in queue and not again:
@@ -341,12 +342,12 @@ class Lives(RuleBasedStateMachine):
         self._say(reader, soon, action="resume", after=reader.after)
 
     def _work(self, records: list[Any]) -> None:
-        self._run(lambda herald: herald.worker.work(records, NEVER + time.monotonic()))
+        self._run(lambda herald: herald.worker.work(records, Deadline.after(NEVER)))
 
     def _say(self, reader: Reader, soon: int, **frame: str) -> None:
         assert reader.socket is not None
         event = reader.socket.event(json.dumps(frame))
-        self._run(lambda herald: herald.actions.receive(event, NEVER + time.monotonic()), soon)
+        self._run(lambda herald: herald.actions.receive(event, Deadline.after(NEVER)), soon)
 
     def _run(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 from chalicelib.delivery.parcel import Outcome, Parcel
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.reports import Result
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.items import Recipient
 
 NOW = 1_700_000_000_000
@@ -30,9 +31,9 @@ class FakeDelivery:
             for name, script in results.items()
         }
         self.sent: list[tuple[str, str]] = []
-        self.deadlines: list[float] = []
+        self.deadlines: list[Deadline] = []
 
-    def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: float) -> Iterator[Outcome]:
+    def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: Deadline) -> Iterator[Outcome]:
         self.deadlines.append(deadline)
         for page in pages:
             for recipient, frames in page:
@@ -43,7 +44,7 @@ class FakeDelivery:
                     result, reason = script.pop(0) if len(script) > 1 else script[0]
                     yield Outcome(recipient, frame, result, reason, 1)
 
-    def post(self, connection_id: str, endpoint: str, body: bytes, deadline: float) -> None:
+    def post(self, connection_id: str, endpoint: str, body: bytes, deadline: Deadline) -> None:
         raise NotImplementedError
 
 

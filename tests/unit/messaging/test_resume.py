@@ -1,7 +1,6 @@
 """Resume, case by case: messages in doubt, membership, expiry, encryption, sizes and costs."""
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from chalicelib.auth.principal import Principal, Scope
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import accept, parse_message, parse_messages
 from chalicelib.protocol.ulid import Stamp, earliest
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.settings import MasterKey
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.history import History
@@ -51,7 +51,7 @@ class Scene(World):
     def say(self, **frame: object) -> Any:
         self.pass_time(1)
         event = self.socket.event(json.dumps(frame))
-        self.herald.actions.receive(event, time.monotonic() + NEVER)
+        self.herald.actions.receive(event, Deadline.after(NEVER))
         return self.frames[-1]
 
     def send(self, *bodies: Any, at: int | None = None, herald: Herald | None = None) -> list[str]:
@@ -60,7 +60,7 @@ class Scene(World):
         stamp = Stamp.fresh(self.now if at is None else at)
         drafts = parse_messages({"messages": [*bodies]}, may_encrypt=True)
         messages = accept(drafts, sender="server", stamp=stamp)
-        deadline = time.monotonic() + NEVER
+        deadline = Deadline.after(NEVER)
         (herald or self.herald).dispatcher.send(messages, SENDER, deadline)
         return [message.id for message in messages]
 
@@ -318,7 +318,7 @@ def test_a_resume_can_be_repeated_after_a_failure(scene: Scene) -> None:
     scene.send(to())
     scene.trouble = True
     scene.herald.actions.receive(
-        scene.socket.event(json.dumps({"action": "resume", "after": had})), NEVER
+        scene.socket.event(json.dumps({"action": "resume", "after": had})), Deadline.after(NEVER)
     )
     scene.trouble = False
     assert scene.resume(had)[1]["count"] == 1

@@ -21,6 +21,7 @@ from chalicelib.errors import (
 from chalicelib.messaging.submissions import Submissions
 from chalicelib.protocol.reports import Queued, Reply, Report
 from chalicelib.protocol.ulid import Stamp, timestamp_of
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.idempotency import Claim
 
@@ -60,7 +61,7 @@ class Parts:
         self._call("claim")
         return self.claimed or Claim("item", stamp, NOW + 1)
 
-    def send(self, messages: Any, sender: Principal, deadline: float) -> list[Any]:
+    def send(self, messages: Any, sender: Principal, deadline: Deadline) -> list[Any]:
         self._call("send")
         self.sent = [message.id for message in messages]
         return [(Queued if self.queues else Report)(message_id) for message_id in self.sent]
@@ -84,7 +85,7 @@ def submit(parts: Any, body: str = BODY, headers: dict[str, str] = JSON) -> Repl
         now=lambda: NOW,
         metrics=Metrics("test"),
     )
-    return submissions.submit(SENDER, headers, body, deadline=1.0)
+    return submissions.submit(SENDER, headers, body, Deadline.after(1))
 
 
 # --- Without a key

@@ -1,10 +1,10 @@
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from chalicelib.rest.user_connections import UserConnections
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.items import Recipient
 from tests.support.tables import NOW, connection
 from tests.support.world import STALE_AFTER_SECONDS, Herald, World
@@ -16,8 +16,8 @@ class Disconnector:
     def __init__(self) -> None:
         self.disconnected: list[str] = []
 
-    def disconnect(self, recipients: Sequence[Recipient], deadline: float) -> None:
-        assert deadline > time.monotonic()
+    def disconnect(self, recipients: Sequence[Recipient], deadline: Deadline) -> None:
+        assert not deadline.passed()
         self.disconnected += [recipient.connection_id for recipient in recipients]
 
 
@@ -45,8 +45,8 @@ def user_connections(life: Any, user: str, disconnector: Any) -> UserConnections
     )
 
 
-def deadline() -> float:
-    return time.monotonic() + 10
+def deadline() -> Deadline:
+    return Deadline.after(10)
 
 
 def test_connections_are_listed_with_the_oldest_first(

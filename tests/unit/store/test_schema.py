@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections import defaultdict
 from dataclasses import fields, replace
 from typing import Any
@@ -16,6 +15,7 @@ from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Report, Result
 from chalicelib.protocol.ulid import Stamp
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import MasterKey
 from chalicelib.store.connections import Connections
@@ -146,7 +146,11 @@ class Scene:
             report.add("c1", "alice", result, "timeout")
         progress.advance(first, "job-1", "c1", [report])
         rate = FanoutRateLimiter(self.store, region="eu-west-1", per_second=8000)
-        list(rate.for_tenant("acme", 0).throttle([Parcel(recipient("c1", "alice"), ())]))
+        list(
+            rate.for_tenant("acme", Deadline.after(0)).throttle(
+                [Parcel(recipient("c1", "alice"), ())]
+            )
+        )
         self.observe()
 
     def sweep(self) -> None:
@@ -163,7 +167,7 @@ class Scene:
             metrics=Metrics("test"),
             now=lambda: NOW,
             page_items=1,
-        ).sweep(time.monotonic() + NEVER)
+        ).sweep(Deadline.after(NEVER))
         self.observe()
 
     def disconnect_expired(self, *_: Any) -> None:

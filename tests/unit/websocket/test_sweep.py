@@ -1,6 +1,6 @@
 """Pages, shards and reports of the sweep. `test_connection_lifecycles.py` shows what it repairs."""
 
-from collections.abc import Callable
+import math
 from itertools import chain, repeat
 from typing import Any
 
@@ -10,6 +10,7 @@ from chalicelib.auth.principal import user_key
 from chalicelib.delivery.frames import PROBE
 from chalicelib.delivery.parcel import Outcome
 from chalicelib.protocol.reports import Result
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics, Unit
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store
@@ -26,7 +27,18 @@ from chalicelib.websocket.sweep import PAGE_ITEMS, Sweeper
 from tests.support.tables import NOW, Counted, connection, limiter
 from tests.support.world import LIFE
 
-DEADLINE = 1000.0
+DEADLINE = Deadline(math.inf)
+
+
+class OnePageDeadline(Deadline):
+    """Leaves time for one page."""
+
+    def __init__(self) -> None:
+        super().__init__(math.inf)
+        self._left = chain([math.inf], repeat(0.0))
+
+    def left(self) -> float:
+        return next(self._left)
 
 
 @pytest.fixture
@@ -53,9 +65,7 @@ class Sweep:
             metrics=Metrics("test"),
         )
 
-    def sweep(
-        self, monotonic: Callable[[], float] = lambda: 0.0, page_items: int = PAGE_ITEMS
-    ) -> None:
+    def sweep(self, deadline: Deadline = DEADLINE, page_items: int = PAGE_ITEMS) -> None:
         this: Any = self  # stands in for OutcomeRecorder, Disconnector and Metrics
         Sweeper(
             self.store,
@@ -66,11 +76,10 @@ class Sweep:
             stale_after_seconds=600,
             metrics=this,
             now=lambda: self.now,
-            monotonic=monotonic,
             page_items=page_items,
-        ).sweep(DEADLINE)
+        ).sweep(deadline)
 
-    def probe(self, recipients: list[Recipient], deadline: float) -> list[Outcome]:
+    def probe(self, recipients: list[Recipient], deadline: Deadline) -> list[Outcome]:
         self.probed += [one.connection_id for one in recipients]
         return [
             Outcome(one, PROBE, Result.GONE if "gone" in one.connection_id else Result.DELIVERED,
@@ -78,7 +87,7 @@ class Sweep:
             for one in recipients
         ]  # fmt: skip
 
-    def disconnect_expired(self, recipients: list[Recipient], deadline: float) -> None:
+    def disconnect_expired(self, recipients: list[Recipient], deadline: Deadline) -> None:
         self.expired += [one.connection_id for one in recipients]
 
     def value(self, name: str, value: float, unit: Unit) -> None:
@@ -112,7 +121,7 @@ def test_the_next_sweep_continues_one_that_ran_out_of_time(client: Any) -> None:
     swept.open(*ids, at=NOW - 600_001)
     sweeps = 0
     while not swept.reported:
-        swept.sweep(chain([0.0], repeat(DEADLINE)).__next__, page_items=1)
+        swept.sweep(OnePageDeadline(), page_items=1)
         sweeps += 1
         assert sweeps < 1000
     assert sweeps >= 40

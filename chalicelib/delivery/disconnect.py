@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, wait
 
+from chalicelib.clock import Clock
 from chalicelib.delivery.frames import CLOSE, Frame, frame_of
 from chalicelib.delivery.notices import Removed
 from chalicelib.delivery.outcomes import HANDSHAKE_PAUSES
@@ -32,10 +33,10 @@ class Disconnector:
         connections: Connections,
         delivery: Delivery,
         writers: Executor,
-        now: Callable[[], int],
+        now: Clock,
         handshake_pauses: Sequence[float] = HANDSHAKE_PAUSES,
     ) -> None:
-        """Take `writers`, which runs the writes, and `now`, the clock in epoch milliseconds."""
+        """Take the parts. `writers` runs the writes."""
         self._connections = connections
         self._delivery = delivery
         self._writers = writers

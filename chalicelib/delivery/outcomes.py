@@ -3,10 +3,11 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from typing import NamedTuple
 
+from chalicelib.clock import Clock
 from chalicelib.delivery.frames import PROBE
 from chalicelib.delivery.notices import Notifier, Removed
 from chalicelib.delivery.parcel import Delivery, Outcome, Parcel
@@ -44,10 +45,10 @@ class OutcomeRecorder:
         delivery: Delivery,
         notifier: Notifier,
         writers: Executor,
-        now: Callable[[], int],
+        now: Clock,
         limits: RecordingLimits = DEFAULT_LIMITS,
     ) -> None:
-        """Take `writers`, which runs the writes, and `now`, the clock in epoch milliseconds."""
+        """Take the parts. `writers` runs the writes."""
         self.limits = limits
         self._connections = connections
         self._delivery = delivery

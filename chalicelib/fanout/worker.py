@@ -7,10 +7,11 @@ meantime. Jobs with the same target are delivered as one batch, with one read of
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from chalicelib.clock import Clock
 from chalicelib.delivery.broadcast import Broadcaster
 from chalicelib.delivery.frames import Framing
 from chalicelib.errors import HeraldError, Unavailable
@@ -59,11 +60,10 @@ class Worker:
         queue: Queue,
         rate_limiter: FanoutRateLimiter,
         framing: Framing,
-        now: Callable[[], int],
+        now: Clock,
         metrics: Metrics,
         limits: FanoutLimits = DEFAULT_LIMITS,
     ) -> None:
-        """Take the parts. `now` is the clock, in epoch milliseconds."""
         self._audiences = audiences
         self._broadcaster = broadcaster
         self._progress = progress

@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import Clock
 from chalicelib.errors import (
     BadRequest,
     HeraldError,
@@ -41,11 +42,10 @@ class Submissions:
         dispatcher: Dispatcher,
         idempotency: Idempotency,
         may_encrypt: bool,
-        now: Callable[[], int],
+        now: Clock,
         metrics: Metrics,
     ) -> None:
-        """Take the parts. `now` is the clock, in epoch milliseconds; for `may_encrypt` see
-        `parse_messages`."""
+        """Take the parts. For `may_encrypt` see `parse_messages`."""
         self._users = users
         self._dispatcher = dispatcher
         self._idempotency = idempotency

@@ -1,9 +1,10 @@
 """A user's connections over REST: list them, close them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from chalicelib.auth.principal import user_key
+from chalicelib.clock import Clock
 from chalicelib.runtime.deadlines import Deadline
 
 if TYPE_CHECKING:  # they load the SDK, which this module does without
@@ -23,9 +24,8 @@ class UserConnections:
         connections: "Connections",
         disconnector: "Disconnector",
         stale_after_seconds: int,
-        now: Callable[[], int],
+        now: Clock,
     ) -> None:
-        """Take the parts. `now` is the clock, in epoch milliseconds."""
         self._users = users
         self._connections = connections
         self._disconnector = disconnector

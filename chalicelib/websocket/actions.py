@@ -7,6 +7,7 @@ from typing import Any
 
 from chalicelib.auth.bearer import Verify
 from chalicelib.auth.principal import Principal, Scope
+from chalicelib.clock import Clock, EpochMs
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.parcel import Delivery
@@ -64,14 +65,13 @@ class Actions:
         disconnector: Disconnector,
         resumer: Resumer,
         verify: Verify,
-        now: Callable[[], int],
+        now: Clock,
         may_encrypt: bool,
         metrics: Metrics,
     ) -> None:
         """Take the parts that the actions use.
 
         Args:
-            now: the clock, in epoch milliseconds.
             may_encrypt: whether there is a key for messages that ask for encryption.
         """
         self._dispatcher = dispatcher
@@ -222,7 +222,7 @@ class Actions:
         if principal.key != request.principal.key:
             raise Forbidden("the token belongs to another user")
         self._connections.refresh(self._connection(request), principal, self._now())
-        return server_frames.refreshed(principal.expires_at * 1000)
+        return server_frames.refreshed(EpochMs(principal.expires_at * 1000))
 
     def _connection(self, request: Request) -> Connection:
         return self._find(request.recipient.connection_id)

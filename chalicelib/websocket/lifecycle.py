@@ -1,9 +1,8 @@
 """The start and the end of a connection: the `$connect` and `$disconnect` events."""
 
-from collections.abc import Callable
-
 from chalicelib.auth.access import AccessRules, choose_subprotocol
 from chalicelib.auth.bearer import Verify
+from chalicelib.clock import Clock
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.outcomes import OutcomeRecorder
 from chalicelib.errors import BadRequest, Unavailable
@@ -29,7 +28,7 @@ class ConnectionLifecycle:
         outcome_recorder: OutcomeRecorder,
         disconnector: Disconnector | None,
         endpoint: str | None,
-        now: Callable[[], int],
+        now: Clock,
     ) -> None:
         """Take the parts.
 
@@ -37,7 +36,6 @@ class ConnectionLifecycle:
             disconnector: evicts the oldest connection of a user who has as many as allowed;
                 None refuses the new connection instead.
             endpoint: overrides the endpoint of the event.
-            now: the clock, in epoch milliseconds.
         """
         self._verify = verify
         self._rules = rules

@@ -10,10 +10,11 @@ at once share the work.
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from chalicelib.auth.principal import split_user_key
+from chalicelib.clock import Clock
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.outcomes import OutcomeRecorder
 from chalicelib.protocol.reports import Result
@@ -52,14 +53,13 @@ class Sweeper:
         disconnector: Disconnector,
         stale_after_seconds: int,
         metrics: Metrics,
-        now: Callable[[], int],
+        now: Clock,
         page_items: int = PAGE_ITEMS,
     ) -> None:
         """Take the parts.
 
         Args:
             store: its connections and users tables are swept.
-            now: the clock, in epoch milliseconds.
             page_items: how many items to scan at a time.
         """
         self._store = store

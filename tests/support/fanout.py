@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from chalicelib.auth.principal import Principal, Scope
+from chalicelib.clock import EpochMs
 from chalicelib.fanout.limits import FanoutLimits
 from chalicelib.runtime.deadlines import Deadline
 from tests.support.tables import empty
@@ -82,7 +83,7 @@ class FanoutScene:
         return invocations
 
     def progress(self, message_id: str) -> Any:
-        return self.herald().progress.of(message_id, SENDER, self.world.now)
+        return self.herald().progress.of(message_id, SENDER, EpochMs(self.world.now))
 
     def assert_done(self, message_id: str, people: int = PEOPLE) -> None:
         report = self.progress(message_id)

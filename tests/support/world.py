@@ -17,6 +17,7 @@ from chalicelib import wiring
 from chalicelib.auth.access import AccessRules
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.auth.verifier import TokenVerifier
+from chalicelib.clock import EpochMs
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.parcel import Outcome, Parcel
 from chalicelib.fanout.limits import DEFAULT_LIMITS, FanoutLimits
@@ -271,7 +272,7 @@ class Herald(wiring.Herald):
             rules=AccessRules(settings),
             metrics=Metrics("test"),
             writers=Inline(),
-            now=lambda: world.now,
+            now=lambda: EpochMs(world.now),
             fanout_limits=fanout_limits,
         )
         self._world = world

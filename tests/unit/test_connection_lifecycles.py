@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import EpochMs
 from chalicelib.errors import HeraldError
 from chalicelib.protocol.messages import accept, parse_message
 from chalicelib.protocol.ulid import Stamp
@@ -115,7 +116,7 @@ class Life(RuleBasedStateMachine):
 
         def post(herald: Herald) -> None:
             draft = parse_message({"to": {"users": list(USERS)}, "data": 1}, may_encrypt=False)
-            messages = accept([draft], sender="server", stamp=Stamp.fresh(self.world.now))
+            messages = accept([draft], sender="server", stamp=Stamp.fresh(EpochMs(self.world.now)))
             herald.dispatcher.send(messages, sender, Deadline.after(NEVER))
 
         self._run(post, soon)

@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from chalicelib.auth.principal import Principal, Scope
+from chalicelib.clock import EpochMs
 from chalicelib.errors import HeraldError
 from chalicelib.fanout.limits import FanoutLimits
 from chalicelib.protocol.messages import accept, parse_message
@@ -96,7 +97,7 @@ class Reader:
         """Return its last membership."""
         return self.rooms[-1] if self.rooms else None
 
-    def receive(self, frame: dict[str, Any], now: int) -> None:
+    def receive(self, frame: dict[str, Any], now: EpochMs) -> None:
         match frame["type"]:
             case "messages":
                 ids = [message["id"] for message in frame["messages"]]
@@ -134,7 +135,7 @@ class Network(World):
     def arrive(self, connection_id: str, body: bytes) -> None:
         for reader in self._machine.readers.values():
             if reader.socket and reader.socket.connection_id == connection_id and body:
-                reader.receive(json.loads(body), next(self._machine.moments))
+                reader.receive(json.loads(body), EpochMs(next(self._machine.moments)))
 
 
 class Lives(RuleBasedStateMachine):
@@ -156,7 +157,7 @@ class Lives(RuleBasedStateMachine):
     @initialize()
     def everybody_connects(self) -> None:
         for user in USERS:
-            reader = Reader(user, earliest(self.world.now), next(self.moments))
+            reader = Reader(user, earliest(EpochMs(self.world.now)), next(self.moments))
             self.readers[user] = reader
             self._connect(reader, again=False)
         self.world.now += 1
@@ -228,7 +229,7 @@ class Lives(RuleBasedStateMachine):
                 sent.queued = isinstance(handler.result[0], Queued)
 
         draft = parse_message({"to": to, "data": 1, "store": store}, may_encrypt=False)
-        [message] = accept([draft], sender="server", stamp=Stamp.fresh(self.world.now))
+        [message] = accept([draft], sender="server", stamp=Stamp.fresh(EpochMs(self.world.now)))
         sent = Sent(message.id, to, next(self.moments), stored=store)
         self.sent.append(sent)
         self.world.now += 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from chalicelib.clock import EpochMs
 from chalicelib.delivery.broadcast import MAX_EXPIRED, Broadcaster
 from chalicelib.delivery.frames import Framer
 from chalicelib.delivery.outcomes import RECORDING_SECONDS
@@ -28,7 +29,7 @@ MESSAGES = [
     Message(
         id=name,
         sender="alice",
-        timestamp=1,
+        timestamp=EpochMs(1),
         audience=Audience(AudienceKind.ALL),
         type="t",
         data=name,

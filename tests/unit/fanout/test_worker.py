@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import EpochMs
 from chalicelib.fanout.progress import LAST_TRY_MS
 from chalicelib.fanout.queue import MAX_RECEIVES
 from chalicelib.runtime.deadlines import Deadline
@@ -189,7 +190,7 @@ def test_a_batch_has_jobs_of_one_tenant(scene: FanoutScene) -> None:
     [here], [there] = scene.post(), scene.post(sender=elsewhere)
     scene.work_off(10)
     scene.assert_done(here)
-    report = scene.herald().progress.of(there, elsewhere, scene.world.now)
+    report = scene.herald().progress.of(there, elsewhere, EpochMs(scene.world.now))
     assert (report["recipients"], report["done"]) == (0, True)
 
 

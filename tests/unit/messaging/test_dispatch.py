@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from chalicelib.auth.principal import Principal, Scope
+from chalicelib.clock import EpochMs
 from chalicelib.delivery.frames import Framing
 from chalicelib.errors import InsufficientScope, PayloadTooLarge
 from chalicelib.messaging.dispatch import Dispatcher
@@ -65,7 +66,7 @@ def message(kind: AudienceKind, *names: str, data: object = 1) -> Message:
     return Message(
         id="id",
         sender="alice",
-        timestamp=1,
+        timestamp=EpochMs(1),
         audience=Audience(kind, names),
         type="message",
         data=data,

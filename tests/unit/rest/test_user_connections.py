@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from chalicelib.clock import EpochMs
 from chalicelib.rest.user_connections import UserConnections
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.items import Recipient
@@ -31,7 +32,7 @@ def user_connections(life: Any, user: str, disconnector: Any) -> UserConnections
     """The connections `old` and `new` of `user`, and `other` of another user."""
     herald = Herald(life, World())
     for name, owner, at in (
-        ("new", user, NOW + 1),
+        ("new", user, EpochMs(NOW + 1)),
         ("old", user, NOW),
         ("other", f"{user}-other", NOW),
     ):
@@ -41,7 +42,7 @@ def user_connections(life: Any, user: str, disconnector: Any) -> UserConnections
         connections=herald.connections,
         disconnector=disconnector,
         stale_after_seconds=STALE_AFTER_SECONDS,
-        now=lambda: NOW + STALE_AFTER_SECONDS * 1000 + 1,
+        now=lambda: EpochMs(NOW + STALE_AFTER_SECONDS * 1000 + 1),
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import EpochMs
 from chalicelib.errors import IdempotencyKeyReused, RateLimited, RequestInProgress
 from chalicelib.messaging.submissions import Submissions
 from chalicelib.protocol.reports import Reply
@@ -97,7 +98,7 @@ def test_a_flood_of_requests_with_keys_takes_no_calls(life: Any) -> None:
         dispatcher=herald.dispatcher,
         idempotency=Idempotency(store),
         may_encrypt=False,
-        now=lambda: world.now,
+        now=lambda: EpochMs(world.now),
         metrics=herald.metrics,
     )
     submissions.submit(SENDER, HEADERS, BODY, Deadline.after(NEVER))
@@ -191,15 +192,19 @@ def test_a_refused_retry_does_not_lose_the_ids_of_a_crashed_try(scene: Scene) ->
 
 def test_a_response_too_large_for_an_item_is_stored_without_its_failures(life: Any) -> None:
     keys = Idempotency(Store(life, LIFE))
-    claim = keys.claim(SENDER, "large", {}, Stamp.fresh(10**12))
+    claim = keys.claim(SENDER, "large", {}, Stamp.fresh(EpochMs(10**12)))
     assert isinstance(claim, Claim)
     failed = [
-        {"connectionId": next(Stamp.fresh(number).ids()), "userId": "x" * 128, "reason": "gone"}
+        {
+            "connectionId": next(Stamp.fresh(EpochMs(number)).ids()),
+            "userId": "x" * 128,
+            "reason": "gone",
+        }
         for number in range(10_000)
     ]
     messages = [{"id": "a", "recipients": 2, "failed": failed} for _ in range(4)]
     keys.finish(claim, {"messages": messages, "durationMs": 1}, 202)
-    replay = keys.claim(SENDER, "large", {}, Stamp.fresh(10**12))
+    replay = keys.claim(SENDER, "large", {}, Stamp.fresh(EpochMs(10**12)))
     assert isinstance(replay, Reply)
     assert replay.replayed
     assert json.loads(replay.body) == {

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from chalicelib.auth.principal import user_key
+from chalicelib.clock import EpochMs
 from chalicelib.delivery.frames import PROBE
 from chalicelib.delivery.parcel import Outcome
 from chalicelib.protocol.reports import Result
@@ -50,12 +51,12 @@ class Sweep:
     """A sweeper, and what it did."""
 
     def __init__(self, client: Any) -> None:
-        self.now = NOW
+        self.now: int = NOW
         self.probed: list[str] = []
         self.expired: list[str] = []
         self.reported: list[float] = []
         self.store = Store(client, LIFE)
-        self.progress = SweepProgress(self.store, now=lambda: self.now)
+        self.progress = SweepProgress(self.store, now=lambda: EpochMs(self.now))
         self.connections = Connections(
             self.store,
             limit=10,
@@ -75,7 +76,7 @@ class Sweep:
             disconnector=this,
             stale_after_seconds=600,
             metrics=this,
-            now=lambda: self.now,
+            now=lambda: EpochMs(self.now),
             page_items=page_items,
         ).sweep(deadline)
 
@@ -94,15 +95,15 @@ class Sweep:
         assert (name, unit) == ("ActiveConnections", Unit.COUNT)
         self.reported.append(value)
 
-    def open(self, *ids: str, at: int = NOW) -> None:
+    def open(self, *ids: str, at: EpochMs = NOW) -> None:
         for one in ids:
             self.connections.open(connection(one, f"user-of-{one}", at=at))
 
 
 def test_stale_connections_are_probed_expired_ones_end_and_the_rest_is_counted(client: Any) -> None:
     swept = Sweep(client)
-    swept.open("silent", "gone", at=NOW - 600_001)
-    swept.open("fresh", "marked", at=NOW - 1000)
+    swept.open("silent", "gone", at=EpochMs(NOW - 600_001))
+    swept.open("fresh", "marked", at=EpochMs(NOW - 1000))
     swept.connections.mark_stale("marked")
     swept.sweep()
     assert sorted(swept.probed) == ["gone", "marked", "silent"]
@@ -118,7 +119,7 @@ def test_the_next_sweep_continues_one_that_ran_out_of_time(client: Any) -> None:
     """Each has the time for one page of one shard, and each shard has some ten pages."""
     swept = Sweep(client)
     ids = [f"c{number}" for number in range(40)]
-    swept.open(*ids, at=NOW - 600_001)
+    swept.open(*ids, at=EpochMs(NOW - 600_001))
     sweeps = 0
     while not swept.reported:
         swept.sweep(OnePageDeadline(), page_items=1)
@@ -131,7 +132,7 @@ def test_the_next_sweep_continues_one_that_ran_out_of_time(client: Any) -> None:
 
 def test_a_shard_is_swept_by_one_sweep_at_a_time_until_that_dies(client: Any) -> None:
     swept, other = Sweep(client), Sweep(client)
-    swept.open("silent", at=NOW - 600_001)
+    swept.open("silent", at=EpochMs(NOW - 600_001))
     for shard in CONNECTIONS:
         assert other.progress.claim(shard) is not None
     swept.sweep()
@@ -162,7 +163,7 @@ def user_item(client: Any, user: str) -> Any:
 
 def test_an_item_that_is_not_heralds_is_skipped_and_kept(client: Any) -> None:
     swept = Sweep(client)
-    swept.open("silent", at=NOW - 600_001)
+    swept.open("silent", at=EpochMs(NOW - 600_001))
     client.put_item(TableName=LIFE.connections, Item={"connectionId": {"S": "foreign"}})
     swept.sweep()
     assert swept.probed == ["silent"]

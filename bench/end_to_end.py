@@ -28,6 +28,7 @@ from bench.quick_mode import full_or_quick
 from bench.quiet import stdout_discarded
 from bench.stub import CLIENT_CORE, STUB_CORE, Stub, pin
 from chalicelib.auth.principal import Principal, Scope
+from chalicelib.clock import now_ms
 from chalicelib.delivery.frames import Framer
 from chalicelib.delivery.http import Transport
 from chalicelib.delivery.sigv4 import RequestSigner
@@ -112,7 +113,7 @@ def _connect_more(connections: Connections, endpoint: str) -> None:
 
 def _connection(connection_id: str, user: str, endpoint: str) -> Connection:
     principal = Principal(user, expires_at=int(time.time()) + 7200)
-    now = int(time.time() * 1000)
+    now = now_ms()
     return Connection(connection_id, principal, endpoint, connected_at=now, timestamp=now)
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from chalicelib.delivery.parcel import Parcel
 from chalicelib.delivery.sender import Sender
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.aws import Credentials
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.items import Recipient
 
 AUDIENCES = (1000, full_or_quick(100_000, 2000))
@@ -56,7 +56,7 @@ def _deliver(endpoint: str, recipients: int) -> None:
             ]
 
     delivered = 0
-    for outcome in sender.deliver(pages(), time.monotonic() + DEADLINE_SECONDS):
+    for outcome in sender.deliver(pages(), Deadline.after(DEADLINE_SECONDS)):
         delivered += outcome.result is Result.DELIVERED
     if delivered != recipients:
         raise SystemExit(f"{delivered} of {recipients} were delivered")

@@ -31,6 +31,7 @@ from bench.quiet import stdout_discarded
 from bench.stub import Stub, stub
 from bench.tables import Tables, serving
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import now_ms
 from chalicelib.fanout.publisher import shards_for
 from chalicelib.store.items import Connection
 from gateway.aws.emulator import client
@@ -99,7 +100,7 @@ class StubbedGateway:
         dynamodb = client("dynamodb", self.running.aws)
         for user in FEW_USERS:
             principal = Principal(user, int(time.time()) + 7200, tenant=OTHER_TENANT)
-            now = int(time.time() * 1000)
+            now = now_ms()
             connection = Connection(
                 f"{OTHER_TENANT}-{user}", principal, endpoint, connected_at=now, timestamp=now
             )

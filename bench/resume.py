@@ -26,6 +26,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from bench.processes import TICKS_PER_SECOND, cpu_ticks, execution_environments
 from bench.quick_mode import full_or_quick, write_result
 from bench.quiet import stdout_discarded
+from chalicelib.clock import now_ms
 from chalicelib.protocol.ulid import earliest
 from gateway.aws.emulator import client
 from gateway.configuration import configuration
@@ -140,7 +141,7 @@ async def measure() -> dict[str, Any]:
         turns = asyncio.Semaphore(AT_ONCE)
         # A first connection makes each user a member of the group before the messages are sent.
         await disconnect(running, await asyncio.gather(*map(open_socket, users)))
-        after = earliest(int(time.time() * 1000))
+        after = earliest(now_ms())
         await send(running, users)
         began = time.perf_counter()
         sockets = await asyncio.gather(*map(open_socket, users))

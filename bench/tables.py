@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import socket
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -21,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import now_ms
 from chalicelib.store.items import Connection
 
 PAGE_ITEMS = 1000
@@ -40,7 +40,7 @@ class Tables:
 
     def fill(self, count: int, segments: tuple[int, ...]) -> None:
         """Hold `count` connections, which can be scanned in each of these numbers of segments."""
-        now = int(time.time() * 1000)
+        now = now_ms()
         principal = Principal("user", expires_at=now // 1000 + 7200)
         fields = ("connectionId", "userId", "reach")
         items = []

@@ -5,7 +5,6 @@ A part is built when it is first used, so that a cold start builds only what the
 test hands in its own ports, and gets the same `Herald`.
 """
 
-import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache, cached_property, partial
@@ -15,6 +14,7 @@ from botocore.session import Session
 
 from chalicelib.auth.access import AccessRules
 from chalicelib.auth.bearer import Verify
+from chalicelib.clock import Clock, now_ms
 from chalicelib.delivery.broadcast import Broadcaster
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import Framing
@@ -64,11 +64,6 @@ DEFAULT_REGION = "us-east-1"
 WRITERS = 8
 
 
-def now_ms() -> int:
-    """Return the time in epoch milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
 class Herald:
     """The parts of Herald, in one execution environment."""
 
@@ -85,7 +80,7 @@ class Herald:
         rules: AccessRules,
         metrics: Metrics,
         writers: Executor,
-        now: Callable[[], int] = now_ms,
+        now: Clock = now_ms,
         fanout_limits: FanoutLimits = DEFAULT_LIMITS,
     ) -> None:
         """Take the ports.
@@ -94,7 +89,6 @@ class Herald:
             sqs, sns: return a client; called when one is first needed, as few requests need it.
             region: where this function runs; each region has its own fan-out rate.
             writers: runs writes in threads; shared by the parts that write beside a delivery.
-            now: the clock, in epoch milliseconds.
             fanout_limits: the sizes of shards, slices and pages.
         """
         self.delivery = delivery

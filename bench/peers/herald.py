@@ -1,6 +1,5 @@
 """Herald's sender alone: recipients come in pages, as they do from the table."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,6 +9,7 @@ from chalicelib.delivery.parcel import Parcel
 from chalicelib.delivery.sender import Sender
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.aws import Credentials
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.items import Recipient
 
 PAGE = 1000
@@ -30,7 +30,7 @@ def peer(endpoint: str) -> Iterator[Round]:
                     for connection_id in ids[start : start + PAGE]
                 ]
 
-        for outcome in sender.deliver(pages(), time.monotonic() + DEADLINE_SECONDS):
+        for outcome in sender.deliver(pages(), Deadline.after(DEADLINE_SECONDS)):
             if outcome.result is Result.DELIVERED:
                 meter.count()
 

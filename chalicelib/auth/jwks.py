@@ -4,7 +4,6 @@ Each source lists its algorithms, and only the sources that list a token's algor
 So a token's header can't make one kind of key serve as another (RFC 8725 section 3.1).
 """
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -19,6 +18,7 @@ from jwt.utils import base64url_decode, base64url_encode
 from chalicelib.auth.cached_fetch import CachedFetch, FetchError
 from chalicelib.errors import BadRequest
 from chalicelib.protocol.strict_json import parse_json
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.settings import LOCAL_SECRET, MIN_SECRET_BYTES, Settings
 
 HMAC = frozenset({"HS256"})
@@ -206,7 +206,7 @@ def fetch_json(url: str, seconds: float) -> object:
     parts = urlsplit(url)
     connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     connection = connect(parts.hostname or "", parts.port, timeout=seconds)
-    deadline = time.monotonic() + seconds
+    deadline = Deadline.after(seconds)
     try:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", target, headers={"Accept": "application/json"})
@@ -218,7 +218,7 @@ def fetch_json(url: str, seconds: float) -> object:
             body += chunk
             if len(body) > MAX_KEY_SET_BYTES:
                 raise FetchError(f"the response is larger than {MAX_KEY_SET_BYTES} bytes")
-            if time.monotonic() > deadline:
+            if deadline.passed():
                 raise FetchError(f"the response took longer than {seconds} s")
         return parse_json(body.decode())
     except (OSError, HTTPException, ValueError, BadRequest) as error:

@@ -10,6 +10,7 @@ from chalicelib.delivery.outcomes import RECORDING_SECONDS, OutcomeRecorder
 from chalicelib.delivery.parcel import Delivery, Parcel
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.reports import Interrupted, Report, Result
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import EvenSample, Metrics
 from chalicelib.store.audience import Page
 from chalicelib.store.items import Recipient
@@ -48,7 +49,7 @@ class Broadcaster:
         self,
         framer: Framer,
         pages: Iterable[Page],
-        deadline: float,
+        deadline: Deadline,
         throttle: Throttle = unthrottled,
     ) -> list[Report]:
         """Deliver the messages of a framer; return a report for each.
@@ -57,7 +58,7 @@ class Broadcaster:
 
         Args:
             pages: recipients, each with a selection of these messages.
-            deadline: in `time.monotonic` seconds.
+            deadline: when everything must be delivered and recorded.
 
         Raises:
             Interrupted: the pages could not be read to their end. Its `reports` cover the
@@ -71,7 +72,7 @@ class Broadcaster:
         expired: list[Recipient] = []
         try:
             parcels = _parcels(framer, pages, expired, throttle)
-            for outcome in self._delivery.deliver(parcels, deadline - RECORDING_SECONDS):
+            for outcome in self._delivery.deliver(parcels, deadline.earlier(RECORDING_SECONDS)):
                 recipient = outcome.recipient
                 retries += max(0, outcome.tries - 1)
                 for message in outcome.frame.messages:

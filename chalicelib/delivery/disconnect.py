@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, wait
 
+from chalicelib.clock import Clock
 from chalicelib.delivery.frames import CLOSE, Frame, frame_of
 from chalicelib.delivery.notices import Removed
 from chalicelib.delivery.outcomes import HANDSHAKE_PAUSES
@@ -13,6 +14,7 @@ from chalicelib.errors import Unavailable
 from chalicelib.protocol.reports import Result
 from chalicelib.protocol.server_frames import token_expired
 from chalicelib.protocol.strict_json import encode
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Recipient
 
@@ -31,10 +33,10 @@ class Disconnector:
         connections: Connections,
         delivery: Delivery,
         writers: Executor,
-        now: Callable[[], int],
+        now: Clock,
         handshake_pauses: Sequence[float] = HANDSHAKE_PAUSES,
     ) -> None:
-        """Take `writers`, which runs the writes, and `now`, the clock in epoch milliseconds."""
+        """Take the parts. `writers` runs the writes."""
         self._connections = connections
         self._delivery = delivery
         self._writers = writers
@@ -42,15 +44,15 @@ class Disconnector:
         self._handshake_pauses = handshake_pauses
 
     def disconnect(
-        self, recipients: Sequence[Recipient], deadline: float, *last_frames: Frame
+        self, recipients: Sequence[Recipient], deadline: Deadline, *last_frames: Frame
     ) -> None:
         """Remove connections, send `last_frames` to each, and close the sockets.
 
         They are removed first, so that no message is sent to them even if a socket stays open.
 
         Args:
-            deadline: in `time.monotonic` seconds. A connection that is not removed by then is left
-                as it is, with a line in the log.
+            deadline: a connection that is not removed by then is left as it is, with a line in the
+                log.
 
         Raises:
             Unavailable: a connection could not be removed. The others are disconnected by then.
@@ -59,7 +61,7 @@ class Disconnector:
             self._writers.submit(self._connections.remove, recipient, self._now()): recipient
             for recipient in recipients
         }
-        done, late = wait(removals, timeout=max(0.0, deadline - time.monotonic()))
+        done, late = wait(removals, timeout=deadline.left())
         for future in late:
             future.cancel()
         if late:
@@ -71,7 +73,7 @@ class Disconnector:
             raise error
 
     def close_sockets(
-        self, recipients: Sequence[Recipient], deadline: float, *last_frames: Frame
+        self, recipients: Sequence[Recipient], deadline: Deadline, *last_frames: Frame
     ) -> None:
         """Send `last_frames` to sockets and close them, whatever the tables say.
 
@@ -90,9 +92,9 @@ class Disconnector:
             }
             parcels = [one for one in parcels if one.recipient.connection_id in unconfirmed]
             if parcels:
-                time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
+                time.sleep(min(pause, deadline.left()))
 
-    def disconnect_expired(self, recipients: Sequence[Recipient], deadline: float) -> None:
+    def disconnect_expired(self, recipients: Sequence[Recipient], deadline: Deadline) -> None:
         """Disconnect clients whose token has expired.
 
         Failures are only logged: the next delivery, or the sweep, finds these connections again.
@@ -104,7 +106,7 @@ class Disconnector:
                 "could not disconnect every client whose token has expired: %s", error.detail
             )
 
-    def evict(self, recipient: Recipient, deadline: float) -> None:
+    def evict(self, recipient: Recipient, deadline: Deadline) -> None:
         """Disconnect a client to make room for a newer connection of its user."""
         notice = frame_of(encode(Removed(recipient, EVICTED).to_frame()))
         self.disconnect([recipient], deadline, notice)

@@ -13,6 +13,7 @@ from chalicelib.delivery.parcel import Delivery, Outcome, Parcel
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.server_frames import ServerFrame, connection_removed
 from chalicelib.protocol.strict_json import encode
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.audience import Audiences
 from chalicelib.store.items import Recipient
 
@@ -74,7 +75,7 @@ class Notifier:
         self._delivery = delivery
         self._topic = topic
 
-    def notify_removed(self, removed: Sequence[Removed], deadline: float) -> Iterator[Outcome]:
+    def notify_removed(self, removed: Sequence[Removed], deadline: Deadline) -> Iterator[Outcome]:
         """Send notices to each user's other connections and to the topic; yield the outcomes.
 
         All removed connections belong to one tenant. `deadline`: see `Delivery.deliver`.

@@ -3,15 +3,17 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from typing import NamedTuple
 
+from chalicelib.clock import Clock
 from chalicelib.delivery.frames import PROBE
 from chalicelib.delivery.notices import Notifier, Removed
 from chalicelib.delivery.parcel import Delivery, Outcome, Parcel
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.reports import Result
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Recipient
 
@@ -43,10 +45,10 @@ class OutcomeRecorder:
         delivery: Delivery,
         notifier: Notifier,
         writers: Executor,
-        now: Callable[[], int],
+        now: Clock,
         limits: RecordingLimits = DEFAULT_LIMITS,
     ) -> None:
-        """Take `writers`, which runs the writes, and `now`, the clock in epoch milliseconds."""
+        """Take the parts. `writers` runs the writes."""
         self.limits = limits
         self._connections = connections
         self._delivery = delivery
@@ -58,19 +60,16 @@ class OutcomeRecorder:
         """Return an empty batch, for the outcomes of one delivery."""
         return OutcomeBatch(self)
 
-    def probe(self, recipients: Sequence[Recipient], deadline: float) -> list[Outcome]:
-        """Probe whether sockets are open, record the outcomes, and return them.
-
-        `deadline` is in `time.monotonic` seconds.
-        """
+    def probe(self, recipients: Sequence[Recipient], deadline: Deadline) -> list[Outcome]:
+        """Probe whether sockets are open, record the outcomes, and return them."""
         batch = self.begin()
-        outcomes = self.send_probes(recipients, deadline - RECORDING_SECONDS)
+        outcomes = self.send_probes(recipients, deadline.earlier(RECORDING_SECONDS))
         for outcome in outcomes:
             batch.add(outcome)
         batch.finish(deadline)
         return outcomes
 
-    def send_probes(self, recipients: Sequence[Recipient], deadline: float) -> list[Outcome]:
+    def send_probes(self, recipients: Sequence[Recipient], deadline: Deadline) -> list[Outcome]:
         """Probe whether sockets are open; return the outcomes without recording them."""
         parcels = [Parcel(recipient, (PROBE,)) for recipient in recipients]
         return list(self._delivery.deliver([parcels], deadline))
@@ -82,7 +81,7 @@ class OutcomeRecorder:
         """
         return outcome.result is Result.GONE and outcome.recipient.may_be_in_handshake(self._now())
 
-    def notify_removed(self, removed: Sequence[Removed], deadline: float) -> Iterator[Outcome]:
+    def notify_removed(self, removed: Sequence[Removed], deadline: Deadline) -> Iterator[Outcome]:
         """Notify the users of removed connections; yield the outcomes of the notices."""
         return self._notifier.notify_removed(removed, deadline)
 
@@ -134,11 +133,11 @@ class OutcomeBatch:
         if outcome.result is Result.REJECTED:
             self._removed.append(Removed(outcome.recipient, outcome.reason))
 
-    def finish(self, deadline: float) -> None:
+    def finish(self, deadline: Deadline) -> None:
         """Wait until everything is recorded, and notify the users of removed connections.
 
-        `deadline` is in `time.monotonic` seconds. Outcomes that are not recorded by then are
-        dropped: the next delivery will have the same ones.
+        Outcomes that are not recorded by the deadline are dropped: the next delivery will have the
+        same ones.
         """
         self._wait(deadline)
         if self._removed:
@@ -150,7 +149,7 @@ class OutcomeBatch:
             self._confirm(deadline)
         self._wait(deadline)
 
-    def _confirm(self, deadline: float) -> None:
+    def _confirm(self, deadline: Deadline) -> None:
         """Probe the unconfirmed connections again, and record those that are still gone.
 
         Removing a connection whose `$connect` is about to end would leave an open socket to which
@@ -160,7 +159,7 @@ class OutcomeBatch:
         self._unconfirmed = []
         probes: list[Outcome] = []
         for pause in self._recorder.limits.handshake_pauses:
-            time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
+            time.sleep(min(pause, deadline.left()))
             recipients = [outcome.recipient for outcome in unconfirmed.values()]
             probes = self._recorder.send_probes(recipients, deadline)
             for probe in probes:
@@ -183,8 +182,8 @@ class OutcomeBatch:
             self._waiting.popleft().result()
         self._waiting.append(self._recorder.record(outcome))
 
-    def _wait(self, deadline: float) -> None:
-        late = wait(self._waiting, timeout=max(0.0, deadline - time.monotonic())).not_done
+    def _wait(self, deadline: Deadline) -> None:
+        late = wait(self._waiting, timeout=deadline.left()).not_done
         dropped = sum(future.cancel() for future in late)
         if dropped:
             logger.warning("%d outcomes were not recorded in time", dropped)

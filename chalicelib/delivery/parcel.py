@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 from chalicelib.delivery.frames import Frame
 from chalicelib.protocol.reports import Result
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.items import Recipient
 
 
@@ -32,15 +33,15 @@ class Outcome(NamedTuple):
 class Delivery(Protocol):
     """The port to `@connections`, which `sender.Sender` implements."""
 
-    def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: float) -> Iterator[Outcome]:
+    def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: Deadline) -> Iterator[Outcome]:
         """Send every parcel of every page; yield an outcome for each frame.
 
-        `deadline` is in `time.monotonic` seconds. A frame that is not delivered by then is stale.
+        A frame that is not delivered by the deadline is stale.
         """
         ...
 
     def post(
-        self, connection_id: str, endpoint: str, body: bytes, deadline: float
+        self, connection_id: str, endpoint: str, body: bytes, deadline: Deadline
     ) -> Outcome | None:
         """Send one frame to one connection."""
         ...

@@ -1,11 +1,11 @@
 """Reading the next page of recipients while the current one is being sent."""
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, wait
 
 from chalicelib.delivery.parcel import Parcel
 from chalicelib.errors import HeraldError, Unavailable
+from chalicelib.runtime.deadlines import Deadline
 
 
 class ReadAhead:
@@ -42,13 +42,13 @@ class ReadAhead:
             self._next = self._read()
         return page
 
-    def wait(self, until: float) -> Sequence[Parcel] | None:
-        """Wait for the next page until a moment in `time.monotonic` seconds.
+    def wait(self, deadline: Deadline) -> Sequence[Parcel] | None:
+        """Wait for the next page until the deadline.
 
         Returns None at the end. When the page does not come in time it returns None, too, and sets
         `error`.
         """
-        wait([self._next], timeout=max(0.0, until - time.monotonic()))
+        wait([self._next], timeout=deadline.left())
         page = self.take()
         if page is None and not self.ended:
             self.error = Unavailable("the audience could not be read to its end in time")

@@ -19,6 +19,7 @@ from chalicelib.delivery.sigv4 import SignerFactory
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.aws import Credentials
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.items import Recipient
 
 READERS = 8
@@ -88,14 +89,14 @@ class Sender:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read-ahead")
         self._idle_loops: list[_SendLoop] = []
 
-    def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: float) -> Iterator[Outcome]:
+    def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: Deadline) -> Iterator[Outcome]:
         """Send every parcel of every page; yield an outcome for each frame as soon as it is known.
 
         A recipient's frames are sent in order, until one fails. Failures of one recipient do not
         affect others. The next page is read in another thread meanwhile.
 
         Args:
-            deadline: in `time.monotonic` seconds. A frame that is not delivered by then is stale.
+            deadline: a frame that is not delivered by then is stale.
 
         Raises:
             HeraldError: reading failed. Everything that was read before has its outcome by then.
@@ -110,7 +111,7 @@ class Sender:
             loop.reset()
             self._idle_loops.append(loop)
 
-    def post(self, connection_id: str, endpoint: str, body: bytes, deadline: float) -> Outcome:
+    def post(self, connection_id: str, endpoint: str, body: bytes, deadline: Deadline) -> Outcome:
         """Send one frame to one connection; return its outcome."""
         recipient = Recipient(connection_id, "", None, endpoint)
         [outcome] = self.deliver([[Parcel(recipient, (frame_of(body),))]], deadline)
@@ -135,13 +136,13 @@ class _SendLoop:
         self._retries = RetryQueue(limits.retries)
         self.wake = self._transport.wake
 
-    def run(self, source: ReadAhead, deadline: float) -> Iterator[Outcome]:
+    def run(self, source: ReadAhead, deadline: Deadline) -> Iterator[Outcome]:
         """Deliver the pages of `source`; see `Sender.deliver`."""
         for queue in self._queues.values():
             self._transport.close_expired(queue.origin)
         while True:
             now = time.monotonic()
-            if now >= deadline:
+            if now >= deadline.at:
                 yield from self._report_unsent(source, deadline)
                 break
             self._fill_queues(source, now)
@@ -168,8 +169,8 @@ class _SendLoop:
     def _pending(self) -> int:
         return sum(queue.pending for queue in self._queues.values())
 
-    def _next_event(self, deadline: float) -> float:
-        return min(deadline, self._retries.next_due(), self._transport.next_timeout())
+    def _next_event(self, deadline: Deadline) -> float:
+        return min(deadline.at, self._retries.next_due(), self._transport.next_timeout())
 
     # --- Sending
 
@@ -278,7 +279,7 @@ class _SendLoop:
             *(Outcome(recipient, frame, result, reason, 0) for frame in others),
         ]
 
-    def _report_unsent(self, source: ReadAhead, deadline: float) -> Iterator[Outcome]:
+    def _report_unsent(self, source: ReadAhead, deadline: Deadline) -> Iterator[Outcome]:
         """Yield a stale outcome for each frame that is not delivered at the deadline.
 
         The rest of the audience is read for this, as far as it can be in the overtime.
@@ -288,8 +289,8 @@ class _SendLoop:
             unfinished += queue.ready
         for task in unfinished:
             yield from self._fail(task, Result.STALE, task.reason or "deadline")
-        until = deadline + self._limits.overtime_seconds
-        while (page := source.wait(until)) is not None:
+        overtime = deadline.later(self._limits.overtime_seconds)
+        while (page := source.wait(overtime)) is not None:
             for recipient, frames in page:
                 for frame in frames:
                     yield Outcome(recipient, frame, Result.STALE, "deadline", 0)

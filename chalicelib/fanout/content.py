@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from chalicelib.clock import EpochSeconds
 from chalicelib.errors import HeraldError
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
@@ -39,10 +40,12 @@ class Contents:
         self._table = store.tables.messages
         self._encryption = encryption
 
-    def put(self, messages: Sequence[Message], expires_at: int) -> tuple[StoredContent, int]:
+    def put(
+        self, messages: Sequence[Message], expires_at: EpochSeconds
+    ) -> tuple[StoredContent, int]:
         """Store the messages of a request, whose id is that of the first message.
 
-        `expires_at` is in epoch seconds. Returns how they are stored, and their size in bytes.
+        Returns how they are stored, and their size in bytes.
         """
         content = encode([message.to_dict() for message in messages])
         sealed = any(message.encrypted for message in messages)

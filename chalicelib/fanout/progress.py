@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal, Scope, split_user_key
+from chalicelib.clock import EpochMs
 from chalicelib.errors import NotFound
 from chalicelib.fanout.content import ContentLost, Contents, StoredContent
 from chalicelib.protocol.encryption import Encryption
@@ -130,12 +131,12 @@ class Progress:
         return Begun(shards, content_bytes)
 
     def claim(
-        self, start: ShardPosition, job_id: str, last_try: int | None = None
+        self, start: ShardPosition, job_id: str, last_try: EpochMs | None = None
     ) -> ClaimedMessages:
         """Claim a shard at `start` for a job, and return the messages to deliver.
 
         Args:
-            last_try: The time in epoch milliseconds, if SQS will not deliver the job again.
+            last_try: The time, if SQS will not deliver the job again.
 
         Raises:
             ShardTaken: Another job works on the shard, or the shard has advanced.
@@ -223,8 +224,8 @@ class Progress:
         ]
         return [first, *others]
 
-    def of(self, message_id: str, reader: Principal, now: int) -> dict[str, object]:
-        """Return a message's report so far. `now` is in epoch milliseconds.
+    def of(self, message_id: str, reader: Principal, now: EpochMs) -> dict[str, object]:
+        """Return a message's report so far.
 
         Raises:
             NotFound: The message was not queued in the last day, or not in the reader's tenant.
@@ -270,7 +271,7 @@ def _requeue_from(state: Mapping[str, Any], shard: int, job_id: str) -> str | No
     return state[attributes["at"]]["S"] if advanced and attributes["at"] in state else None
 
 
-def _has_failed(state: Mapping[str, Any], shard: int, now: int) -> bool:
+def _has_failed(state: Mapping[str, Any], shard: int, now: EpochMs) -> bool:
     """Return whether the last try of an unfinished shard is over."""
     until = f"until{shard}"
     return until in state and int(state[until]["N"]) < now

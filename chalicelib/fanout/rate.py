@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from chalicelib.delivery.parcel import Parcel
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
 from chalicelib.store.schema import fanout_rate_key
@@ -53,19 +54,18 @@ class FanoutRateLimiter:
         """Return how many recipients to read at a time: at most a second's worth."""
         return min(most, self.per_second) if self.per_second else most
 
-    def for_tenant(self, tenant: str | None, until: float) -> "TenantThrottle":
-        """Return the throttle of one tenant's parcels. `until` is in `time.monotonic` seconds."""
+    def for_tenant(self, tenant: str | None, until: Deadline) -> "TenantThrottle":
+        """Return the throttle of one tenant's parcels."""
         return TenantThrottle(self, tenant, until)
 
     def step(self) -> int:
         """Return how many parcels to send on one reservation."""
         return max(1, int(self.per_second * STEP_SECONDS / self._active_tenants))
 
-    def wait(self, tenant: str | None, frames: int, until: float) -> None:
+    def wait(self, tenant: str | None, frames: int, until: Deadline) -> None:
         """Reserve time for frames, and sleep until it comes, but not longer than `until`."""
         due = self._reserve(tenant, frames)
-        left = max(0.0, until - time.monotonic())
-        self._sleep(min(left, max(0, due - self._now()) / SECOND))
+        self._sleep(min(until.left(), max(0, due - self._now()) / SECOND))
 
     def _reserve(self, tenant: str | None, frames: int) -> int:
         """Advance a tenant's clock by the time that frames take; return when they are due."""
@@ -119,7 +119,7 @@ class FanoutRateLimiter:
 class TenantThrottle:
     """Holds back one tenant's parcels until they may be sent."""
 
-    def __init__(self, limiter: FanoutRateLimiter, tenant: str | None, until: float) -> None:
+    def __init__(self, limiter: FanoutRateLimiter, tenant: str | None, until: Deadline) -> None:
         self._limiter = limiter
         self._tenant = tenant
         self._until = until

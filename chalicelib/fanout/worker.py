@@ -6,12 +6,12 @@ meantime. Jobs with the same target are delivered as one batch, with one read of
 """
 
 import logging
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from chalicelib.clock import Clock
 from chalicelib.delivery.broadcast import Broadcaster
 from chalicelib.delivery.frames import Framing
 from chalicelib.errors import HeraldError, Unavailable
@@ -21,6 +21,7 @@ from chalicelib.fanout.queue import MAX_RECEIVES, Job, Queue, ReceivedJob, Targe
 from chalicelib.fanout.rate import FanoutRateLimiter
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Report
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.logs import correlated
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.audience import Audiences, Page
@@ -59,11 +60,10 @@ class Worker:
         queue: Queue,
         rate_limiter: FanoutRateLimiter,
         framing: Framing,
-        now: Callable[[], int],
+        now: Clock,
         metrics: Metrics,
         limits: FanoutLimits = DEFAULT_LIMITS,
     ) -> None:
-        """Take the parts. `now` is the clock, in epoch milliseconds."""
         self._audiences = audiences
         self._broadcaster = broadcaster
         self._progress = progress
@@ -74,12 +74,12 @@ class Worker:
         self._metrics = metrics
         self._limits = limits
 
-    def work(self, records: Iterable[Mapping[str, Any]], deadline: float) -> list[str]:
+    def work(self, records: Iterable[Mapping[str, Any]], deadline: Deadline) -> list[str]:
         """Run the jobs of a Lambda event.
 
         Args:
             records: The records of the event.
-            deadline: When the work must end, in `time.monotonic` seconds.
+            deadline: When the work must end.
 
         Returns:
             The SQS message ids of the jobs that failed, which SQS has to deliver again.
@@ -98,14 +98,14 @@ class Worker:
             failed += self._run(batch, self._limits.slice_seconds / len(batches), deadline)
         return failed
 
-    def _run(self, batch: Batch, seconds: float, deadline: float) -> list[str]:
+    def _run(self, batch: Batch, seconds: float, deadline: Deadline) -> list[str]:
         """Run a batch for some seconds; return the SQS message ids of the jobs that failed.
 
         If the batch fails, each request is run alone, so that one that always fails doesn't block
         the others.
         """
         try:
-            self._run_batch(batch, min(deadline, time.monotonic() + seconds), deadline)
+            self._run_batch(batch, deadline.within(seconds), deadline)
         except Unavailable as error:
             logger.error("jobs will be retried: %s", error.detail, extra=_log_fields(batch))
         except Exception as error:
@@ -122,9 +122,9 @@ class Worker:
             return []
         return [received.message_id for received in batch]
 
-    def _run_batch(self, batch: Batch, end: float, deadline: float) -> None:
+    def _run_batch(self, batch: Batch, end: Deadline, deadline: Deadline) -> None:
         """Claim the batch's requests, deliver what is read until `end`, and re-queue the rest."""
-        if time.monotonic() > deadline - RESERVED_SECONDS:  # other jobs took the time
+        if deadline.earlier(RESERVED_SECONDS).passed():  # other jobs took the time
             self._queue.put([received.job for received in batch])
             return
         target = batch[0].job.target
@@ -164,7 +164,7 @@ class Worker:
         return claims, requeue
 
     def _deliver(
-        self, target: Target, claims: Iterable[_Claim], end: float, deadline: float
+        self, target: Target, claims: Iterable[_Claim], end: Deadline, deadline: Deadline
     ) -> tuple[str | None, dict[str, Report]]:
         """Deliver the claimed messages to the recipients that are read until `end`.
 
@@ -184,7 +184,8 @@ class Worker:
             ),
             end,
         )
-        tenant_throttle = self._rate_limiter.for_tenant(target.tenant, deadline - RESERVED_SECONDS)
+        throttled_until = deadline.earlier(RESERVED_SECONDS)
+        tenant_throttle = self._rate_limiter.for_tenant(target.tenant, throttled_until)
         reports = self._broadcaster.send(framer, time_slice, deadline, tenant_throttle.throttle)
         return time_slice.position, {report.id: report for report in reports}
 
@@ -212,7 +213,7 @@ class _TimeSlice:
     `position` is that of the last page that was taken, None at the end of all pages.
     """
 
-    def __init__(self, pages: Iterable[Page], end: float) -> None:
+    def __init__(self, pages: Iterable[Page], end: Deadline) -> None:
         self._pages = pages
         self._end = end
         self.position: str | None = None
@@ -221,7 +222,7 @@ class _TimeSlice:
         for page in self._pages:
             self.position = page.position
             yield page
-            if time.monotonic() >= self._end:
+            if self._end.passed():
                 return
         self.position = None
 

@@ -10,6 +10,7 @@ from chalicelib.fanout.publisher import FanoutPublisher
 from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Queued, Report
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.audience import Audiences, Page
 from chalicelib.store.history import History
@@ -49,12 +50,12 @@ class Dispatcher:
         self._metrics = metrics
 
     def send(
-        self, messages: Sequence[Message], sender: Principal, deadline: float
+        self, messages: Sequence[Message], sender: Principal, deadline: Deadline
     ) -> Sequence[Report | Queued]:
         """Deliver the messages of one request, or queue all of them.
 
         Args:
-            deadline: When delivery must end, in `time.monotonic` seconds.
+            deadline: When delivery must end.
 
         Returns:
             A report for each message, or for each a note that it is queued.
@@ -105,19 +106,19 @@ class Dispatcher:
                     return True
         return most > self._inline_recipients
 
-    def _read_ahead(self, pages: Iterator[Page], deadline: float) -> tuple[list[Page], bool]:
+    def _read_ahead(self, pages: Iterator[Page], deadline: Deadline) -> tuple[list[Page], bool]:
         """Read pages until there is one recipient too many for inline delivery, or time is up.
 
         Returns the pages, and whether they are complete. If not, they are dropped: the workers read
         the audience from its start, since jobs can share a read only if they start alike.
         """
-        until = min(deadline, time.monotonic() + READING_SECONDS)
+        until = deadline.within(READING_SECONDS)
         read: list[Page] = []
         recipients = 0
         for page in pages:
             read.append(page)
             recipients += len(page.recipients)
-            late = time.monotonic() > until and page.position is not None
+            late = until.passed() and page.position is not None
             if late or recipients > self._inline_recipients:
                 return read, False
         return read, True

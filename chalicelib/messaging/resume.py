@@ -14,6 +14,7 @@ from heapq import merge
 from itertools import groupby
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import EpochMs
 from chalicelib.delivery.frames import Framing
 from chalicelib.delivery.parcel import Delivery, Parcel
 from chalicelib.errors import BadRequest, Unavailable
@@ -21,6 +22,7 @@ from chalicelib.protocol.audience import AudienceKind
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Result
 from chalicelib.protocol.ulid import earliest, timestamp_of
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.history import REACH_BACK_MS, History, StoredMessage
 from chalicelib.store.items import Recipient
 from chalicelib.store.memberships import Memberships
@@ -59,7 +61,12 @@ class Resumer:
         self._framing = framing
 
     def resume(
-        self, principal: Principal, recipient: Recipient, after: str, now: int, deadline: float
+        self,
+        principal: Principal,
+        recipient: Recipient,
+        after: str,
+        now: EpochMs,
+        deadline: Deadline,
     ) -> Resumed:
         """Send what a connection missed, the oldest message first.
 
@@ -67,8 +74,8 @@ class Resumer:
             principal: The user of the connection.
             recipient: The connection.
             after: The id of the last message that the client has.
-            now: The time, in epoch milliseconds.
-            deadline: When delivery must end, in `time.monotonic` seconds.
+            now: The time.
+            deadline: When delivery must end.
 
         Raises:
             BadRequest: `after` is not an id.
@@ -82,8 +89,8 @@ class Resumer:
         open_now = self._users.charge_resume(principal, now)
         if not self._history.seconds:
             return Resumed(0, complete=False)
-        kept_since = now - self._history.seconds * 1000
-        since = max(min(had_at, now), kept_since) - REACH_BACK_MS
+        kept_since = EpochMs(now - self._history.seconds * 1000)
+        since = EpochMs(max(min(had_at, now), kept_since) - REACH_BACK_MS)
         missed = _Missed(self._history, principal, recipient, after)
         joined = self._memberships.joined_since(principal, open_now, now)
         sent = 0
@@ -98,7 +105,7 @@ class Resumer:
         messages: list[Message],
         principal: Principal,
         recipient: Recipient,
-        deadline: float,
+        deadline: Deadline,
     ) -> None:
         if not messages:
             return
@@ -129,7 +136,7 @@ class _Missed:
         self._after = after
 
     def entries(
-        self, joined: dict[str, int], *, since: int, kept_since: int
+        self, joined: dict[str, EpochMs], *, since: EpochMs, kept_since: EpochMs
     ) -> Iterator[StoredMessage]:
         """Yield each entry once, in the order of the ids.
 
@@ -137,8 +144,6 @@ class _Missed:
             joined: The user's groups, each with the time at which the user joined it.
             since: The time from which on the connection may have missed messages.
             kept_since: The time from which on messages are kept; older ones count as lost.
-
-        All times are in epoch milliseconds.
         """
         late = {
             entry.id: entry
@@ -153,7 +158,7 @@ class _Missed:
                 self.lost = True
 
     def _by_id(
-        self, joined: dict[str, int], since: int, late: dict[str, StoredMessage]
+        self, joined: dict[str, EpochMs], since: EpochMs, late: dict[str, StoredMessage]
     ) -> Iterator[StoredMessage]:
         """Yield the entries of the user's streams that are later than the client's last message, or
         in doubt."""
@@ -201,7 +206,7 @@ class _Missed:
             or self._recipient.connection_id in audience.except_connections
         )
 
-    def _is_for_user(self, entry: StoredMessage, joined: dict[str, int]) -> bool:
+    def _is_for_user(self, entry: StoredMessage, joined: dict[str, EpochMs]) -> bool:
         """Return whether a late message, which can be for anybody, is for this user."""
         message = self._open(entry)
         if message is None:

@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import Clock
 from chalicelib.errors import (
     BadRequest,
     HeraldError,
@@ -20,6 +21,7 @@ from chalicelib.protocol.messages import Draft, accept, parse_messages
 from chalicelib.protocol.reports import Queued, Reply, Report
 from chalicelib.protocol.strict_json import encode
 from chalicelib.protocol.ulid import Stamp
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.idempotency import Body, Claim, Idempotency
 from chalicelib.store.users import Users
@@ -40,11 +42,10 @@ class Submissions:
         dispatcher: Dispatcher,
         idempotency: Idempotency,
         may_encrypt: bool,
-        now: Callable[[], int],
+        now: Clock,
         metrics: Metrics,
     ) -> None:
-        """Take the parts. `now` is the clock, in epoch milliseconds; for `may_encrypt` see
-        `parse_messages`."""
+        """Take the parts. For `may_encrypt` see `parse_messages`."""
         self._users = users
         self._dispatcher = dispatcher
         self._idempotency = idempotency
@@ -53,7 +54,7 @@ class Submissions:
         self._metrics = metrics
 
     def submit(
-        self, sender: Principal, headers: Mapping[str, str], body: str | bytes, deadline: float
+        self, sender: Principal, headers: Mapping[str, str], body: str | bytes, deadline: Deadline
     ) -> Reply:
         """Send the messages of a request, or return the stored answer of its first try.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chalicelib.clock import EpochMs
 from chalicelib.errors import BadRequest
 from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.ulid import Stamp
@@ -35,11 +36,11 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """An accepted message: a draft with an id, a sender and a time in epoch milliseconds."""
+    """An accepted message: a draft with an id, a sender and a time."""
 
     id: str
     sender: str
-    timestamp: int
+    timestamp: EpochMs
     audience: Audience
     type: str
     data: object

@@ -4,6 +4,7 @@ One frame is built elsewhere: `messages`, which delivers messages to their recip
 `delivery/frames.py` assembles its bytes once for all recipients, since it is the hot path.
 """
 
+from chalicelib.clock import EpochMs
 from chalicelib.errors import ANSWERS, HeraldError
 from chalicelib.protocol.reports import Queued, Report
 
@@ -18,8 +19,8 @@ def with_ref(frame: ServerFrame, ref: str | None) -> ServerFrame:
 # --- Answers
 
 
-def pong(timestamp: int) -> ServerFrame:
-    """Answer `ping` with the time in epoch milliseconds."""
+def pong(timestamp: EpochMs) -> ServerFrame:
+    """Answer `ping` with the time."""
     return {"type": "pong", "timestamp": timestamp}
 
 
@@ -43,8 +44,8 @@ def resumed(*, count: int, complete: bool) -> ServerFrame:
     return {"type": "resumed", "count": count, "complete": complete}
 
 
-def refreshed(expires_at: int) -> ServerFrame:
-    """Answer `refresh` with the new token's expiry in epoch milliseconds."""
+def refreshed(expires_at: EpochMs) -> ServerFrame:
+    """Answer `refresh` with the new token's expiry."""
     return {"type": "refreshed", "expiresAt": expires_at}
 
 

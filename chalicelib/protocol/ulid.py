@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
+from chalicelib.clock import EpochMs
+
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32
 RANDOM_BITS = 80
 CHARACTERS = 26
@@ -14,16 +16,16 @@ CHARACTERS = 26
 class Stamp:
     """The time at which a request was accepted, and the seed of its messages' ids.
 
-    `now` is in epoch milliseconds. Each id is its predecessor plus one, as in the specification's
-    monotonic factory, so the ids of a request rise. The seed is random: consecutive ids in two
-    requests would tell one sender that another was sending at that moment.
+    Each id is its predecessor plus one, as in the specification's monotonic factory, so the ids of
+    a request rise. The seed is random: consecutive ids in two requests would tell one sender that
+    another was sending at that moment.
     """
 
-    now: int
+    now: EpochMs
     seed: int
 
     @classmethod
-    def fresh(cls, now: int) -> "Stamp":
+    def fresh(cls, now: EpochMs) -> "Stamp":
         """Return the stamp of a request that is accepted at `now`, with a random seed."""
         return cls(now, secrets.randbits(RANDOM_BITS))
 
@@ -33,19 +35,19 @@ class Stamp:
         return (_encoded(first + number) for number in count())
 
 
-def earliest(timestamp: int) -> str:
-    """Return the lowest id of a time, which is in epoch milliseconds."""
+def earliest(timestamp: EpochMs) -> str:
+    """Return the lowest id of a time."""
     return _encoded(max(0, timestamp) << RANDOM_BITS)
 
 
-def timestamp_of(ulid: str) -> int:
-    """Return an id's time in epoch milliseconds. Raises ValueError for text that isn't a ULID."""
+def timestamp_of(ulid: str) -> EpochMs:
+    """Return an id's time. Raises ValueError for text that isn't a ULID."""
     if len(ulid) != CHARACTERS or ulid[0] > "7":  # 128 bits: the first character has three
         raise ValueError("not a ULID")
     value = 0
     for character in ulid:
         value = value << 5 | ALPHABET.index(character)
-    return value >> RANDOM_BITS
+    return EpochMs(value >> RANDOM_BITS)
 
 
 def _encoded(ulid: int) -> str:

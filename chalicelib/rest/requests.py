@@ -14,7 +14,7 @@ from chalicelib.runtime.deadlines import answer_deadline
 
 
 class RestRequest:
-    """A request to one of the routes. `deadline` is in `time.monotonic` seconds."""
+    """A request to one of the routes."""
 
     def __init__(self, request: Request, context: Any, *, rules: AccessRules) -> None:
         """Take Chalice's request, Lambda's context object, and the rules for callers."""

@@ -1,9 +1,11 @@
 """A user's connections over REST: list them, close them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from chalicelib.auth.principal import user_key
+from chalicelib.clock import Clock
+from chalicelib.runtime.deadlines import Deadline
 
 if TYPE_CHECKING:  # they load the SDK, which this module does without
     from chalicelib.delivery.disconnect import Disconnector
@@ -22,9 +24,8 @@ class UserConnections:
         connections: "Connections",
         disconnector: "Disconnector",
         stale_after_seconds: int,
-        now: Callable[[], int],
+        now: Clock,
     ) -> None:
-        """Take the parts. `now` is the clock, in epoch milliseconds."""
         self._users = users
         self._connections = connections
         self._disconnector = disconnector
@@ -37,12 +38,12 @@ class UserConnections:
         found = self._users.presence(tenant, user_id).connections
         return {"connections": [one.to_dict(now, self._stale_after_seconds) for one in found]}
 
-    def close_all(self, tenant: str | None, user_id: str, deadline: float) -> None:
+    def close_all(self, tenant: str | None, user_id: str, deadline: Deadline) -> None:
         """Close the user's connections. `deadline`: see `Disconnector.disconnect`."""
         self._close(self._users.presence(tenant, user_id).connections, deadline)
 
     def close_one(
-        self, tenant: str | None, user_id: str, connection_id: str, deadline: float
+        self, tenant: str | None, user_id: str, connection_id: str, deadline: Deadline
     ) -> None:
         """Close one of the user's connections. `deadline`: see `Disconnector.disconnect`.
 
@@ -53,6 +54,6 @@ class UserConnections:
         if connection is not None and connection.principal.key == user_key(tenant, user_id):
             self._close([connection], deadline)
 
-    def _close(self, connections: "Sequence[Connection]", deadline: float) -> None:
+    def _close(self, connections: "Sequence[Connection]", deadline: Deadline) -> None:
         recipients = [connection.recipient for connection in connections]
         self._disconnector.disconnect(recipients, deadline)

@@ -7,6 +7,7 @@ connection that ended during its handshake.
 from collections.abc import Iterable
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import EpochMs
 from chalicelib.store.expressions import Action, Clause, delete, number, put, update
 from chalicelib.store.items import Connection, Recipient, Status, principal_value
 from chalicelib.store.schema import (
@@ -92,7 +93,7 @@ def set_status(status: Status) -> Clause:
     )
 
 
-def set_active(now: int) -> Clause:
+def set_active(now: EpochMs) -> Clause:
     """Return the change of a connection to active, with its last activity at `now`."""
     return Clause(
         set=("#status = :status", "#timestamp = :now"),
@@ -114,7 +115,7 @@ def add_group(group: str, most: int) -> Clause:
     )
 
 
-def set_joined_at(group: str, now: int) -> Clause:
+def set_joined_at(group: str, now: EpochMs) -> Clause:
     """Return the record that a connection joined a group at `now`."""
     return Clause(
         set=("#joined = :now",),
@@ -171,7 +172,7 @@ def set_principal(renewed: Connection) -> list[Clause]:
 # --- A user's item
 
 
-def set_last_seen(now: int) -> Clause:
+def set_last_seen(now: EpochMs) -> Clause:
     """Return the change of when a user was last seen, which also renews the item's TTL."""
     return Clause(
         set=("lastSeen = :seen", "expiresAt = :expires"),
@@ -224,7 +225,7 @@ def has_room_for(connection_id: str, limit: int) -> Clause:
     )
 
 
-def add_tombstone(recipient: Recipient, now: int) -> list[Clause]:
+def add_tombstone(recipient: Recipient, now: EpochMs) -> list[Clause]:
     """Return the addition of a connection's tombstone, if it may still be in its handshake.
 
     Tombstones are kept by the minute in which they were added, in slots that are used in turn. Each
@@ -238,7 +239,7 @@ def add_tombstone(recipient: Recipient, now: int) -> list[Clause]:
     return [Clause(add=(f"{slot} :ids",), remove=(next_slot,), values=values)]
 
 
-def claim_probe(now: int) -> Clause:
+def claim_probe(now: EpochMs) -> Clause:
     """Return the record that a user's connections are probed at `now`, on condition that they were
     not in the last minute."""
     return Clause(

@@ -20,6 +20,7 @@ from typing import Any
 
 from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import EpochMs
 from chalicelib.errors import BadRequest, ConnectionGone, TooManyConnections, Unavailable
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.connection_expressions import (
@@ -85,7 +86,7 @@ class _PrincipalChanged(Exception):
 class Connections:
     """The transitions of connections.
 
-    Every method raises Unavailable if storage is unavailable. `now` is in epoch milliseconds.
+    Every method raises Unavailable if storage is unavailable.
     """
 
     def __init__(
@@ -164,14 +165,13 @@ class Connections:
             raise LimitReached(self._limit, recipients)
 
     def record_activity(
-        self, connection_id: str, opened_as: Principal, now: int, messages: int
+        self, connection_id: str, opened_as: Principal, now: EpochMs, messages: int
     ) -> Principal:
         """Record a frame from the client, and charge its user.
 
         Args:
             connection_id: the connection's id.
             opened_as: the principal that it was opened with; only `refresh` changes it.
-            now: in epoch milliseconds.
             messages: the number of messages in the frame.
 
         Returns:
@@ -194,7 +194,7 @@ class Connections:
         raise Unavailable("the connection's token is changing too fast", retry_after=1.0)
 
     def _write_activity(
-        self, connection_id: str, principal: Principal, now: int, charge: Sequence[Clause]
+        self, connection_id: str, principal: Principal, now: EpochMs, charge: Sequence[Clause]
     ) -> Item | None:
         """Record activity together with its charge. See `WriteCharge`.
 
@@ -217,7 +217,7 @@ class Connections:
             raise _PrincipalChanged(Connection.from_item(stored).principal) from None
         return None
 
-    def revive(self, connection_id: str, now: int) -> None:
+    def revive(self, connection_id: str, now: EpochMs) -> None:
         """Mark a connection active, since a probe showed that its socket is open."""
         self._update_if_present(connection_id, set_active(now))
 
@@ -233,7 +233,7 @@ class Connections:
 
     # --- To terminated
 
-    def remove(self, recipient: Recipient, now: int, groups: Iterable[str] = ()) -> bool:
+    def remove(self, recipient: Recipient, now: EpochMs, groups: Iterable[str] = ()) -> bool:
         """Remove a connection, its tie to its user, and its memberships.
 
         A connection that may still be in its handshake can't be opened afterwards, in case its
@@ -241,7 +241,6 @@ class Connections:
 
         Args:
             recipient: the connection.
-            now: in epoch milliseconds.
             groups: a guess at the groups that it is in. If it is right, one call is saved.
 
         Returns:
@@ -275,7 +274,7 @@ class Connections:
             joined, conditions = joined_at(stored), []
         raise Unavailable("the connection's groups are changing too fast")
 
-    def untie(self, recipient: Recipient, now: int) -> None:
+    def untie(self, recipient: Recipient, now: EpochMs) -> None:
         """Remove a connection that is not stored from its user's item."""
         tombstone = add_tombstone(recipient, now)
         others = [*tombstone, set_last_seen(now)]
@@ -287,7 +286,7 @@ class Connections:
 
     # --- Changes of an active connection
 
-    def join(self, connection: Connection, group: str, now: int) -> None:
+    def join(self, connection: Connection, group: str, now: EpochMs) -> None:
         """Make a connection a member of a group.
 
         Raises BadRequest if it is in too many groups, and ConnectionGone if it is terminated.
@@ -299,7 +298,7 @@ class Connections:
         if self._change(connection, clauses, [membership]) is not None:
             raise BadRequest(f"a connection can be in at most {MAX_GROUPS} groups")
 
-    def leave(self, connection: Connection, group: str, now: int) -> None:
+    def leave(self, connection: Connection, group: str, now: EpochMs) -> None:
         """End a connection's membership in a group, if it has one.
 
         Raises ConnectionGone if the connection is terminated.
@@ -311,7 +310,7 @@ class Connections:
         ]
         self._change(connection, [remove_group(group)], others)
 
-    def refresh(self, connection: Connection, principal: Principal, now: int) -> None:
+    def refresh(self, connection: Connection, principal: Principal, now: EpochMs) -> None:
         """Give a connection the principal of a new token of the same user.
 
         It leaves the groups that the new token doesn't allow. Raises ConnectionGone if it is
@@ -370,7 +369,7 @@ class Connections:
         item = self._store.get(self._tables.connections, connection_key(connection_id))
         return None if item is None else Connection.from_item(item)
 
-    def may_probe(self, user_key: str, now: int) -> bool:
+    def may_probe(self, user_key: str, now: EpochMs) -> bool:
         """Return whether the connections of a user at the limit may be probed: once a minute."""
         try:
             self._store.update(update_user(self._tables, user_key, claim_probe(now)))

@@ -11,7 +11,7 @@ messages, in the order in which the delays were noted.
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from itertools import count
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from chalicelib import aws_limits
+from chalicelib.clock import Clock, EpochMs
 from chalicelib.protocol.audience import AudienceKind
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
@@ -76,7 +77,7 @@ class StoredMessage:
 class History:
     """The messages of the last `seconds`.
 
-    Every method raises Unavailable if storage is unavailable. Times are in epoch milliseconds.
+    Every method raises Unavailable if storage is unavailable.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class History:
         seconds: int,
         encryption: Encryption,
         writers: Executor,
-        now: Callable[[], int],
+        now: Clock,
     ) -> None:
         """Store nothing when `seconds` is 0. `writers` runs the writes of large requests."""
         self.seconds = seconds
@@ -144,7 +145,7 @@ class History:
         return [{"stream": {"S": stream}, **item} for stream in streams]
 
     def _delayed_item(
-        self, message: Message, tenant: str | None, request: RequestNumber, now: int
+        self, message: Message, tenant: str | None, request: RequestNumber, now: EpochMs
     ) -> Item:
         item = self._item(message, request, earliest(now)[:TIME_CHARACTERS] + message.id)
         return {"stream": {"S": delayed_stream(tenant)}, **item}
@@ -152,6 +153,7 @@ class History:
     def _item(self, message: Message, request: RequestNumber, position: str) -> Item:
         content = encode(message.to_dict())
         seal = self._encryption.seal
+        last_needed = EpochMs(self._now() + REACH_BACK_MS)
         return {
             "position": {"S": position},
             "turn": {"S": f"{request.writer}/{request.number}"},
@@ -161,7 +163,7 @@ class History:
                 if message.encrypted
                 else {"packed": {"B": zlib.compress(content)}}
             ),
-            "expiresAt": number(history_expires_at(self._now() + REACH_BACK_MS, self.seconds)),
+            "expiresAt": number(history_expires_at(last_needed, self.seconds)),
         }
 
     def _put(self, items: Sequence[Item]) -> None:
@@ -182,19 +184,19 @@ class History:
 
     # --- Reads
 
-    def of_user(self, tenant: str | None, user_id: str, since: int) -> Iterator[StoredMessage]:
+    def of_user(self, tenant: str | None, user_id: str, since: EpochMs) -> Iterator[StoredMessage]:
         """Yield the messages to a user whose ids were made from `since` on, by id."""
         return self._read(user_stream(tenant, user_id), earliest(since))
 
-    def of_group(self, tenant: str | None, group: str, since: int) -> Iterator[StoredMessage]:
+    def of_group(self, tenant: str | None, group: str, since: EpochMs) -> Iterator[StoredMessage]:
         """Yield the messages to a group whose ids were made from `since` on, by id."""
         return self._read(group_stream(tenant, group), earliest(since))
 
-    def of_everyone(self, tenant: str | None, since: int) -> Iterator[StoredMessage]:
+    def of_everyone(self, tenant: str | None, since: EpochMs) -> Iterator[StoredMessage]:
         """Yield the messages to everyone of a tenant whose ids were made from `since` on, by id."""
         return self._read(everyone_stream(tenant), earliest(since))
 
-    def delayed(self, tenant: str | None, since: int) -> Iterator[StoredMessage]:
+    def delayed(self, tenant: str | None, since: EpochMs) -> Iterator[StoredMessage]:
         """Yield the messages to anyone in a tenant whose delay was noted from `since` on."""
         return self._read(delayed_stream(tenant), earliest(since)[:TIME_CHARACTERS])
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import EpochMs, epoch_ms
 from chalicelib.errors import IdempotencyKeyReused, RequestInProgress
 from chalicelib.protocol.reports import Reply
 from chalicelib.protocol.strict_json import encode
@@ -31,11 +32,11 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to carry a request out, until `until` (epoch milliseconds)."""
+    """The right to carry a request out, until `until`."""
 
     item_id: str
     stamp: Stamp
-    until: int
+    until: EpochMs
 
 
 class Idempotency:
@@ -53,7 +54,7 @@ class Idempotency:
             IdempotencyKeyReused: the key belongs to another request.
             RequestInProgress: another function is carrying the request out.
         """
-        claim = Claim(idempotency_id(sender.key, key), stamp, stamp.now + CLAIM_MS)
+        claim = Claim(idempotency_id(sender.key, key), stamp, EpochMs(stamp.now + CLAIM_MS))
         digest = hashlib.sha256(encode(request, sort_keys=True)).hexdigest()
         unused = Clause(
             when=("attribute_not_exists(id) OR expiresAt <= :now",),  # TTL may take days
@@ -98,8 +99,8 @@ class Idempotency:
             return Reply(
                 zlib.decompress(stored["answer"]["B"]), int(stored["status"]["N"]), replayed=True
             )
-        until = int(stored["claimedUntil"]["N"])
-        stamp = Stamp(int(stored["acceptedAt"]["N"]), int(stored["seed"]["N"]))
+        until = epoch_ms(stored["claimedUntil"]["N"])
+        stamp = Stamp(epoch_ms(stored["acceptedAt"]["N"]), int(stored["seed"]["N"]))
         if stamp == claim.stamp and until == claim.until:
             return claim  # our own: the SDK wrote it twice, since the first response was lost
         taken_over = _setting(claimedUntil=number(claim.until))
@@ -109,7 +110,7 @@ class Idempotency:
             )
         return replace(claim, stamp=stamp)
 
-    def _write_if_held(self, claim: Claim, until: int, clause: Clause) -> bool:
+    def _write_if_held(self, claim: Claim, until: EpochMs, clause: Clause) -> bool:
         """Write if the key is still claimed until `until`, and return whether it was."""
         held = Clause(
             when=("claimedUntil = :until AND attribute_not_exists(answer)",),

@@ -16,6 +16,7 @@ from typing import Any
 
 from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal, user_key
+from chalicelib.clock import EpochMs, EpochSeconds, epoch_ms
 from chalicelib.store.schema import (
     JOINED_PREFIX,
     MAX_CONNECTION_SECONDS,
@@ -36,13 +37,15 @@ class Status(StrEnum):
     STALE = "stale"
 
 
+LONG_AGO = EpochMs(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Recipient:
     """A connection as delivery needs it.
 
     Attributes:
         endpoint: the URL before `/@connections/…`.
-        connected_at: in epoch milliseconds.
         token_until: when its token is no longer accepted, in epoch seconds.
 
     Fields can be given by position: keywords make reading an audience 5 % slower.
@@ -52,7 +55,7 @@ class Recipient:
     user_id: str
     tenant: str | None
     endpoint: str
-    connected_at: int = 0
+    connected_at: EpochMs = LONG_AGO
     token_until: float = inf
 
     @property
@@ -60,11 +63,11 @@ class Recipient:
         """The user's key in the users table."""
         return user_key(self.tenant, self.user_id)
 
-    def may_be_in_handshake(self, now: int) -> bool:
+    def may_be_in_handshake(self, now: EpochMs) -> bool:
         """Return whether `$connect` may still be running; `@connections` answers 410 until then."""
         return now - self.connected_at < HANDSHAKE_SECONDS * 1000
 
-    def is_outlived(self, now: int) -> bool:
+    def is_outlived(self, now: EpochMs) -> bool:
         """Return whether API Gateway has certainly closed it."""
         return now - self.connected_at > MAX_CONNECTION_SECONDS * 1000
 
@@ -78,20 +81,20 @@ class Recipient:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A connection as it is stored. Times are in epoch milliseconds."""
+    """A connection as it is stored."""
 
     connection_id: str
     principal: Principal
     endpoint: str
     _: KW_ONLY
-    connected_at: int
-    timestamp: int
+    connected_at: EpochMs
+    timestamp: EpochMs
     status: Status = Status.ACTIVE
     groups: frozenset[str] = frozenset()
 
     @property
-    def expires_at(self) -> int:
-        """DynamoDB's TTL, in epoch seconds."""
+    def expires_at(self) -> EpochSeconds:
+        """DynamoDB's TTL."""
         return connection_expires_at(self.connected_at)
 
     @property
@@ -106,12 +109,12 @@ class Connection:
             token_until=self.principal.accepted_until,
         )
 
-    def status_at(self, now: int, stale_after_seconds: int) -> Status:
+    def status_at(self, now: EpochMs, stale_after_seconds: int) -> Status:
         """Return the status at `now`: stale after that long without activity, noted or not."""
         silent = now - self.timestamp > stale_after_seconds * 1000
         return Status.STALE if silent else self.status
 
-    def to_dict(self, now: int, stale_after_seconds: int) -> dict[str, object]:
+    def to_dict(self, now: EpochMs, stale_after_seconds: int) -> dict[str, object]:
         """Return the connection as REST shows it.
 
         `expiresAt` is the latest time at which it ends: by its age, or by its token's expiry
@@ -152,8 +155,8 @@ class Connection:
             connection_id=item["connectionId"]["S"],
             principal=Principal.from_context({name: value["S"] for name, value in context.items()}),
             endpoint=item["endpoint"]["S"],
-            connected_at=int(item["connectedAt"]["N"]),
-            timestamp=int(item["timestamp"]["N"]),
+            connected_at=epoch_ms(item["connectedAt"]["N"]),
+            timestamp=epoch_ms(item["timestamp"]["N"]),
             status=Status(item["status"]["S"]),
             groups=groups_of(item),
         )
@@ -184,13 +187,15 @@ def groups_of(item: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(item["groups"]["SS"]) if "groups" in item else frozenset()
 
 
-def joined_at(item: Mapping[str, Any]) -> dict[str, int]:
-    """Return when a connection's item joined each of its groups, in epoch milliseconds.
+def joined_at(item: Mapping[str, Any]) -> dict[str, EpochMs]:
+    """Return when a connection's item joined each of its groups.
 
     Groups that it joined as it opened have no attribute of their own.
     """
     opened = item["connectedAt"]
-    return {group: int(item.get(JOINED_PREFIX + group, opened)["N"]) for group in groups_of(item)}
+    return {
+        group: epoch_ms(item.get(JOINED_PREFIX + group, opened)["N"]) for group in groups_of(item)
+    }
 
 
 def stored_recipient(item: Mapping[str, Any]) -> Recipient:
@@ -219,5 +224,5 @@ def _parse_reach(
 ) -> Recipient:
     connected_at, token_until, endpoint = reach["S"].split(" ", 2)
     return Recipient(
-        connection_id, user_id, tenant, endpoint, int(connected_at), float(token_until)
+        connection_id, user_id, tenant, endpoint, epoch_ms(connected_at), float(token_until)
     )

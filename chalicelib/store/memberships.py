@@ -10,6 +10,7 @@ that were recorded before.
 from collections.abc import Collection, Iterable, Mapping
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import EpochMs, epoch_ms
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.expressions import Action, number, put
 from chalicelib.store.items import Recipient, joined_at
@@ -23,14 +24,16 @@ from chalicelib.store.schema import (
 
 
 class Memberships:
-    """Users' memberships of the last `seconds`. Times are in epoch milliseconds."""
+    """Users' memberships of the last `seconds`."""
 
     def __init__(self, store: Store, *, seconds: int) -> None:
         """With 0 `seconds`, nothing is recorded."""
         self._store = store
         self._seconds = seconds
 
-    def on_end(self, recipient: Recipient, joined: Mapping[str, int], now: int) -> list[Action]:
+    def on_end(
+        self, recipient: Recipient, joined: Mapping[str, EpochMs], now: EpochMs
+    ) -> list[Action]:
         """Return the actions to record a connection's end.
 
         `joined` is when it joined each of its groups.
@@ -40,7 +43,7 @@ class Memberships:
         groups = {"M": {group: number(since) for group, since in joined.items()}}
         return self._record(recipient, ended_position(recipient.connection_id), groups, now)
 
-    def on_leave(self, recipient: Recipient, groups: Collection[str], now: int) -> list[Action]:
+    def on_leave(self, recipient: Recipient, groups: Collection[str], now: EpochMs) -> list[Action]:
         """Return the actions to record that a connection leaves groups."""
         if not groups:
             return []
@@ -48,28 +51,28 @@ class Memberships:
         return self._record(recipient, position, {"SS": sorted(groups)}, now)
 
     def joined_since(
-        self, principal: Principal, connection_ids: list[str], now: int
-    ) -> dict[str, int]:
+        self, principal: Principal, connection_ids: list[str], now: EpochMs
+    ) -> dict[str, EpochMs]:
         """Return when a user joined each group that they are in and their token still allows.
 
         `connection_ids` are their open connections. Raises Unavailable.
         """
         if not principal.groups:
             return {}
-        joined: dict[str, int] = {}
+        joined: dict[str, EpochMs] = {}
         for times in (*self._of_open(connection_ids), *self._of_ended(principal.key, now)):
             for group, since in times.items():
                 if principal.may_join(group):
                     joined[group] = min(since, joined.get(group, since))
         return joined
 
-    def _of_open(self, connection_ids: list[str]) -> Iterable[Mapping[str, int]]:
+    def _of_open(self, connection_ids: list[str]) -> Iterable[Mapping[str, EpochMs]]:
         pages = self._store.batch_get(
             self._store.tables.connections, "connectionId", connection_ids
         )
         return [joined_at(item) for page in pages for item in page]
 
-    def _of_ended(self, user_key: str, now: int) -> Iterable[Mapping[str, int]]:
+    def _of_ended(self, user_key: str, now: EpochMs) -> Iterable[Mapping[str, EpochMs]]:
         records = [
             record
             for record in self._records(user_key)
@@ -81,7 +84,7 @@ class Memberships:
                 last_left[group] = max(int(record["at"]["N"]), last_left.get(group, 0))
         return [
             {
-                group: int(since["N"])
+                group: epoch_ms(since["N"])
                 for group, since in record["groups"].get("M", {}).items()
                 if last_left.get(group, 0) < int(record["at"]["N"])
             }
@@ -98,7 +101,9 @@ class Memberships:
         )
         return [item for page in pages for item in page.items]
 
-    def _record(self, recipient: Recipient, position: str, groups: Item, now: int) -> list[Action]:
+    def _record(
+        self, recipient: Recipient, position: str, groups: Item, now: EpochMs
+    ) -> list[Action]:
         if not self._seconds:
             return []
         item = {

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from chalicelib.clock import EpochMs
 from chalicelib.errors import Contended, QuotaExceeded, RateLimited, Unavailable
 from chalicelib.store.expressions import Clause, number
 from chalicelib.store.schema import QUOTA_ATTRIBUTE
@@ -77,11 +78,11 @@ class RateLimit:
         due, quota = user.get(self._attribute), user.get(QUOTA_ATTRIBUTE)
         return Usage(int(due["N"]) if due else 0, int(quota["N"]) if quota else 0)
 
-    def charge(self, usage: Usage, now: int, messages: int) -> Charge:
+    def charge(self, usage: Usage, now: EpochMs, messages: int) -> Charge:
         """Charge one request that sends `messages` messages, given the user's usage.
 
-        `now` is in epoch milliseconds. As far as an expression can say it, the clauses' conditions
-        also hold if others have charged the user since. Raises RateLimited and QuotaExceeded.
+        As far as an expression can say it, the clauses' conditions also hold if others have charged
+        the user since. Raises RateLimited and QuotaExceeded.
         """
         rate, due = self._charge_rate(usage.due, now * 1000)
         if not (self._daily_quota and messages):
@@ -115,7 +116,7 @@ class RateLimit:
         )
         return idle, now + interval
 
-    def _charge_quota(self, quota: int, now: int, messages: int) -> tuple[Clause, int]:
+    def _charge_quota(self, quota: int, now: EpochMs, messages: int) -> tuple[Clause, int]:
         day, ms_of_day = divmod(now, DAY_MS)
         today = day * QUOTA_BASE
         names = {"#quota": QUOTA_ATTRIBUTE}
@@ -174,12 +175,11 @@ class UserRateLimiter:
         self._cached_users = cached_users
         self._usages: OrderedDict[str, Usage] = OrderedDict()
 
-    def charge(self, user_key: str, now: int, write: WriteCharge, *, messages: int = 0) -> None:
+    def charge(self, user_key: str, now: EpochMs, write: WriteCharge, *, messages: int = 0) -> None:
         """Charge one request that sends `messages` messages.
 
         Args:
             user_key: the user's key in the users table.
-            now: in epoch milliseconds.
             write: writes the charge, and raises what it likes.
             messages: counted towards the daily quota.
 
@@ -208,7 +208,7 @@ class UserRateLimiter:
             self._cache(user_key, usage)
         raise Contended("too many requests of this user at once", retry_after=1.0)
 
-    def check(self, user_key: str, now: int) -> None:
+    def check(self, user_key: str, now: EpochMs) -> None:
         """Raise RateLimited if the cached usage shows that a charge would be refused."""
         self._limit.charge(self._usages.get(user_key, Usage()), now, 0)
 

@@ -50,6 +50,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chalicelib.auth.principal import group_key, user_key
+from chalicelib.clock import EpochMs, EpochSeconds
 
 Item = dict[str, Any]
 """An item, or a key, as DynamoDB's client has it: attribute names to typed values."""
@@ -85,30 +86,33 @@ IDEMPOTENCY_SECONDS = DAY_SECONDS
 QUEUED_SECONDS = DAY_SECONDS  # of a queued message, from its acceptance
 
 
-def connection_expires_at(connected_at: int) -> int:
-    """Return the TTL (epoch seconds) of a connection opened at `connected_at` (milliseconds)."""
-    return connected_at // 1000 + MAX_CONNECTION_SECONDS + EXPIRY_GRACE_SECONDS
+def connection_expires_at(connected_at: EpochMs) -> EpochSeconds:
+    """Return the TTL of a connection that opened at `connected_at`."""
+    return _ttl(connected_at, MAX_CONNECTION_SECONDS + EXPIRY_GRACE_SECONDS)
 
 
-def user_expires_at(now: int) -> int:
-    """Return the TTL (epoch seconds) of a user, or a sweep's shard, active at `now` (ms)."""
-    return now // 1000 + USER_SECONDS
+def user_expires_at(now: EpochMs) -> EpochSeconds:
+    """Return the TTL of a user, or of a sweep's shard, that is active at `now`."""
+    return _ttl(now, USER_SECONDS)
 
 
-def idempotency_expires_at(accepted_at: int) -> int:
-    """Return the TTL (epoch seconds) of an `Idempotency-Key` used at `accepted_at` (ms)."""
-    return accepted_at // 1000 + IDEMPOTENCY_SECONDS + 1
+def idempotency_expires_at(accepted_at: EpochMs) -> EpochSeconds:
+    """Return the TTL of an `Idempotency-Key` that was used at `accepted_at`."""
+    return _ttl(accepted_at, IDEMPOTENCY_SECONDS + 1)
 
 
-def queued_expires_at(accepted_at: int) -> int:
-    """Return the TTL (epoch seconds) of a queued message accepted at `accepted_at` (ms)."""
-    return accepted_at // 1000 + QUEUED_SECONDS
+def queued_expires_at(accepted_at: EpochMs) -> EpochSeconds:
+    """Return the TTL of a queued message that was accepted at `accepted_at`."""
+    return _ttl(accepted_at, QUEUED_SECONDS)
 
 
-def history_expires_at(last_needed: int, history_seconds: int) -> int:
-    """Return the TTL (epoch seconds) of an item that the history needs, `history_seconds` after
-    `last_needed` (milliseconds)."""
-    return last_needed // 1000 + history_seconds + 1
+def history_expires_at(last_needed: EpochMs, history_seconds: int) -> EpochSeconds:
+    """Return the TTL of an item that the history needs, `history_seconds` after `last_needed`."""
+    return _ttl(last_needed, history_seconds + 1)
+
+
+def _ttl(since: EpochMs, seconds: int) -> EpochSeconds:
+    return EpochSeconds(since // 1000 + seconds)
 
 
 # --- connections
@@ -209,6 +213,6 @@ def ended_position(connection_id: str) -> str:
     return f"ended/{connection_id}"
 
 
-def left_position(now: int, connection_id: str) -> str:
-    """Return the position of the groups that a connection left at `now` (milliseconds)."""
+def left_position(now: EpochMs, connection_id: str) -> str:
+    """Return the position of the groups that a connection left at `now`."""
     return f"left/{now}/{connection_id}"

@@ -3,10 +3,10 @@
 Each shard has an item in the users table. Its key has no `/`, which every user's key has.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from chalicelib.clock import Clock
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
 from chalicelib.store.schema import Item, sweep_key, user_expires_at
@@ -56,8 +56,7 @@ class ShardProgress:
 class SweepProgress:
     """Stores the progress of each shard. Each method raises Unavailable when storage is."""
 
-    def __init__(self, store: Store, *, now: Callable[[], int]) -> None:
-        """`now` is the clock, in epoch milliseconds."""
+    def __init__(self, store: Store, *, now: Clock) -> None:
         self._store = store
         self._now = now
 

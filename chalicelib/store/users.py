@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chalicelib.auth.principal import Principal, user_key
+from chalicelib.clock import EpochMs, epoch_ms
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
 from chalicelib.store.items import Connection, connection_ids
@@ -13,13 +14,10 @@ from chalicelib.store.schema import Item, user_expires_at, user_item_key
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A user's presence.
-
-    `last_seen` is in epoch milliseconds, or None for a user who never connected.
-    """
+    """A user's presence. `last_seen` is None for a user who never connected."""
 
     user_id: str
-    last_seen: int | None
+    last_seen: EpochMs | None
     connections: Sequence[Connection]
 
     def to_dict(self) -> dict[str, object]:
@@ -60,25 +58,22 @@ class Users:
         connections = [Connection.from_item(item) for page in pages for item in page]
         return Presence(
             user_id=user_id,
-            last_seen=int(user["lastSeen"]["N"]) if "lastSeen" in user else None,
+            last_seen=epoch_ms(user["lastSeen"]["N"]) if "lastSeen" in user else None,
             connections=sorted(connections, key=lambda connection: connection.connected_at),
         )
 
-    def check(self, principal: Principal, now: int) -> None:
-        """Raise RateLimited if `charge` certainly would, before any work is done for a request.
-
-        `now` is in epoch milliseconds.
-        """
+    def check(self, principal: Principal, now: EpochMs) -> None:
+        """Raise RateLimited if `charge` certainly would, before any work is done for a request."""
         self._message_limiter.check(principal.key, now)
 
-    def charge(self, principal: Principal, now: int, messages: int) -> None:
-        """Charge a request that sends `messages` messages. `now` is in epoch milliseconds.
+    def charge(self, principal: Principal, now: EpochMs, messages: int) -> None:
+        """Charge a request that sends `messages` messages.
 
         Raises RateLimited and QuotaExceeded.
         """
         self._charge(self._message_limiter, principal, now, messages=messages)
 
-    def charge_resume(self, principal: Principal, now: int) -> list[str]:
+    def charge_resume(self, principal: Principal, now: EpochMs) -> list[str]:
         """Charge a resume, and return the ids of the user's connections. Raises RateLimited."""
         user = self._charge(self._resume_limiter, principal, now, return_values="ALL_NEW")
         return connection_ids(user)
@@ -87,7 +82,7 @@ class Users:
         self,
         limiter: UserRateLimiter,
         principal: Principal,
-        now: int,
+        now: EpochMs,
         *,
         messages: int = 0,
         return_values: str = "NONE",

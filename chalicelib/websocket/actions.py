@@ -7,6 +7,7 @@ from typing import Any
 
 from chalicelib.auth.bearer import Verify
 from chalicelib.auth.principal import Principal, Scope
+from chalicelib.clock import Clock, EpochMs
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.parcel import Delivery
@@ -25,6 +26,7 @@ from chalicelib.protocol.messages import Message, accept, parse_message, parse_n
 from chalicelib.protocol.server_frames import ServerFrame
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.protocol.ulid import Stamp
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Connection, Recipient
@@ -39,11 +41,11 @@ logger = logging.getLogger("herald.actions")
 class Request:
     """A frame from a client. Reading fills in the fields in order, as far as they are valid.
 
-    `deadline` is for the action, in `time.monotonic` seconds.
+    `deadline` is for the action.
     """
 
     recipient: Recipient
-    deadline: float
+    deadline: Deadline
     principal: Principal = field(init=False)
     ref: str | None = None
     action: str = ""
@@ -63,14 +65,13 @@ class Actions:
         disconnector: Disconnector,
         resumer: Resumer,
         verify: Verify,
-        now: Callable[[], int],
+        now: Clock,
         may_encrypt: bool,
         metrics: Metrics,
     ) -> None:
         """Take the parts that the actions use.
 
         Args:
-            now: the clock, in epoch milliseconds.
             may_encrypt: whether there is a key for messages that ask for encryption.
         """
         self._dispatcher = dispatcher
@@ -91,7 +92,7 @@ class Actions:
             "refresh": self._refresh,
         }
 
-    def receive(self, event: WebSocketEvent, deadline: float) -> None:
+    def receive(self, event: WebSocketEvent, deadline: Deadline) -> None:
         """Carry out the frame of a MESSAGE event, and send the answer.
 
         Closes the connection after the answer if its token has expired or it was removed.
@@ -115,7 +116,7 @@ class Actions:
                 event.connection_id,
                 event.endpoint,
                 _answer_body(request, answer),
-                deadline + ANSWER_SECONDS,
+                deadline.later(ANSWER_SECONDS),
             )
 
     # --- Identify, read, charge, act
@@ -173,7 +174,7 @@ class Actions:
 
     def _refuse(self, request: Request, error: HeraldError) -> None:
         """Send the error; then close the connection if it may not stay open."""
-        recipient, deadline = request.recipient, request.deadline + ANSWER_SECONDS
+        recipient, deadline = request.recipient, request.deadline.later(ANSWER_SECONDS)
         body = _answer_body(request, server_frames.error(error))
         if isinstance(error, TokenExpired):
             self._disconnector.disconnect([recipient], deadline, frame_of(body))
@@ -221,7 +222,7 @@ class Actions:
         if principal.key != request.principal.key:
             raise Forbidden("the token belongs to another user")
         self._connections.refresh(self._connection(request), principal, self._now())
-        return server_frames.refreshed(principal.expires_at * 1000)
+        return server_frames.refreshed(EpochMs(principal.expires_at * 1000))
 
     def _connection(self, request: Request) -> Connection:
         return self._find(request.recipient.connection_id)

@@ -9,6 +9,7 @@ from typing import Any
 
 from chalicelib.auth.bearer import Verify, handshake_token
 from chalicelib.auth.principal import Principal, Scope
+from chalicelib.clock import EpochMs, epoch_ms
 from chalicelib.store.items import Recipient
 
 REGIONAL_HOST = re.compile(r"\.execute-api\.[a-z0-9-]+\.amazonaws\.com(\.cn)?$")
@@ -29,9 +30,9 @@ class WebSocketEvent:
         return self._context["connectionId"]  # type: ignore[no-any-return]
 
     @property
-    def connected_at(self) -> int:
-        """The time of the handshake, in epoch milliseconds; all events of a connection agree."""
-        return int(self._context["connectedAt"])
+    def connected_at(self) -> EpochMs:
+        """The time of the handshake; all events of a connection agree."""
+        return epoch_ms(self._context["connectedAt"])
 
     @property
     def source_ip(self) -> str:

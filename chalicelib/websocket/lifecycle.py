@@ -1,14 +1,13 @@
 """The start and the end of a connection: the `$connect` and `$disconnect` events."""
 
-import time
-from collections.abc import Callable
-
 from chalicelib.auth.access import AccessRules, choose_subprotocol
 from chalicelib.auth.bearer import Verify
+from chalicelib.clock import Clock
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.outcomes import OutcomeRecorder
 from chalicelib.errors import BadRequest, Unavailable
 from chalicelib.protocol.reports import Result
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.connections import MAX_GROUPS, Connections, LimitReached
 from chalicelib.store.items import Connection
 from chalicelib.websocket.event import WebSocketEvent, authenticate
@@ -29,7 +28,7 @@ class ConnectionLifecycle:
         outcome_recorder: OutcomeRecorder,
         disconnector: Disconnector | None,
         endpoint: str | None,
-        now: Callable[[], int],
+        now: Clock,
     ) -> None:
         """Take the parts.
 
@@ -37,7 +36,6 @@ class ConnectionLifecycle:
             disconnector: evicts the oldest connection of a user who has as many as allowed;
                 None refuses the new connection instead.
             endpoint: overrides the endpoint of the event.
-            now: the clock, in epoch milliseconds.
         """
         self._verify = verify
         self._rules = rules
@@ -104,7 +102,7 @@ class ConnectionLifecycle:
 
         Raises `reached` if neither makes room.
         """
-        deadline = time.monotonic() + MAKE_ROOM_SECONDS
+        deadline = Deadline.after(MAKE_ROOM_SECONDS)
         if self._disconnector is not None and reached.recipients:
             self._disconnector.evict(reached.recipients[0], deadline)
             return

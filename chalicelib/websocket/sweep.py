@@ -10,14 +10,15 @@ at once share the work.
 
 import logging
 import random
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from chalicelib.auth.principal import split_user_key
+from chalicelib.clock import Clock
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.outcomes import OutcomeRecorder
 from chalicelib.protocol.reports import Result
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics, Unit
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import ItemPage, Store
@@ -52,16 +53,13 @@ class Sweeper:
         disconnector: Disconnector,
         stale_after_seconds: int,
         metrics: Metrics,
-        now: Callable[[], int],
-        monotonic: Callable[[], float] = time.monotonic,
+        now: Clock,
         page_items: int = PAGE_ITEMS,
     ) -> None:
         """Take the parts.
 
         Args:
             store: its connections and users tables are swept.
-            now: the clock, in epoch milliseconds.
-            monotonic: the clock of deadlines, in seconds.
             page_items: how many items to scan at a time.
         """
         self._store = store
@@ -72,16 +70,15 @@ class Sweeper:
         self._stale_after_seconds = stale_after_seconds
         self._metrics = metrics
         self._now = now
-        self._monotonic = monotonic
         self._page_items = page_items
 
-    def sweep(self, deadline: float) -> None:
-        """Sweep the shards that are due until `deadline`, in `time.monotonic` seconds.
+    def sweep(self, deadline: Deadline) -> None:
+        """Sweep the shards that are due, until the deadline.
 
         Raises Unavailable when storage is.
         """
         for shard in random.sample(CONNECTIONS, SHARDS) + random.sample(USERS, SHARDS):
-            if self._is_short(deadline):
+            if _is_short(deadline):
                 break
             progress = self._progress.claim(shard)
             if progress is not None:
@@ -90,12 +87,12 @@ class Sweeper:
         if active is not None:
             self._metrics.value("ActiveConnections", active, Unit.COUNT)
 
-    def _sweep_shard(self, shard: SweepShard, progress: ShardProgress, deadline: float) -> None:
+    def _sweep_shard(self, shard: SweepShard, progress: ShardProgress, deadline: Deadline) -> None:
         """Sweep a claimed shard from `progress` on, to its end or until time is short."""
         position, active = progress.position, progress.active
         while True:
             items, position = self._read_page(shard, position)
-            page_deadline = min(deadline, self._monotonic() + PAGE_SECONDS)
+            page_deadline = deadline.within(PAGE_SECONDS)
             if shard.table is SweptTable.USERS:
                 self._sweep_users(items)
             else:
@@ -103,7 +100,7 @@ class Sweeper:
             if position is None:
                 self._progress.finish(shard, active)
                 return
-            short = self._is_short(deadline)
+            short = _is_short(deadline)
             self._progress.save(shard, ShardProgress(position, active), release=short)
             if short:
                 return
@@ -131,7 +128,7 @@ class Sweeper:
             )
         )
 
-    def _sweep_connections(self, items: Sequence[Item], deadline: float) -> int:
+    def _sweep_connections(self, items: Sequence[Item], deadline: Deadline) -> int:
         """Disconnect expired connections, and probe stale ones. Return how many are active."""
         now = self._now()
         expired: list[Recipient] = []
@@ -175,6 +172,7 @@ class Sweeper:
             )
             self._connections.untie(Recipient(connection_id, user_id, tenant, ""), self._now())
 
-    def _is_short(self, deadline: float) -> bool:
-        """Return whether there is too little time left for another page."""
-        return self._monotonic() > deadline - PAGE_SECONDS
+
+def _is_short(deadline: Deadline) -> bool:
+    """Return whether there is too little time left for another page."""
+    return deadline.left() < PAGE_SECONDS

@@ -5,6 +5,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["chalicelib"]):
+    from chalicelib.clock import EpochMs
     from chalicelib.delivery.frames import MAX_FRAME_BYTES, Framing
     from chalicelib.errors import BadRequest, PayloadTooLarge
     from chalicelib.protocol.encryption import Encryption
@@ -16,7 +17,7 @@ with atheris.instrument_imports(include=["chalicelib"]):
 
 FRAME_BYTES = 32768
 HEADERS = {"content-type": "application/json"}
-STAMP = Stamp(1_795_477_071_772, 7)
+STAMP = Stamp(EpochMs(1_795_477_071_772), 7)
 FRAMING = Framing(FRAME_BYTES, Encryption([MasterKey("k1", bytes(32))]))
 
 

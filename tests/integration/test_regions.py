@@ -26,6 +26,7 @@ from botocore.credentials import Credentials as BotoCredentials
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.delivery.sender import Sender
 from chalicelib.runtime.aws import Credentials
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.websocket.event import WebSocketEvent
 from tests.support.stub import Stub, stub
 from tests.support.world import Aws, Herald, World
@@ -116,9 +117,7 @@ def regions(
 
 
 def post(region: Region, body: Any) -> Any:
-    reply = region.herald.submissions.submit(
-        SENDER, JSON, json.dumps(body), time.monotonic() + 20.0
-    )
+    reply = region.herald.submissions.submit(SENDER, JSON, json.dumps(body), Deadline.after(20.0))
     return json.loads(reply.body)["messages"][0]
 
 
@@ -151,7 +150,7 @@ def test_a_worker_of_one_region_delivers_to_the_other(
     assert queued["queued"]
     for record in world.queue:
         record["attributes"]["ApproximateReceiveCount"] = "1"
-    assert there.herald.worker.work(world.queue, time.monotonic() + 20.0) == []
+    assert there.herald.worker.work(world.queue, Deadline.after(20.0)) == []
     progress = here.herald.progress.of(queued["id"], SENDER, world.now)
     assert (progress["recipients"], progress["delivered"], progress["done"]) == (6, 6, True)
     assert set(here.stubbed.counts()) == {f"AAAAAAAAAAAAAA{number}=" for number in range(3)}

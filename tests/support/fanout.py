@@ -2,11 +2,12 @@
 plays SQS."""
 
 import json
-import time
 from typing import Any
 
 from chalicelib.auth.principal import Principal, Scope
+from chalicelib.clock import EpochMs
 from chalicelib.fanout.limits import FanoutLimits
+from chalicelib.runtime.deadlines import Deadline
 from tests.support.tables import empty
 from tests.support.world import LIFE, NEVER, Aws, Handler, Herald, World
 
@@ -40,7 +41,7 @@ class FanoutScene:
     def post(self, body: Any = EVERYBODY, sender: Principal = SENDER) -> list[str]:
         """Queue messages; return their ids."""
         reply = self.herald().submissions.submit(
-            sender, JSON, json.dumps(body), time.monotonic() + NEVER
+            sender, JSON, json.dumps(body), Deadline.after(NEVER)
         )
         assert reply.status == 202
         self.world.now += 1
@@ -54,16 +55,16 @@ class FanoutScene:
             record["attributes"]["ApproximateReceiveCount"] = str(receives)
         return records
 
-    def work(self, count: int = 1, deadline: float = NEVER) -> list[str]:
+    def work(self, count: int = 1, seconds: float = NEVER) -> list[str]:
         """Invoke the worker once; return the ids of the jobs that failed."""
         records = self.receive(count)
-        failed = self.herald().worker.work(records, time.monotonic() + deadline)
+        failed = self.herald().worker.work(records, Deadline.after(seconds))
         self.delete(records, failed)
         return failed
 
     def start(self, records: list[Any]) -> Handler:
         """Start a worker that stops before each of its calls."""
-        deadline = time.monotonic() + NEVER
+        deadline = Deadline.after(NEVER)
         return Handler(self.aws, lambda client: self.herald(client).worker.work(records, deadline))
 
     def delete(self, records: list[Any], failed: list[str]) -> None:
@@ -82,7 +83,7 @@ class FanoutScene:
         return invocations
 
     def progress(self, message_id: str) -> Any:
-        return self.herald().progress.of(message_id, SENDER, self.world.now)
+        return self.herald().progress.of(message_id, SENDER, EpochMs(self.world.now))
 
     def assert_done(self, message_id: str, people: int = PEOPLE) -> None:
         report = self.progress(message_id)

@@ -7,6 +7,7 @@ from dataclasses import astuple
 from typing import Any
 
 from chalicelib.auth.principal import Principal, group_key, user_key
+from chalicelib.clock import EpochMs, EpochSeconds
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.connections import CACHED_PRINCIPALS, Connections
 from chalicelib.store.dynamodb import MAX_BATCH_WRITE, Store
@@ -29,10 +30,10 @@ TABLES = Tables(
 )
 CREATED_WITH = ("AttributeDefinitions", "BillingMode", "GlobalSecondaryIndexes", "KeySchema")
 HISTORY_SECONDS = 300
-NOW = 1_995_477_071_772
+NOW = EpochMs(1_995_477_071_772)
 """In the far future, since an emulator deletes expired items, as DynamoDB does."""
 
-LATER = NOW // 1000 + 3600
+LATER = EpochSeconds(NOW // 1000 + 3600)
 UNLIMITED = Rate.per_second(1_000_000, 1_000_000)
 
 
@@ -107,7 +108,7 @@ def users_of(client: Any, messages: Rate = UNLIMITED, quota: int = 0) -> Users:
 
 
 def connection(
-    connection_id: str, user: str, tenant: str | None = None, *groups: str, at: int = NOW
+    connection_id: str, user: str, tenant: str | None = None, *groups: str, at: EpochMs = NOW
 ) -> Connection:
     """Return a connection that opens at `at` and joins `groups`."""
     principal = Principal(user, expires_at=LATER, tenant=tenant, groups=groups)

@@ -17,10 +17,12 @@ from chalicelib import wiring
 from chalicelib.auth.access import AccessRules
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.auth.verifier import TokenVerifier
+from chalicelib.clock import EpochMs
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.parcel import Outcome, Parcel
 from chalicelib.fanout.limits import DEFAULT_LIMITS, FanoutLimits
 from chalicelib.protocol.reports import Result
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import ConnectionLimitPolicy, Settings
 from chalicelib.store.items import Recipient
@@ -182,7 +184,7 @@ class World:
             if socket.state == "accepted":
                 socket.state = "open"
 
-    def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: float) -> Iterator[Outcome]:
+    def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: Deadline) -> Iterator[Outcome]:
         """Implement `Delivery.deliver`."""
         for page in pages:
             for recipient, frames in page:
@@ -200,7 +202,7 @@ class World:
     def arrive(self, connection_id: str, body: bytes) -> None:
         """Take a frame that reaches a client. Subclasses override it to look at frames."""
 
-    def post(self, connection_id: str, endpoint: str, body: bytes, deadline: float) -> None:
+    def post(self, connection_id: str, endpoint: str, body: bytes, deadline: Deadline) -> None:
         """Implement `Delivery.post`."""
         list(self.deliver([[Parcel(self._recipient(connection_id), (frame_of(body),))]], deadline))
 
@@ -270,7 +272,7 @@ class Herald(wiring.Herald):
             rules=AccessRules(settings),
             metrics=Metrics("test"),
             writers=Inline(),
-            now=lambda: world.now,
+            now=lambda: EpochMs(world.now),
             fanout_limits=fanout_limits,
         )
         self._world = world

@@ -18,9 +18,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import EpochMs
 from chalicelib.errors import HeraldError
 from chalicelib.protocol.messages import accept, parse_message
 from chalicelib.protocol.ulid import Stamp
+from chalicelib.runtime.deadlines import Deadline
 from tests.support.tables import Remembering, assert_they_agree, empty
 from tests.support.world import (
     LIFE,
@@ -114,8 +116,8 @@ class Life(RuleBasedStateMachine):
 
         def post(herald: Herald) -> None:
             draft = parse_message({"to": {"users": list(USERS)}, "data": 1}, may_encrypt=False)
-            messages = accept([draft], sender="server", stamp=Stamp.fresh(self.world.now))
-            herald.dispatcher.send(messages, sender, NEVER + time.monotonic())
+            messages = accept([draft], sender="server", stamp=Stamp.fresh(EpochMs(self.world.now)))
+            herald.dispatcher.send(messages, sender, Deadline.after(NEVER))
 
         self._run(post, soon)
 
@@ -153,7 +155,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(soon=SOON)
     def the_sweep_begins(self, soon: int) -> None:
-        self._run(lambda herald: herald.sweeper.sweep(NEVER + time.monotonic()), soon)
+        self._run(lambda herald: herald.sweeper.sweep(Deadline.after(NEVER)), soon)
 
     # --- What must hold
 
@@ -191,7 +193,7 @@ class Life(RuleBasedStateMachine):
             if socket.state == "open":
                 self._send_frame(socket, {"action": "ping"})
         self.world.now += (STALE_AFTER_SECONDS + 61) * 1000
-        self._run(lambda herald: herald.sweeper.sweep(NEVER + time.monotonic()))
+        self._run(lambda herald: herald.sweeper.sweep(Deadline.after(NEVER)))
         self.the_tables_agree()
         assert self._items() == self._sockets("open")
 
@@ -216,7 +218,7 @@ class Life(RuleBasedStateMachine):
 
     def _send_frame(self, socket: Socket, frame: object, steps: int = 1000) -> None:
         event = socket.event(json.dumps(frame))
-        self._run(lambda herald: herald.actions.receive(event, NEVER + time.monotonic()), steps)
+        self._run(lambda herald: herald.actions.receive(event, Deadline.after(NEVER)), steps)
 
     def _run(
         self,

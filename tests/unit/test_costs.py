@@ -1,12 +1,12 @@
 """The number of DynamoDB calls for each event or request, which decides the bill."""
 
 import json
-import time
 from typing import Any
 
 import pytest
 
 from chalicelib.auth.principal import Principal
+from chalicelib.runtime.deadlines import Deadline
 from tests.support.tables import Counted
 from tests.support.world import LIMIT, SCOPES, Herald, Socket, World
 
@@ -38,7 +38,7 @@ def connected(herald: Herald, world: World, user: str) -> Socket:
 
 
 def say(herald: Herald, socket: Socket, **frame: object) -> None:
-    herald.actions.receive(socket.event(json.dumps(frame)), time.monotonic() + DEADLINE)
+    herald.actions.receive(socket.event(json.dumps(frame)), Deadline.after(DEADLINE))
 
 
 def test_connecting_and_disconnecting_take_one_call_each(
@@ -95,7 +95,7 @@ def test_a_post_to_users_takes_one_read_per_hundred(
         {"to": {"users": names[start : start + 100]}, "data": 1, "store": False}
         for start in range(0, users, 100)
     ]
-    deadline = time.monotonic() + DEADLINE
+    deadline = Deadline.after(DEADLINE)
     reply = herald.submissions.submit(sender, JSON, json.dumps({"messages": batch}), deadline)
     answer = json.loads(reply.body)
 
@@ -107,5 +107,5 @@ def test_a_post_to_users_takes_one_read_per_hundred(
 def test_a_refused_post_takes_one_call(client: Any, herald: Herald, user: str) -> None:
     sender = Principal(user, 10**12, scopes=SCOPES)
     with pytest.raises(Exception, match="to is missing"):
-        herald.submissions.submit(sender, JSON, "{}", time.monotonic() + DEADLINE)
+        herald.submissions.submit(sender, JSON, "{}", Deadline.after(DEADLINE))
     assert client.calls == ["update_item"]

@@ -20,11 +20,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from chalicelib.auth.principal import Principal, Scope
+from chalicelib.clock import EpochMs
 from chalicelib.errors import HeraldError
 from chalicelib.fanout.limits import FanoutLimits
 from chalicelib.protocol.messages import accept, parse_message
 from chalicelib.protocol.reports import Queued
 from chalicelib.protocol.ulid import Stamp, earliest
+from chalicelib.runtime.deadlines import Deadline
 from tests.support.tables import empty
 from tests.support.world import (
     LIFE,
@@ -95,7 +97,7 @@ class Reader:
         """Return its last membership."""
         return self.rooms[-1] if self.rooms else None
 
-    def receive(self, frame: dict[str, Any], now: int) -> None:
+    def receive(self, frame: dict[str, Any], now: EpochMs) -> None:
         match frame["type"]:
             case "messages":
                 ids = [message["id"] for message in frame["messages"]]
@@ -133,7 +135,7 @@ class Network(World):
     def arrive(self, connection_id: str, body: bytes) -> None:
         for reader in self._machine.readers.values():
             if reader.socket and reader.socket.connection_id == connection_id and body:
-                reader.receive(json.loads(body), next(self._machine.moments))
+                reader.receive(json.loads(body), EpochMs(next(self._machine.moments)))
 
 
 class Lives(RuleBasedStateMachine):
@@ -155,7 +157,7 @@ class Lives(RuleBasedStateMachine):
     @initialize()
     def everybody_connects(self) -> None:
         for user in USERS:
-            reader = Reader(user, earliest(self.world.now), next(self.moments))
+            reader = Reader(user, earliest(EpochMs(self.world.now)), next(self.moments))
             self.readers[user] = reader
             self._connect(reader, again=False)
         self.world.now += 1
@@ -219,7 +221,7 @@ class Lives(RuleBasedStateMachine):
     )
     def a_message_is_sent(self, to: dict[str, Any], store: bool, soon: int) -> None:
         def send(herald: Herald) -> object:
-            return herald.dispatcher.send([message], SENDER, NEVER + time.monotonic())
+            return herald.dispatcher.send([message], SENDER, Deadline.after(NEVER))
 
         def ended(handler: Handler) -> None:
             if handler.error is None:
@@ -227,7 +229,7 @@ class Lives(RuleBasedStateMachine):
                 sent.queued = isinstance(handler.result[0], Queued)
 
         draft = parse_message({"to": to, "data": 1, "store": store}, may_encrypt=False)
-        [message] = accept([draft], sender="server", stamp=Stamp.fresh(self.world.now))
+        [message] = accept([draft], sender="server", stamp=Stamp.fresh(EpochMs(self.world.now)))
         sent = Sent(message.id, to, next(self.moments), stored=store)
         self.sent.append(sent)
         self.world.now += 1
@@ -242,7 +244,7 @@ class Lives(RuleBasedStateMachine):
         record = queue[data.draw(st.integers(0, len(queue) - 1))]
 
         def work(herald: Herald) -> object:
-            return herald.worker.work([record], NEVER + time.monotonic())
+            return herald.worker.work([record], Deadline.after(NEVER))
 
         def ended(handler: Handler) -> None:
             if handler.result == [] and record in queue and not again:
@@ -341,12 +343,12 @@ class Lives(RuleBasedStateMachine):
         self._say(reader, soon, action="resume", after=reader.after)
 
     def _work(self, records: list[Any]) -> None:
-        self._run(lambda herald: herald.worker.work(records, NEVER + time.monotonic()))
+        self._run(lambda herald: herald.worker.work(records, Deadline.after(NEVER)))
 
     def _say(self, reader: Reader, soon: int, **frame: str) -> None:
         assert reader.socket is not None
         event = reader.socket.event(json.dumps(frame))
-        self._run(lambda herald: herald.actions.receive(event, NEVER + time.monotonic()), soon)
+        self._run(lambda herald: herald.actions.receive(event, Deadline.after(NEVER)), soon)
 
     def _run(
         self,

@@ -4,18 +4,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from chalicelib.clock import EpochMs
 from chalicelib.delivery.parcel import Outcome, Parcel
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.reports import Result
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.items import Recipient
 
-NOW = 1_700_000_000_000
+NOW = EpochMs(1_700_000_000_000)
 DELIVERED = (Result.DELIVERED, "")
 
 
 def recipient(connection_id: str, user: str = "alice", *, age_ms: int = 60_000) -> Recipient:
     """A recipient that was connected for `age_ms` at NOW; under 30 s it may be in its handshake."""
-    return Recipient(connection_id, user, None, "https://x.invalid", connected_at=NOW - age_ms)
+    return Recipient(
+        connection_id, user, None, "https://x.invalid", connected_at=EpochMs(NOW - age_ms)
+    )
 
 
 class FakeDelivery:
@@ -30,9 +34,9 @@ class FakeDelivery:
             for name, script in results.items()
         }
         self.sent: list[tuple[str, str]] = []
-        self.deadlines: list[float] = []
+        self.deadlines: list[Deadline] = []
 
-    def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: float) -> Iterator[Outcome]:
+    def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: Deadline) -> Iterator[Outcome]:
         self.deadlines.append(deadline)
         for page in pages:
             for recipient, frames in page:
@@ -43,7 +47,7 @@ class FakeDelivery:
                     result, reason = script.pop(0) if len(script) > 1 else script[0]
                     yield Outcome(recipient, frame, result, reason, 1)
 
-    def post(self, connection_id: str, endpoint: str, body: bytes, deadline: float) -> None:
+    def post(self, connection_id: str, endpoint: str, body: bytes, deadline: Deadline) -> None:
         raise NotImplementedError
 
 
@@ -59,13 +63,13 @@ class FakeConnections:
             raise Unavailable("storage failed")
         self.writes.append((operation, connection_id))
 
-    def revive(self, connection_id: str, now: int) -> None:
+    def revive(self, connection_id: str, now: EpochMs) -> None:
         self._write("revive", connection_id)
 
     def mark_stale(self, connection_id: str) -> None:
         self._write("mark_stale", connection_id)
 
-    def remove(self, recipient: Recipient, now: int) -> bool:
+    def remove(self, recipient: Recipient, now: EpochMs) -> bool:
         self._write("remove", recipient.connection_id)
         return True
 

@@ -1,10 +1,10 @@
 """Recipients and parcels for the tests of this folder."""
 
-import time
 from collections.abc import Iterable, Sequence
 
 from chalicelib.delivery.frames import Frame, frame_of
 from chalicelib.delivery.parcel import Delivery, Outcome, Parcel
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.items import Recipient
 
 FRAME = frame_of(b"frame")
@@ -26,4 +26,4 @@ def connection_ids(number: int) -> list[str]:
 def deliver(
     delivery: Delivery, *pages: Sequence[Parcel], seconds: float = SECONDS
 ) -> list[Outcome]:
-    return list(delivery.deliver(pages, time.monotonic() + seconds))
+    return list(delivery.deliver(pages, Deadline.after(seconds)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from chalicelib.clock import EpochMs
 from chalicelib.delivery.broadcast import MAX_EXPIRED, Broadcaster
 from chalicelib.delivery.frames import Framer
 from chalicelib.delivery.outcomes import RECORDING_SECONDS
@@ -16,6 +17,7 @@ from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Interrupted, Result
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.audience import Page
 from chalicelib.store.items import Recipient
@@ -27,7 +29,7 @@ MESSAGES = [
     Message(
         id=name,
         sender="alice",
-        timestamp=1,
+        timestamp=EpochMs(1),
         audience=Audience(AudienceKind.ALL),
         type="t",
         data=name,
@@ -46,7 +48,7 @@ class Broadcast:
         self.finished = False
         self.expired: list[Recipient] = []
         self.framer = Framer(MESSAGES, 32_768, None, Encryption([]))
-        self.deadline = time.monotonic() + SECONDS
+        self.deadline = Deadline.after(SECONDS)
         self.broadcaster = Broadcaster(
             delivery=self.delivery,
             outcome_recorder=this,
@@ -64,10 +66,10 @@ class Broadcast:
     def add(self, outcome: Outcome) -> None:
         self.failures.append(outcome)
 
-    def finish(self, deadline: float) -> None:
+    def finish(self, deadline: Deadline) -> None:
         self.finished = True
 
-    def disconnect_expired(self, recipients: list[Recipient], deadline: float) -> None:
+    def disconnect_expired(self, recipients: list[Recipient], deadline: Deadline) -> None:
         assert self.finished
         self.expired += recipients
 
@@ -99,7 +101,7 @@ def test_only_failures_are_recorded() -> None:
 def test_part_of_the_deadline_is_left_for_recording() -> None:
     test = Broadcast()
     test.send([])
-    assert test.delivery.deadlines == [test.deadline - RECORDING_SECONDS]
+    assert [one.at for one in test.delivery.deadlines] == [test.deadline.at - RECORDING_SECONDS]
 
 
 def test_a_recipient_whose_token_has_expired_gets_no_frame_and_is_disconnected() -> None:

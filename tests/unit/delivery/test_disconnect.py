@@ -1,7 +1,6 @@
 """Connections that are ended from the server's side."""
 
 import json
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import frame_of
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.reports import Result
+from chalicelib.runtime.deadlines import Deadline
 from tests.support.world import Inline
 from tests.unit.delivery.fakes import (
     DELIVERED,
@@ -48,8 +48,8 @@ class Disconnecting:
         )
 
 
-def later() -> float:
-    return time.monotonic() + SECONDS
+def later() -> Deadline:
+    return Deadline.after(SECONDS)
 
 
 def test_a_connection_is_removed_gets_the_last_frame_and_is_closed() -> None:
@@ -70,7 +70,7 @@ def test_connections_that_are_not_removed_by_the_deadline_stay_open(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     test = Disconnecting(writers=StuckExecutor())
-    test.disconnector.disconnect([recipient("c")], time.monotonic())
+    test.disconnector.disconnect([recipient("c")], Deadline.after(0))
     assert test.delivery.sent == []
     assert "1 connections were not removed in time" in caplog.text
 

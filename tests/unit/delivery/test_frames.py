@@ -10,6 +10,7 @@ from joserfc.jwe import decrypt_compact
 from joserfc.jwk import OctKey
 
 from chalicelib.auth.principal import user_key
+from chalicelib.clock import EpochMs
 from chalicelib.delivery.frames import MAX_FRAME_BYTES, Framer
 from chalicelib.errors import PayloadTooLarge
 from chalicelib.protocol.audience import Audience, AudienceKind
@@ -26,7 +27,7 @@ def message(data: Any, name: str = "id", *, encrypted: bool = False) -> Message:
     return Message(
         id=name,
         sender="alice",
-        timestamp=1,
+        timestamp=EpochMs(1),
         audience=Audience(AudienceKind.ALL),
         type="t",
         data=data,

@@ -10,6 +10,7 @@ from botocore.session import Session
 from chalicelib.delivery.notices import PUBLISH_BATCH, Notifier, Removed, Topic
 from chalicelib.errors import Unavailable
 from chalicelib.runtime.aws import sdk_client
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.items import Recipient
 from tests.support.tables import recipient
 from tests.unit.delivery.fakes import FakeDelivery
@@ -107,7 +108,7 @@ def test_a_notice_goes_to_the_users_other_connections_only() -> None:
     )
     delivery = FakeDelivery()
     notices = notifier(FakeAudiences(lost, other, stranger), delivery)
-    outcomes = list(notices.notify_removed([Removed(lost, "http_403")], 0.0))
+    outcomes = list(notices.notify_removed([Removed(lost, "http_403")], Deadline.after(0)))
     assert [one.recipient for one in outcomes] == [other]
     [(connection_id, body)] = delivery.sent
     assert connection_id == "c-1"
@@ -119,5 +120,5 @@ def test_connections_that_cannot_be_read_are_logged_and_not_notified(
 ) -> None:
     delivery = FakeDelivery()
     notices = notifier(FakeAudiences(error=Unavailable("storage failed")), delivery)
-    assert list(notices.notify_removed(removed(1), 0.0)) == []
+    assert list(notices.notify_removed(removed(1), Deadline.after(0))) == []
     assert "could not read the connections to notify: storage failed" in caplog.text

@@ -1,6 +1,5 @@
 """The writes and notices for each outcome of a delivery or a probe."""
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from chalicelib.delivery.notices import Removed
 from chalicelib.delivery.outcomes import OutcomeRecorder, RecordingLimits
 from chalicelib.delivery.parcel import Outcome
 from chalicelib.protocol.reports import Result
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.items import Recipient
 from tests.support.world import Inline
 from tests.unit.delivery.fakes import (
@@ -35,7 +35,7 @@ class FakeNotifier:
         self._outcomes = outcomes
         self.removed: list[Removed] = []
 
-    def notify_removed(self, removed: Sequence[Removed], deadline: float) -> Iterator[Outcome]:
+    def notify_removed(self, removed: Sequence[Removed], deadline: Deadline) -> Iterator[Outcome]:
         self.removed += removed
         yield from self._outcomes
 
@@ -70,7 +70,7 @@ class Recording:
         batch = self.recorder.begin()
         for one in outcomes:
             batch.add(one)
-        batch.finish(time.monotonic() + seconds)
+        batch.finish(Deadline.after(seconds))
         return self.connections.writes
 
 
@@ -167,6 +167,6 @@ def test_a_connection_in_its_handshake_is_probed_before_it_is_removed(
 def test_a_probe_returns_and_records_its_outcomes() -> None:
     recording = Recording(delivery=FakeDelivery(gone=GONE))
     recipients = [recipient("open"), recipient("gone")]
-    outcomes = recording.recorder.probe(recipients, time.monotonic() + SECONDS)
+    outcomes = recording.recorder.probe(recipients, Deadline.after(SECONDS))
     assert [one.result for one in outcomes] == [Result.DELIVERED, Result.GONE]
     assert recording.connections.writes == [("revive", "open"), ("remove", "gone")]

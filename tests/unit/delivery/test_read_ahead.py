@@ -1,7 +1,6 @@
 """Pages that are read in another thread."""
 
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 
@@ -10,6 +9,7 @@ import pytest
 from chalicelib.delivery.parcel import Parcel
 from chalicelib.delivery.read_ahead import ReadAhead
 from chalicelib.errors import Unavailable
+from chalicelib.runtime.deadlines import Deadline
 from tests.unit.delivery.parcels import parcels
 
 SECONDS = 20.0
@@ -26,8 +26,8 @@ def ignore() -> None:
     """Stands in for the loop that would be woken."""
 
 
-def later() -> float:
-    return time.monotonic() + SECONDS
+def later() -> Deadline:
+    return Deadline.after(SECONDS)
 
 
 def test_pages_come_in_order_and_end(readers: Executor) -> None:
@@ -71,6 +71,6 @@ def test_a_page_that_does_not_come_in_time_is_an_error(readers: Executor) -> Non
         yield PAGES[0]
 
     source = ReadAhead(pages(), readers, ignore)
-    assert source.wait(time.monotonic()) is None
+    assert source.wait(Deadline.after(0)) is None
     assert isinstance(source.error, Unavailable)
     go_on.set()

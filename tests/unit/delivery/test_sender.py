@@ -23,6 +23,7 @@ from chalicelib.delivery.sender import Sender, SenderLimits
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.aws import Credentials
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.items import Recipient
 from tests.support.stub import RAW_RESPONSES, Behaviour, Stub, stub
 from tests.unit.delivery.parcels import (
@@ -138,7 +139,7 @@ def test_a_failure_affects_only_its_own_recipient(sender: Sender, stubbed: Stub)
 
 
 def test_post_sends_one_frame_to_one_connection(sender: Sender, stubbed: Stub) -> None:
-    outcome = sender.post("c=", stubbed.endpoint, b"x", time.monotonic() + SECONDS)
+    outcome = sender.post("c=", stubbed.endpoint, b"x", Deadline.after(SECONDS))
     assert outcome.recipient == Recipient("c=", "", None, stubbed.endpoint)
     assert (outcome.result, outcome.frame.body) == (Result.DELIVERED, b"x")
     assert stubbed.requests == [("c=", b"x")]
@@ -287,7 +288,7 @@ def test_a_silent_endpoint_does_not_hold_up_the_recipients_of_another(
     everyone = list(itertools.chain.from_iterable(pairs))
     pages = [everyone[start : start + 500] for start in range(0, len(everyone), 500)]
     delivered = 0
-    for outcome in sender.deliver(pages, time.monotonic() + SECONDS):
+    for outcome in sender.deliver(pages, Deadline.after(SECONDS)):
         if outcome.recipient.endpoint == stubbed.endpoint:
             assert outcome.result is Result.DELIVERED
             delivered += 1
@@ -317,7 +318,7 @@ def test_an_endpoint_of_the_settings_replaces_the_recipients(stubbed: Stub) -> N
     with closing(
         Sender(lambda: CREDENTIALS, region="us-east-1", endpoint=stubbed.endpoint)
     ) as sender:
-        outcome = sender.post("c=", elsewhere, b"x", time.monotonic() + SECONDS)
+        outcome = sender.post("c=", elsewhere, b"x", Deadline.after(SECONDS))
     assert outcome.result is Result.DELIVERED
 
 
@@ -338,7 +339,7 @@ def test_the_end_of_the_pages_may_come_after_the_last_outcome(
         yield parcels(stubbed.endpoint, ["c="])
         time.sleep(0.2)
 
-    assert len(list(sender.deliver(pages(), time.monotonic() + SECONDS))) == 1
+    assert len(list(sender.deliver(pages(), Deadline.after(SECONDS)))) == 1
 
 
 def test_every_recipient_has_an_outcome_at_the_deadline(impatient: Sender, stubbed: Stub) -> None:
@@ -379,7 +380,7 @@ def test_an_audience_that_cannot_be_read_in_the_overtime_raises_unavailable(
 
     outcomes: list[Outcome] = []
     with pytest.raises(Unavailable) as unavailable:
-        outcomes.extend(sender.deliver(endless(), time.monotonic()))
+        outcomes.extend(sender.deliver(endless(), Deadline.after(0)))
     assert unavailable.value.detail == "the audience could not be read to its end in time"
     assert set(outcomes) == {
         Outcome(recipient(stubbed.endpoint, "c="), FRAME, Result.STALE, "deadline", 0)
@@ -395,12 +396,12 @@ def test_an_error_of_reading_is_raised_after_the_outcomes_of_earlier_pages(
 
     outcomes: list[Outcome] = []
     with pytest.raises(Unavailable, match="storage failed"):
-        outcomes.extend(sender.deliver(failing(), time.monotonic() + SECONDS))
+        outcomes.extend(sender.deliver(failing(), Deadline.after(SECONDS)))
     assert [outcome.result for outcome in outcomes] == [Result.DELIVERED]
 
 
 def test_an_abandoned_delivery_does_not_affect_the_next_one(sender: Sender, stubbed: Stub) -> None:
-    deadline = time.monotonic() + SECONDS
+    deadline = Deadline.after(SECONDS)
     first = sender.deliver([parcels(stubbed.endpoint, connection_ids(100))], deadline)
     next(first)
     first.close()  # type: ignore[attr-defined]
@@ -418,7 +419,7 @@ def test_memory_does_not_grow_with_the_audience(sender: Sender, stubbed: Stub) -
             yield parcels(stubbed.endpoint, connection_ids(size))
 
     ahead = 0
-    for finished, _ in enumerate(sender.deliver(pages(), time.monotonic() + 60)):
+    for finished, _ in enumerate(sender.deliver(pages(), Deadline.after(60))):
         ahead = max(ahead, read - finished)
     assert size < ahead <= SenderLimits().max_pending + 2 * size
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from chalicelib.clock import EpochMs
 from chalicelib.fanout.content import PART_BYTES, ContentLost, Contents, StoredContent
 from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.encryption import Encryption
@@ -25,7 +26,7 @@ def message(message_id: str, data: object = "a secret", *, encrypted: bool = Fal
     return Message(
         id=message_id,
         sender="alice",
-        timestamp=1,
+        timestamp=EpochMs(1),
         audience=Audience(AudienceKind.USERS, ("bob",)),
         type="message",
         data=data,

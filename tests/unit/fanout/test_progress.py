@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from chalicelib.auth.principal import Principal, Scope
+from chalicelib.clock import EpochMs
 from chalicelib.errors import InsufficientScope, NotFound
 from chalicelib.fanout.content import ContentLost
 from chalicelib.fanout.progress import (
@@ -21,7 +22,7 @@ from chalicelib.store.dynamodb import Store
 from chalicelib.store.schema import QUEUED_SECONDS
 from tests.support.tables import TABLES, Counted
 
-NOW = 1_995_477_071_772
+NOW = EpochMs(1_995_477_071_772)
 ALICE = Principal("alice", 10**12)
 
 
@@ -177,16 +178,16 @@ def test_a_request_that_is_begun_again_keeps_its_shards(progress: Progress, user
 
 def test_a_shard_fails_when_its_last_try_is_over(progress: Progress, request_id: str) -> None:
     progress.claim(start(request_id), "job", last_try=NOW)
-    running: Any = progress.of(request_id, ALICE, NOW + LAST_TRY_MS)
+    running: Any = progress.of(request_id, ALICE, EpochMs(NOW + LAST_TRY_MS))
     assert (running["done"], running["shards"]["failed"]) == (False, 0)
-    failed: Any = progress.of(request_id, ALICE, NOW + LAST_TRY_MS + 1)
+    failed: Any = progress.of(request_id, ALICE, EpochMs(NOW + LAST_TRY_MS + 1))
     assert (failed["done"], failed["shards"]) == (True, {"total": 1, "done": 0, "failed": 1})
 
 
 def test_a_report_is_kept_for_a_day(progress: Progress, request_id: str) -> None:
-    assert progress.of(request_id, ALICE, NOW + (QUEUED_SECONDS - 1) * 1000)
+    assert progress.of(request_id, ALICE, EpochMs(NOW + (QUEUED_SECONDS - 1) * 1000))
     with pytest.raises(NotFound):
-        progress.of(request_id, ALICE, NOW + QUEUED_SECONDS * 1000)
+        progress.of(request_id, ALICE, EpochMs(NOW + QUEUED_SECONDS * 1000))
 
 
 def test_a_message_of_another_tenant_is_not_found(progress: Progress, request_id: str) -> None:

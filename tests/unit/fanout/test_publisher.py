@@ -1,13 +1,13 @@
 """Publishing cuts an audience into shards, queues a job for each, and can be repeated."""
 
 import json
-import time
 from typing import Any
 
 import pytest
 
 from chalicelib.fanout.publisher import MAX_SHARDS, shards_for
 from chalicelib.fanout.queue import Job, Target
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.audience import Shard, Source
 from tests.support.fanout import EVERYBODY, JSON, SENDER, SHARDS, FanoutScene
 from tests.support.tables import Counted
@@ -60,7 +60,7 @@ def test_another_audience_is_one_job(scene: FanoutScene, to: Any, source: Source
 def test_a_queued_post_makes_seven_calls(scene: FanoutScene) -> None:
     client: Any = Counted(scene.aws)
     herald = scene.herald(client)
-    herald.submissions.submit(SENDER, JSON, json.dumps(EVERYBODY), time.monotonic() + NEVER)
+    herald.submissions.submit(SENDER, JSON, json.dumps(EVERYBODY), Deadline.after(NEVER))
     charge, kept, page = "update_item", "batch_write_item", "scan"
     late, content, progress = "batch_write_item", "put_item", "transact_write_items"
     assert client.calls == [
@@ -78,7 +78,7 @@ def test_a_request_whose_handler_died_is_queued_again_under_the_same_ids(
     def submit(client: Any) -> Any:
         herald = scene.herald(client)
         return herald.submissions.submit(
-            SENDER, headers, json.dumps(EVERYBODY), time.monotonic() + NEVER
+            SENDER, headers, json.dumps(EVERYBODY), Deadline.after(NEVER)
         )
 
     dying = Handler(scene.aws, submit)

@@ -10,6 +10,7 @@ import pytest
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.parcel import Parcel
 from chalicelib.fanout.rate import FORGOTTEN_AFTER, SECOND, FanoutRateLimiter
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.dynamodb import Store
 from tests.support.tables import TABLES, Counted, recipient
 
@@ -22,7 +23,7 @@ def parcels(count: int, frames: int = 1) -> list[Parcel]:
 
 
 def throttled(limiter: FanoutRateLimiter, page: list[Parcel]) -> Iterator[list[Parcel]]:
-    return limiter.for_tenant("t", time.monotonic() + NEVER).throttle(page)
+    return limiter.for_tenant("t", Deadline.after(NEVER)).throttle(page)
 
 
 class Clock:
@@ -50,7 +51,7 @@ class Sending:
             now=lambda: self.clock.now,
             sleep=self.clock.sleep,
         )
-        self._throttle = limiter.for_tenant(tenant, time.monotonic() + NEVER).throttle
+        self._throttle = limiter.for_tenant(tenant, Deadline.after(NEVER)).throttle
         self._parcels = self._endless()
 
     def _endless(self) -> Any:
@@ -125,7 +126,7 @@ def test_parcels_are_not_held_back_after_the_end(moto: Any, user: str) -> None:
         Store(moto, TABLES), region=user, per_second=1, now=lambda: clock.now, sleep=clock.sleep
     )
     began = clock.now
-    throttle = rate_limiter.for_tenant("t", until=time.monotonic() - 1).throttle
+    throttle = rate_limiter.for_tenant("t", until=Deadline.after(-1)).throttle
     assert sum(len(some) for some in throttle(parcels(50))) == 50
     assert clock.now == began
 
@@ -134,7 +135,9 @@ def test_a_rate_of_0_is_no_limit_and_costs_no_call(moto: Any) -> None:
     client: Any = Counted(moto)
     rate_limiter = FanoutRateLimiter(Store(client, TABLES), region="-", per_second=0)
     everything = parcels(5000)
-    assert list(rate_limiter.for_tenant(None, 0.0).throttle(everything)) == [everything]
+    assert list(rate_limiter.for_tenant(None, Deadline.after(0)).throttle(everything)) == [
+        everything
+    ]
     assert client.calls == []
     assert rate_limiter.page_items(1000) == 1000
 

@@ -5,7 +5,6 @@ Workers stop before each call to DynamoDB and to SQS, and die or go on in any or
 
 import json
 import logging
-import time
 from typing import Any
 
 import pytest
@@ -13,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import EpochMs
 from chalicelib.fanout.progress import LAST_TRY_MS
 from chalicelib.fanout.queue import MAX_RECEIVES
+from chalicelib.runtime.deadlines import Deadline
 from tests.support.fanout import EVERYBODY, PEOPLE, SENDER, SHARDS, FanoutScene
 from tests.support.tables import Counted
 from tests.support.world import LIFE, NEVER, Handler
@@ -35,7 +36,7 @@ def test_everybody_gets_a_message_once_in_slices_of_shards(scene: FanoutScene) -
 def test_a_slice_makes_five_calls(scene: FanoutScene) -> None:
     scene.post()
     client: Any = Counted(scene.aws)
-    scene.herald(client).worker.work(scene.receive(), time.monotonic() + NEVER)
+    scene.herald(client).worker.work(scene.receive(), Deadline.after(NEVER))
     claim, content, page, advance = "update_item", "batch_get_item", "scan", "update_item"
     assert client.calls == [claim, content, page, advance, "send_message_batch"]
 
@@ -66,7 +67,7 @@ def test_a_duplicate_of_a_running_job_is_dropped(scene: FanoutScene) -> None:
     worker.step()  # it has claimed its shard
     body = json.dumps({**json.loads(records[0]["body"]), "id": "duplicate"})
     duplicate = {**records[0], "body": body}
-    assert scene.herald().worker.work([duplicate], time.monotonic() + NEVER) == []
+    assert scene.herald().worker.work([duplicate], Deadline.after(NEVER)) == []
     assert scene.world.calls == 0
     while not worker.done:
         worker.step()
@@ -79,7 +80,7 @@ def test_a_duplicate_of_a_running_job_is_dropped(scene: FanoutScene) -> None:
 def test_a_job_that_an_event_has_twice_is_run_once(scene: FanoutScene) -> None:
     [message_id] = scene.post()
     records = scene.receive() * 2
-    assert scene.herald().worker.work(records, time.monotonic() + NEVER) == []
+    assert scene.herald().worker.work(records, Deadline.after(NEVER)) == []
     scene.delete(records, [])
     scene.work_off()
     scene.assert_done(message_id)
@@ -189,7 +190,7 @@ def test_a_batch_has_jobs_of_one_tenant(scene: FanoutScene) -> None:
     [here], [there] = scene.post(), scene.post(sender=elsewhere)
     scene.work_off(10)
     scene.assert_done(here)
-    report = scene.herald().progress.of(there, elsewhere, scene.world.now)
+    report = scene.herald().progress.of(there, elsewhere, EpochMs(scene.world.now))
     assert (report["recipients"], report["done"]) == (0, True)
 
 
@@ -291,7 +292,7 @@ def test_a_queue_message_that_is_not_a_job_fails_alone(scene: FanoutScene) -> No
         for index, body in enumerate(bodies)
     ]
     records = [*odd[:2], *scene.receive(SHARDS), *odd[2:]]
-    failed = scene.herald().worker.work(records, time.monotonic() + NEVER)
+    failed = scene.herald().worker.work(records, Deadline.after(NEVER))
     assert sorted(failed) == [str(index) for index in range(len(bodies))]
     scene.delete(records, failed)
     scene.work_off()
@@ -362,6 +363,6 @@ def test_a_dead_letter_is_a_failed_shard_and_can_be_redriven(scene: FanoutScene)
 def test_a_job_is_requeued_unchanged_if_there_is_no_time_for_it(scene: FanoutScene) -> None:
     scene.post()
     before = scene.world.queue[0]["body"]
-    assert scene.work(deadline=0.0) == []
+    assert scene.work(seconds=0.0) == []
     assert scene.world.queue[-1]["body"] == before
     assert scene.world.calls == 0

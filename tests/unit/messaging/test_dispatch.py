@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from chalicelib.auth.principal import Principal, Scope
+from chalicelib.clock import EpochMs
 from chalicelib.delivery.frames import Framing
 from chalicelib.errors import InsufficientScope, PayloadTooLarge
 from chalicelib.messaging.dispatch import Dispatcher
@@ -14,6 +15,7 @@ from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Queued, Report
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.audience import Page
 from tests.support.tables import recipient
@@ -50,7 +52,7 @@ class Parts:
     def mark_delayed(self, messages: Sequence[Message], tenant: str | None) -> None:
         self.calls.append("mark_delayed")
 
-    def send(self, framer: Any, pages: Any, deadline: float) -> list[Report]:
+    def send(self, framer: Any, pages: Any, deadline: Deadline) -> list[Report]:
         self.calls.append("send")
         recipients = sum(len(page.recipients) for page in pages)
         return [Report(f"{recipients} recipients")]
@@ -64,7 +66,7 @@ def message(kind: AudienceKind, *names: str, data: object = 1) -> Message:
     return Message(
         id="id",
         sender="alice",
-        timestamp=1,
+        timestamp=EpochMs(1),
         audience=Audience(kind, names),
         type="message",
         data=data,
@@ -80,7 +82,7 @@ def send(
     *messages: Message,
     sender: Principal = BROADCASTER,
     queue: bool = True,
-    deadline: float = NEVER,
+    seconds: float = NEVER,
 ) -> Any:
     dispatcher = Dispatcher(
         audiences=parts,
@@ -92,7 +94,7 @@ def send(
         connections_per_user=PER_USER,
         metrics=Metrics("test"),
     )
-    return dispatcher.send(messages, sender, deadline)
+    return dispatcher.send(messages, sender, Deadline.after(seconds))
 
 
 # --- Refused messages
@@ -165,6 +167,6 @@ def test_an_audience_that_may_be_large_is_read_before_it_is_delivered(large: lis
 @pytest.mark.parametrize("unread", [1, 0])
 def test_an_audience_that_can_not_be_read_in_time_is_queued(unread: int) -> None:
     parts = Parts(pages_of=(1,) * (1 + unread))
-    send(parts, GROUP, deadline=0.0)
+    send(parts, GROUP, seconds=0.0)
     last = ["mark_delayed", "publish"] if unread else ["send"]
     assert parts.calls == ["append", "page", *last]

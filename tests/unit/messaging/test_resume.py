@@ -1,15 +1,16 @@
 """Resume, case by case: messages in doubt, membership, expiry, encryption, sizes and costs."""
 
 import json
-import time
 from typing import Any
 
 import pytest
 
 from chalicelib.auth.principal import Principal, Scope
+from chalicelib.clock import EpochMs
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import accept, parse_message, parse_messages
 from chalicelib.protocol.ulid import Stamp, earliest
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.settings import MasterKey
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.history import History
@@ -51,16 +52,18 @@ class Scene(World):
     def say(self, **frame: object) -> Any:
         self.pass_time(1)
         event = self.socket.event(json.dumps(frame))
-        self.herald.actions.receive(event, time.monotonic() + NEVER)
+        self.herald.actions.receive(event, Deadline.after(NEVER))
         return self.frames[-1]
 
-    def send(self, *bodies: Any, at: int | None = None, herald: Herald | None = None) -> list[str]:
+    def send(
+        self, *bodies: Any, at: EpochMs | None = None, herald: Herald | None = None
+    ) -> list[str]:
         """Send messages in one request that was accepted at `at`; return their ids."""
         self.pass_time(1)
-        stamp = Stamp.fresh(self.now if at is None else at)
+        stamp = Stamp.fresh(EpochMs(self.now) if at is None else at)
         drafts = parse_messages({"messages": [*bodies]}, may_encrypt=True)
         messages = accept(drafts, sender="server", stamp=stamp)
-        deadline = time.monotonic() + NEVER
+        deadline = Deadline.after(NEVER)
         (herald or self.herald).dispatcher.send(messages, SENDER, deadline)
         return [message.id for message in messages]
 
@@ -108,7 +111,7 @@ def test_messages_from_long_before_are_not_in_doubt(scene: Scene) -> None:
 
 
 def test_messages_of_a_late_second_try_are_found_despite_their_old_ids(scene: Scene) -> None:
-    accepted = scene.now
+    accepted = EpochMs(scene.now)
     scene.pass_time(120_000)
     [had] = scene.send(to())
     scene.disconnect_alice()
@@ -118,7 +121,7 @@ def test_messages_of_a_late_second_try_are_found_despite_their_old_ids(scene: Sc
 
 
 def test_late_messages_reach_only_their_audience(scene: Scene) -> None:
-    accepted = scene.now
+    accepted = EpochMs(scene.now)
     scene.pass_time(120_000)
     [had] = scene.send(to())
     wanted = [
@@ -249,10 +252,10 @@ def test_messages_expire_in_the_history(scene: Scene) -> None:
 
 @pytest.mark.parametrize("over", [1, 40])
 def test_expired_messages_are_not_sent_before_ttl_deletes_them(scene: Scene, over: int) -> None:
-    accepted = scene.now
+    accepted = EpochMs(scene.now)
     scene.send(to())
     scene.pass_time((HISTORY_SECONDS + over) * 1000)
-    ids, answer = scene.resume(earliest(accepted - 1))
+    ids, answer = scene.resume(earliest(EpochMs(accepted - 1)))
     assert (ids, answer["complete"]) == ([], False)
 
 
@@ -270,7 +273,7 @@ def test_a_resume_is_incomplete_if_a_message_in_doubt_has_expired(scene: Scene) 
 
 def test_an_id_from_the_future_counts_as_one_from_now(scene: Scene) -> None:
     [had] = scene.send(to())
-    ids, answer = scene.resume(earliest(scene.now + 10**9))
+    ids, answer = scene.resume(earliest(EpochMs(scene.now + 10**9)))
     assert (ids, answer["complete"]) == ([had], True)
 
 
@@ -282,25 +285,25 @@ def test_encrypted_messages_are_stored_encrypted(scene: Scene, life: Any) -> Non
         seconds=HISTORY_SECONDS,
         encryption=encryption,
         writers=Inline(),
-        now=lambda: scene.now,
+        now=lambda: EpochMs(scene.now),
     )
     draft = parse_message(to(data="a secret", encrypt=True), may_encrypt=True)
-    [message] = accept([draft], sender="server", stamp=Stamp.fresh(scene.now))
+    [message] = accept([draft], sender="server", stamp=Stamp.fresh(EpochMs(scene.now)))
     kept.append([message], None)
     [item] = life.scan(TableName=LIFE.history)["Items"]
     assert "packed" not in item
     assert b"a secret" not in item["sealed"]["B"]
-    [entry] = kept.of_user(None, "alice", scene.now - 1)
+    [entry] = kept.of_user(None, "alice", EpochMs(scene.now - 1))
     assert kept.decode(entry).data == "a secret"
     assert kept.decode(entry).encrypted
 
-    ids, answer = scene.resume(earliest(scene.now - 1))  # this Herald lacks the key
+    ids, answer = scene.resume(earliest(EpochMs(scene.now - 1)))  # this Herald lacks the key
     assert (ids, answer["complete"]) == ([], False)
 
 
 @pytest.mark.parametrize(("size", "frames"), [(10, 3), (5000, 43)])
 def test_many_messages_are_sent_in_frames_of_32_kb(scene: Scene, size: int, frames: int) -> None:
-    after = earliest(scene.now)
+    after = earliest(EpochMs(scene.now))
     sent = [
         message_id
         for _ in range(5)
@@ -318,7 +321,7 @@ def test_a_resume_can_be_repeated_after_a_failure(scene: Scene) -> None:
     scene.send(to())
     scene.trouble = True
     scene.herald.actions.receive(
-        scene.socket.event(json.dumps({"action": "resume", "after": had})), NEVER
+        scene.socket.event(json.dumps({"action": "resume", "after": had})), Deadline.after(NEVER)
     )
     scene.trouble = False
     assert scene.resume(had)[1]["count"] == 1

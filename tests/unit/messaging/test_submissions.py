@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import EpochMs
 from chalicelib.errors import (
     BadRequest,
     Forbidden,
@@ -21,11 +22,12 @@ from chalicelib.errors import (
 from chalicelib.messaging.submissions import Submissions
 from chalicelib.protocol.reports import Queued, Reply, Report
 from chalicelib.protocol.ulid import Stamp, timestamp_of
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.idempotency import Claim
 
-NOW = 1_795_477_071_772
-EARLIER = Stamp(NOW - 60_000, 7)
+NOW = EpochMs(1_795_477_071_772)
+EARLIER = Stamp(EpochMs(NOW - 60_000), 7)
 SENDER = Principal("alice", 10**12)
 JSON = {"content-type": "application/json"}
 WITH_KEY = {**JSON, "idempotency-key": "key"}
@@ -50,17 +52,17 @@ class Parts:
         if name in self.errors:
             raise self.errors[name]
 
-    def check(self, sender: Principal, now: int) -> None:
+    def check(self, sender: Principal, now: EpochMs) -> None:
         self._call("check")
 
-    def charge(self, sender: Principal, now: int, messages: int) -> None:
+    def charge(self, sender: Principal, now: EpochMs, messages: int) -> None:
         self._call("charge", messages)
 
     def claim(self, sender: Principal, key: str, request: object, stamp: Stamp) -> Any:
         self._call("claim")
-        return self.claimed or Claim("item", stamp, NOW + 1)
+        return self.claimed or Claim("item", stamp, EpochMs(NOW + 1))
 
-    def send(self, messages: Any, sender: Principal, deadline: float) -> list[Any]:
+    def send(self, messages: Any, sender: Principal, deadline: Deadline) -> list[Any]:
         self._call("send")
         self.sent = [message.id for message in messages]
         return [(Queued if self.queues else Report)(message_id) for message_id in self.sent]
@@ -84,7 +86,7 @@ def submit(parts: Any, body: str = BODY, headers: dict[str, str] = JSON) -> Repl
         now=lambda: NOW,
         metrics=Metrics("test"),
     )
-    return submissions.submit(SENDER, headers, body, deadline=1.0)
+    return submissions.submit(SENDER, headers, body, Deadline.after(1))
 
 
 # --- Without a key
@@ -160,7 +162,7 @@ def test_a_request_whose_key_is_in_use_is_charged_too(error: type[HeraldError]) 
 
 
 def test_a_later_try_sends_under_the_ids_of_the_first() -> None:
-    parts = Parts(claimed=Claim("item", EARLIER, NOW + 1))
+    parts = Parts(claimed=Claim("item", EARLIER, EpochMs(NOW + 1)))
     submit(parts, headers=WITH_KEY)
     assert parts.sent == list(islice(EARLIER.ids(), 2))
 
@@ -174,7 +176,9 @@ def test_the_key_of_a_request_that_was_refused_is_free_again(step: str) -> None:
 
 
 def test_the_key_of_a_later_try_that_was_refused_stays_claimed_for_the_next() -> None:
-    parts = Parts(errors={"send": Forbidden("no")}, claimed=Claim("item", EARLIER, NOW + 1))
+    parts = Parts(
+        errors={"send": Forbidden("no")}, claimed=Claim("item", EARLIER, EpochMs(NOW + 1))
+    )
     with pytest.raises(Forbidden):
         submit(parts, headers=WITH_KEY)
     assert parts.calls[-1] == "release"

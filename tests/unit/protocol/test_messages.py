@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 
+from chalicelib.clock import EpochMs
 from chalicelib.errors import BadRequest
 from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.messages import Draft, Message, accept, parse_message, parse_messages
 from chalicelib.protocol.ulid import Stamp
 from tests.support.strategies import json_values
 
-STAMP = Stamp(1_795_477_071_772, 7)
+STAMP = Stamp(EpochMs(1_795_477_071_772), 7)
 HUNDRED = [f"user-{number}" for number in range(100)]
 
 

@@ -4,9 +4,10 @@ from itertools import islice, pairwise
 
 import pytest
 
+from chalicelib.clock import EpochMs
 from chalicelib.protocol.ulid import ALPHABET, RANDOM_BITS, Stamp, earliest, timestamp_of
 
-NOW = 1_795_477_071_772
+NOW = EpochMs(1_795_477_071_772)
 
 
 def number_of(ulid: str) -> int:
@@ -31,7 +32,7 @@ def test_a_stamp_always_gives_the_same_ids() -> None:
 
 def test_a_ulid_begins_with_its_time() -> None:
     # The example of the specification.
-    assert next(Stamp.fresh(1469918176385).ids()).startswith("01ARYZ6S41")
+    assert next(Stamp.fresh(EpochMs(1469918176385)).ids()).startswith("01ARYZ6S41")
 
 
 def test_ids_do_not_reveal_that_others_sent_at_the_same_moment() -> None:
@@ -49,8 +50,8 @@ def test_the_time_of_an_id_can_be_read() -> None:
 
 def test_no_id_of_a_time_is_lower_than_its_earliest() -> None:
     assert timestamp_of(earliest(NOW)) == NOW
-    assert earliest(NOW) <= next(Stamp(NOW, 0).ids()) < earliest(NOW + 1)
-    assert earliest(-1) == "0" * 26
+    assert earliest(NOW) <= next(Stamp(NOW, 0).ids()) < earliest(EpochMs(NOW + 1))
+    assert earliest(EpochMs(-1)) == "0" * 26
 
 
 @pytest.mark.parametrize("text", ["", "0" * 25, "0" * 27, "8" + "0" * 25, "0" * 25 + "U", "é" * 26])

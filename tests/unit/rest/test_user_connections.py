@@ -1,10 +1,11 @@
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from chalicelib.clock import EpochMs
 from chalicelib.rest.user_connections import UserConnections
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.items import Recipient
 from tests.support.tables import NOW, connection
 from tests.support.world import STALE_AFTER_SECONDS, Herald, World
@@ -16,8 +17,8 @@ class Disconnector:
     def __init__(self) -> None:
         self.disconnected: list[str] = []
 
-    def disconnect(self, recipients: Sequence[Recipient], deadline: float) -> None:
-        assert deadline > time.monotonic()
+    def disconnect(self, recipients: Sequence[Recipient], deadline: Deadline) -> None:
+        assert not deadline.passed()
         self.disconnected += [recipient.connection_id for recipient in recipients]
 
 
@@ -31,7 +32,7 @@ def user_connections(life: Any, user: str, disconnector: Any) -> UserConnections
     """The connections `old` and `new` of `user`, and `other` of another user."""
     herald = Herald(life, World())
     for name, owner, at in (
-        ("new", user, NOW + 1),
+        ("new", user, EpochMs(NOW + 1)),
         ("old", user, NOW),
         ("other", f"{user}-other", NOW),
     ):
@@ -41,12 +42,12 @@ def user_connections(life: Any, user: str, disconnector: Any) -> UserConnections
         connections=herald.connections,
         disconnector=disconnector,
         stale_after_seconds=STALE_AFTER_SECONDS,
-        now=lambda: NOW + STALE_AFTER_SECONDS * 1000 + 1,
+        now=lambda: EpochMs(NOW + STALE_AFTER_SECONDS * 1000 + 1),
     )
 
 
-def deadline() -> float:
-    return time.monotonic() + 10
+def deadline() -> Deadline:
+    return Deadline.after(10)
 
 
 def test_connections_are_listed_with_the_oldest_first(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from chalicelib.clock import EpochMs
 from chalicelib.store.connection_expressions import (
     CLOSED_SLOT_MS,
     add_tombstone,
@@ -35,16 +36,17 @@ def test_a_connection_without_groups_has_no_attribute_for_them() -> None:
 
 
 def test_an_older_connection_gets_no_tombstone() -> None:
-    assert add_tombstone(recipient("c", "alice"), NOW + HANDSHAKE_SECONDS * 1000) == []
+    assert add_tombstone(recipient("c", "alice"), EpochMs(NOW + HANDSHAKE_SECONDS * 1000)) == []
 
 
 def test_a_tombstone_outlives_a_handshake() -> None:
     """An addition removes the ids of two minutes ago at the latest, never those of the last."""
     for minute in range(len(CLOSED_SLOTS)):
-        now = NOW + minute * CLOSED_SLOT_MS
+        now = EpochMs(NOW + minute * CLOSED_SLOT_MS)
         [added] = add_tombstone(connection("c", "alice", at=now).recipient, now)
         [before] = add_tombstone(
-            connection("c", "alice", at=now - CLOSED_SLOT_MS).recipient, now - CLOSED_SLOT_MS
+            connection("c", "alice", at=EpochMs(now - CLOSED_SLOT_MS)).recipient,
+            EpochMs(now - CLOSED_SLOT_MS),
         )
         slot = before.add[0].split()[0]
         assert slot not in added.remove

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from chalicelib.auth.principal import Principal, Scope, user_key
+from chalicelib.clock import EpochMs
 from chalicelib.errors import (
     BadRequest,
     ConnectionGone,
@@ -35,7 +36,7 @@ from tests.support.tables import (
     users_of,
 )
 
-AFTER_HANDSHAKE = NOW + HANDSHAKE_SECONDS * 1000 + 1
+AFTER_HANDSHAKE = EpochMs(NOW + HANDSHAKE_SECONDS * 1000 + 1)
 """When a connection opened at NOW has certainly finished its handshake."""
 
 
@@ -87,7 +88,7 @@ def test_connecting_and_disconnecting_take_one_call_each(
 ) -> None:
     connections.open(connection(user, user))
     assert online(users, user) == 1
-    assert connections.remove(recipient(user, user), NOW + 5)
+    assert connections.remove(recipient(user, user), EpochMs(NOW + 5))
     assert (online(users, user), users.presence(None, user).last_seen) == (0, NOW + 5)
     assert client.calls == ["transact_write_items"] * 2
 
@@ -110,17 +111,17 @@ def test_a_message_takes_one_call_and_so_does_its_refusal(
     busy.open(opened)
     client.calls.clear()
     for moment in (0, 10, 20, 30, 40, 50_000):
-        busy.record_activity(user, opened.principal, NOW + moment, 1)
+        busy.record_activity(user, opened.principal, EpochMs(NOW + moment), 1)
     assert client.calls == ["transact_write_items"] * 6
     for _ in range(4):
-        busy.record_activity(user, opened.principal, NOW + 50_000, 1)
+        busy.record_activity(user, opened.principal, EpochMs(NOW + 50_000), 1)
     client.calls.clear()
     with pytest.raises(RateLimited):
-        busy.record_activity(user, opened.principal, NOW + 50_000, 1)
+        busy.record_activity(user, opened.principal, EpochMs(NOW + 50_000), 1)
     assert client.calls == []  # the usage is cached
     elsewhere = connections_of(client, messages=Rate.per_second(1, 5))
     with pytest.raises(RateLimited):
-        elsewhere.record_activity(user, opened.principal, NOW + 50_000, 1)
+        elsewhere.record_activity(user, opened.principal, EpochMs(NOW + 50_000), 1)
     assert client.calls == ["transact_write_items"]
 
 
@@ -146,7 +147,7 @@ def test_opening_a_connection_again_keeps_the_groups_it_joined_since(
 ) -> None:
     opened = connection(user, user)
     connections.open(opened)
-    connections.join(opened, user, NOW + 1)
+    connections.join(opened, user, EpochMs(NOW + 1))
     connections.open(opened)
     assert stored(dynamodb, user)["groups"] == {"SS": [user]}
 
@@ -155,9 +156,9 @@ def test_a_connection_removed_before_or_during_its_connect_stays_closed(
     dynamodb: Any, connections: Connections, users: Users, user: str
 ) -> None:
     late, twice = recipient(f"{user}-late", user), recipient(f"{user}-twice", user)
-    connections.remove(late, NOW + 1000)
+    connections.remove(late, EpochMs(NOW + 1000))
     connections.open(connection(twice.connection_id, user))
-    connections.remove(twice, NOW + 2000)
+    connections.remove(twice, EpochMs(NOW + 2000))
     for early in (late, twice):
         with pytest.raises(ConnectionGone):
             connections.open(connection(early.connection_id, user))
@@ -167,11 +168,11 @@ def test_a_connection_removed_before_or_during_its_connect_stays_closed(
 
 def test_tombstones_do_not_pile_up(dynamodb: Any, connections: Connections, user: str) -> None:
     for minute in range(12):
-        at = NOW + minute * 60_000
+        at = EpochMs(NOW + minute * 60_000)
         for number in range(2):
             opened = connection(f"{user}-{minute}-{number}", user, at=at)
             connections.open(opened)
-            connections.remove(opened.recipient, at + 1)
+            connections.remove(opened.recipient, EpochMs(at + 1))
     kept = {
         one
         for name, value in user_item(dynamodb, user).items()
@@ -222,7 +223,7 @@ def test_a_connection_over_the_limit_changes_nothing_and_reports_the_oldest(
     dynamodb: Any, connections: Connections, users: Users, user: str
 ) -> None:
     for number in (2, 0, 1):
-        connections.open(connection(f"{user}-{number}", user, at=NOW + number))
+        connections.open(connection(f"{user}-{number}", user, at=EpochMs(NOW + number)))
     with pytest.raises(LimitReached) as reached:
         connections.open(connection(f"{user}-3", user, None, user))
     ids = [one.connection_id for one in reached.value.recipients]
@@ -254,17 +255,17 @@ def test_a_user_who_connects_too_often_is_refused(client: Any, users: Users, use
     for number in range(3):
         connections.open(connection(f"{user}-{number}", user))
     with pytest.raises(RateLimited) as limited:
-        connections.open(connection(f"{user}-3", user, at=NOW + 1000))
+        connections.open(connection(f"{user}-3", user, at=EpochMs(NOW + 1000)))
     assert limited.value.retry_after == pytest.approx(19)
-    connections.open(connection(f"{user}-4", user, at=NOW + 20_000))
+    connections.open(connection(f"{user}-4", user, at=EpochMs(NOW + 20_000)))
     assert online(users, user) == 4
 
 
 def test_a_user_at_the_limit_is_probed_once_a_minute(connections: Connections, user: str) -> None:
     key = user_key(None, user)
     assert connections.may_probe(key, NOW)
-    assert not connections.may_probe(key, NOW + 59_999)
-    assert connections.may_probe(key, NOW + 60_001)
+    assert not connections.may_probe(key, EpochMs(NOW + 59_999))
+    assert connections.may_probe(key, EpochMs(NOW + 60_001))
 
 
 # --- Active and stale
@@ -281,11 +282,11 @@ def test_activity_or_a_probe_makes_a_stale_connection_active(
     connections.open(opened)
     connections.mark_stale(user)
     assert state() == ("stale", str(NOW))
-    connections.record_activity(user, opened.principal, NOW + 1, 0)
+    connections.record_activity(user, opened.principal, EpochMs(NOW + 1), 0)
     assert state() == ("active", str(NOW + 1))
     assert user_item(dynamodb, user)["lastSeen"]["N"] == str(NOW + 1)
     connections.mark_stale(user)
-    connections.revive(user, NOW + 2)
+    connections.revive(user, EpochMs(NOW + 2))
     assert state() == ("active", str(NOW + 2))
 
 
@@ -297,9 +298,9 @@ def test_no_transition_recreates_a_terminated_connection(
     gone = connection(user, user)
     for change in (
         lambda: connections.record_activity(user, gone.principal, NOW, 1),
-        lambda: connections.join(gone, user, NOW + 1),
-        lambda: connections.leave(gone, user, NOW + 1),
-        lambda: connections.refresh(gone, gone.principal, NOW + 1),
+        lambda: connections.join(gone, user, EpochMs(NOW + 1)),
+        lambda: connections.leave(gone, user, EpochMs(NOW + 1)),
+        lambda: connections.refresh(gone, gone.principal, EpochMs(NOW + 1)),
     ):
         with pytest.raises(ConnectionGone):
             change()
@@ -324,12 +325,12 @@ def test_memberships_end_when_left_or_with_their_connection(
     opened = connection(user, user, "t", f"{user}-a")
     connections.open(opened)
     for _ in range(2):
-        connections.join(opened, f"{user}-b", NOW + 1)
-    connections.leave(opened, f"{user}-never", NOW + 1)
+        connections.join(opened, f"{user}-b", EpochMs(NOW + 1))
+    connections.leave(opened, f"{user}-never", EpochMs(NOW + 1))
     assert members(dynamodb, f"{user}-a", "t") == members(dynamodb, f"{user}-b", "t") == [user]
     assert members(dynamodb, f"{user}-a") == []
     for _ in range(2):
-        connections.leave(opened, f"{user}-a", NOW + 1)
+        connections.leave(opened, f"{user}-a", EpochMs(NOW + 1))
     assert members(dynamodb, f"{user}-a", "t") == []
     connections.remove(recipient(user, user, "t"), NOW)
     assert members(dynamodb, f"{user}-b", "t") == []
@@ -339,9 +340,9 @@ def test_one_group_too_many_is_refused(connections: Connections, user: str) -> N
     groups = [f"{user}-{number}" for number in range(MAX_GROUPS)]
     opened = connection(user, user, None, *groups)
     connections.open(opened)
-    connections.join(opened, groups[7], NOW + 1)
+    connections.join(opened, groups[7], EpochMs(NOW + 1))
     with pytest.raises(BadRequest, match="at most 50 groups"):
-        connections.join(opened, "another", NOW + 1)
+        connections.join(opened, "another", EpochMs(NOW + 1))
     assert connections.remove(opened.recipient, NOW, groups)
 
 
@@ -357,9 +358,9 @@ def test_refresh_replaces_the_principal_and_leaves_groups_it_does_not_allow(
 ) -> None:
     opened = connection(user, user, None, f"{user}-a", f"{user}-b")
     connections.open(opened)
-    connections.join(opened, f"{user}-c", NOW + 1)
+    connections.join(opened, f"{user}-c", EpochMs(NOW + 1))
     renewed = refreshed(opened, groups=(f"{user}-a", f"{user}-c*"))
-    connections.refresh(opened, renewed, NOW + 1)
+    connections.refresh(opened, renewed, EpochMs(NOW + 1))
     found = connections.find(user)
     assert found is not None
     assert found.principal == renewed
@@ -367,7 +368,7 @@ def test_refresh_replaces_the_principal_and_leaves_groups_it_does_not_allow(
     assert members(dynamodb, f"{user}-b") == []
     assert stored(dynamodb, user)["tokenUntil"] == {"N": str(LATER + 3600)}
     assert user_item(dynamodb, user)[f"@{user}"] == stored(dynamodb, user)["reach"]
-    connections.refresh(found, refreshed(opened, groups=()), NOW + 1)
+    connections.refresh(found, refreshed(opened, groups=()), EpochMs(NOW + 1))
     assert "groups" not in stored(dynamodb, user)
     assert members(dynamodb, f"{user}-a") == []
 
@@ -376,7 +377,7 @@ def test_a_refreshed_principal_is_cached(client: Any, connections: Connections, 
     opened = connection(user, user)
     connections.open(opened)
     renewed = refreshed(opened, scopes=frozenset({Scope.MESSAGES_SEND}))
-    connections.refresh(opened, renewed, NOW + 1)
+    connections.refresh(opened, renewed, EpochMs(NOW + 1))
     client.calls.clear()
     assert connections.record_activity(user, opened.principal, NOW, 0) == renewed
     assert client.calls == ["transact_write_items"]
@@ -438,7 +439,7 @@ def test_the_error_names_the_limit_and_the_users_connections(
     connections: Connections, user: str
 ) -> None:
     for number in range(3):
-        connections.open(connection(f"{user}-{number}", user, "acme", at=NOW + number))
+        connections.open(connection(f"{user}-{number}", user, "acme", at=EpochMs(NOW + number)))
     with pytest.raises(LimitReached) as reached:
         connections.open(connection(f"{user}-4", user, "acme"))
     assert reached.value.detail == "the limit of 3 connections per user is reached"
@@ -452,8 +453,8 @@ def test_a_removal_is_counted_with_the_duration_of_the_connection(
     connections = connections_of(dynamodb, metrics=metrics)
     opened = connection(user, user)
     connections.open(opened)
-    assert connections.remove(opened.recipient, NOW + 1500)
-    assert not connections.remove(opened.recipient, NOW + 2500)
+    assert connections.remove(opened.recipient, EpochMs(NOW + 1500))
+    assert not connections.remove(opened.recipient, EpochMs(NOW + 2500))
     metrics.flush()
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["ConnectionsClosed"] for line in printed if "ConnectionsClosed" in line] == [[1.0]]
@@ -468,16 +469,16 @@ def test_a_group_is_joined_when_it_is_first_joined(
     """Groups that a connection joins as it opens have no time of their own."""
     opened, team = connection(user, user, None, "own"), f"team-of-{user}"
     connections.open(opened)
-    connections.join(opened, team, NOW + 1)
+    connections.join(opened, team, EpochMs(NOW + 1))
     joined = connections.find(user)
     assert joined is not None
-    connections.join(joined, team, NOW + 2)
-    connections.join(joined, "own", NOW + 3)
+    connections.join(joined, team, EpochMs(NOW + 2))
+    connections.join(joined, "own", EpochMs(NOW + 3))
     item = stored(dynamodb, user)
     assert {name: item[name] for name in item if name.startswith("+")} == {
         f"+{team}": {"N": str(NOW + 1)}
     }
-    connections.leave(joined, team, NOW + 4)
+    connections.leave(joined, team, EpochMs(NOW + 4))
     item = stored(dynamodb, user)
     assert item["groups"] == {"SS": ["own"]}
     assert not any(name.startswith("+") for name in item)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from chalicelib.clock import EpochMs
 from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
@@ -33,7 +34,7 @@ def history(life: Any) -> History:
     return history_of(life)
 
 
-def message(audience: Audience, at: int = NOW, **more: Any) -> Message:
+def message(audience: Audience, at: EpochMs = NOW, **more: Any) -> Message:
     return Message(
         id=next(Stamp.fresh(at).ids()),
         sender="alice",
@@ -63,10 +64,13 @@ def test_each_kind_of_audience_has_streams_of_its_own(history: History) -> None:
 
 
 def test_a_stream_is_read_from_a_time_on(history: History) -> None:
-    old, young = message(Audience(USERS, ("bob",)), NOW - 500), message(Audience(USERS, ("bob",)))
+    old, young = (
+        message(Audience(USERS, ("bob",)), EpochMs(NOW - 500)),
+        message(Audience(USERS, ("bob",))),
+    )
     history.append([young, old], None)
-    assert ids(history.of_user(None, "bob", NOW - 500)) == [old.id, young.id]
-    assert ids(history.of_user(None, "bob", NOW - 499)) == [young.id]
+    assert ids(history.of_user(None, "bob", EpochMs(NOW - 500))) == [old.id, young.id]
+    assert ids(history.of_user(None, "bob", EpochMs(NOW - 499))) == [young.id]
 
 
 def test_messages_that_ask_for_it_or_go_to_connections_are_not_stored(
@@ -80,11 +84,11 @@ def test_messages_that_ask_for_it_or_go_to_connections_are_not_stored(
 
 
 def test_a_message_stored_long_after_its_id_was_made_is_delayed(history: History) -> None:
-    punctual = message(Audience(USERS, ("bob",)), NOW - DELAYED_MS)
-    late = message(Audience(USERS, ("bob",)), NOW - DELAYED_MS - 1)
+    punctual = message(Audience(USERS, ("bob",)), EpochMs(NOW - DELAYED_MS))
+    late = message(Audience(USERS, ("bob",)), EpochMs(NOW - DELAYED_MS - 1))
     history.append([punctual, late], None)
     assert ids(history.delayed(None, NOW)) == [late.id]
-    assert ids(history.delayed(None, NOW + 1)) == []
+    assert ids(history.delayed(None, EpochMs(NOW + 1))) == []
 
 
 def test_a_queued_message_is_delayed_and_keeps_the_names_of_its_audience(history: History) -> None:

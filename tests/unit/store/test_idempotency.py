@@ -4,7 +4,6 @@ Functions stop before each of their DynamoDB calls, and then die or go on in any
 """
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -12,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import EpochMs
 from chalicelib.errors import IdempotencyKeyReused, RateLimited, RequestInProgress
 from chalicelib.messaging.submissions import Submissions
 from chalicelib.protocol.reports import Reply
 from chalicelib.protocol.ulid import Stamp
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.idempotency import CLAIM_MS, Claim, Idempotency
 from chalicelib.store.rate_limits import Rate
@@ -43,7 +44,7 @@ class Scene:
 
     def submit(self, client: Any, body: str = BODY) -> Any:
         herald = Herald(client, self.world, evicts=False)
-        return herald.submissions.submit(SENDER, HEADERS, body, time.monotonic() + NEVER)
+        return herald.submissions.submit(SENDER, HEADERS, body, Deadline.after(NEVER))
 
     def handler(self) -> Handler:
         return Handler(self.client, self.submit)
@@ -71,7 +72,7 @@ def is_replay(result: Any) -> bool:
 def test_a_request_with_a_key_takes_five_calls_and_a_replay_two(life: Any) -> None:
     client: Any = Counted(life)
     warm = Herald(client, Scene(life).world, evicts=False)
-    deadline = time.monotonic() + NEVER
+    deadline = Deadline.after(NEVER)
     warm.submissions.submit(SENDER, HEADERS, BODY, deadline)
     claim, charge, append, read, finish = (
         "update_item",
@@ -97,15 +98,15 @@ def test_a_flood_of_requests_with_keys_takes_no_calls(life: Any) -> None:
         dispatcher=herald.dispatcher,
         idempotency=Idempotency(store),
         may_encrypt=False,
-        now=lambda: world.now,
+        now=lambda: EpochMs(world.now),
         metrics=herald.metrics,
     )
-    submissions.submit(SENDER, HEADERS, BODY, time.monotonic() + NEVER)
+    submissions.submit(SENDER, HEADERS, BODY, Deadline.after(NEVER))
     client.calls.clear()
     for number in range(10):
         with pytest.raises(RateLimited):
             submissions.submit(
-                SENDER, {**HEADERS, "idempotency-key": str(number)}, BODY, time.monotonic() + NEVER
+                SENDER, {**HEADERS, "idempotency-key": str(number)}, BODY, Deadline.after(NEVER)
             )
     assert client.calls == []
 
@@ -183,7 +184,7 @@ def test_a_refused_retry_does_not_lose_the_ids_of_a_crashed_try(scene: Scene) ->
     herald = Herald(scene.client, scene.world, evicts=False)
     may_not = Principal("alice", 10**12)
     with pytest.raises(Exception, match="scope"):
-        herald.submissions.submit(may_not, HEADERS, BODY, time.monotonic() + NEVER)
+        herald.submissions.submit(may_not, HEADERS, BODY, Deadline.after(NEVER))
     assert is_answer(scene.submit(scene.client))
     assert len(scene.received) == 4
     assert len(set(scene.received)) == 2
@@ -191,15 +192,19 @@ def test_a_refused_retry_does_not_lose_the_ids_of_a_crashed_try(scene: Scene) ->
 
 def test_a_response_too_large_for_an_item_is_stored_without_its_failures(life: Any) -> None:
     keys = Idempotency(Store(life, LIFE))
-    claim = keys.claim(SENDER, "large", {}, Stamp.fresh(10**12))
+    claim = keys.claim(SENDER, "large", {}, Stamp.fresh(EpochMs(10**12)))
     assert isinstance(claim, Claim)
     failed = [
-        {"connectionId": next(Stamp.fresh(number).ids()), "userId": "x" * 128, "reason": "gone"}
+        {
+            "connectionId": next(Stamp.fresh(EpochMs(number)).ids()),
+            "userId": "x" * 128,
+            "reason": "gone",
+        }
         for number in range(10_000)
     ]
     messages = [{"id": "a", "recipients": 2, "failed": failed} for _ in range(4)]
     keys.finish(claim, {"messages": messages, "durationMs": 1}, 202)
-    replay = keys.claim(SENDER, "large", {}, Stamp.fresh(10**12))
+    replay = keys.claim(SENDER, "large", {}, Stamp.fresh(EpochMs(10**12)))
     assert isinstance(replay, Reply)
     assert replay.replayed
     assert json.loads(replay.body) == {

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from chalicelib.clock import EpochMs
 from chalicelib.store.items import (
     HANDSHAKE_SECONDS,
     Connection,
@@ -16,8 +17,8 @@ from tests.support.tables import LATER, NOW, connection, recipient
 
 def test_a_silent_connection_is_stale_without_a_write() -> None:
     opened = connection("c", "alice")
-    assert opened.status_at(NOW + 600_000, 600) is Status.ACTIVE
-    assert opened.status_at(NOW + 600_001, 600) is Status.STALE
+    assert opened.status_at(EpochMs(NOW + 600_000), 600) is Status.ACTIVE
+    assert opened.status_at(EpochMs(NOW + 600_001), 600) is Status.STALE
     assert replace(opened, status=Status.STALE).status_at(NOW, 600) is Status.STALE
 
 
@@ -33,7 +34,7 @@ def test_a_connection_and_its_membership_reach_the_same_recipient() -> None:
 
 
 def test_a_users_connections_are_ordered_by_age() -> None:
-    young, old = connection("a", "alice", at=NOW + 1), connection("b", "alice")
+    young, old = connection("a", "alice", at=EpochMs(NOW + 1)), connection("b", "alice")
     user = {
         "connections": {"SS": ["a", "b", "lost"]},
         REACH_PREFIX + "a": young.recipient.reach(),
@@ -50,10 +51,10 @@ def test_a_group_without_a_time_of_its_own_was_joined_as_the_connection_opened()
 
 def test_a_handshake_and_a_connection_have_a_longest_duration() -> None:
     opened = recipient("c", "alice")
-    assert opened.may_be_in_handshake(NOW + HANDSHAKE_SECONDS * 1000 - 1)
-    assert not opened.may_be_in_handshake(NOW + HANDSHAKE_SECONDS * 1000)
-    assert not opened.is_outlived(NOW + MAX_CONNECTION_SECONDS * 1000)
-    assert opened.is_outlived(NOW + MAX_CONNECTION_SECONDS * 1000 + 1)
+    assert opened.may_be_in_handshake(EpochMs(NOW + HANDSHAKE_SECONDS * 1000 - 1))
+    assert not opened.may_be_in_handshake(EpochMs(NOW + HANDSHAKE_SECONDS * 1000))
+    assert not opened.is_outlived(EpochMs(NOW + MAX_CONNECTION_SECONDS * 1000))
+    assert opened.is_outlived(EpochMs(NOW + MAX_CONNECTION_SECONDS * 1000 + 1))
 
 
 def test_rest_shows_the_earlier_of_the_ends_of_token_and_connection() -> None:

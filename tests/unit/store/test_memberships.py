@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from chalicelib.auth.principal import user_key
+from chalicelib.clock import EpochMs
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.items import HANDSHAKE_SECONDS
@@ -13,7 +14,7 @@ from chalicelib.store.memberships import Memberships
 from chalicelib.store.schema import history_expires_at, past_memberships_stream
 from tests.support.tables import HISTORY_SECONDS, NOW, TABLES, connection, connections_of
 
-AFTER_HANDSHAKE = NOW + HANDSHAKE_SECONDS * 1000 + 1
+AFTER_HANDSHAKE = EpochMs(NOW + HANDSHAKE_SECONDS * 1000 + 1)
 
 
 @pytest.fixture
@@ -42,12 +43,12 @@ def test_leaving_refreshing_and_removing_record_past_memberships(
 ) -> None:
     opened = connection(user, user, None, "one", "two", "three")
     connections.open(opened)
-    connections.leave(opened, "one", NOW + 1)
+    connections.leave(opened, "one", EpochMs(NOW + 1))
     one, two = {"SS": ["one"]}, {"SS": ["two"]}
     assert records(dynamodb, user) == [one]
     left = connections.find(user)
     assert left is not None
-    connections.refresh(left, replace(left.principal, groups=("three",)), NOW + 2)
+    connections.refresh(left, replace(left.principal, groups=("three",)), EpochMs(NOW + 2))
     assert records(dynamodb, user) == [one, two]
     connections.remove(opened.recipient, AFTER_HANDSHAKE, ["three"])
     three = {"M": {"three": {"N": str(NOW)}}}
@@ -60,7 +61,7 @@ def test_a_removal_records_when_a_guessed_group_was_really_joined(
     """The guess names the right group, but not when it was joined."""
     opened = connection(user, user)
     connections.open(opened)
-    connections.join(opened, "team", NOW + 5)
+    connections.join(opened, "team", EpochMs(NOW + 5))
     assert connections.remove(opened.recipient, AFTER_HANDSHAKE, ["team"])
     assert records(dynamodb, user) == [{"M": {"team": {"N": str(NOW + 5)}}}]
 
@@ -69,12 +70,12 @@ def test_a_returning_user_has_been_in_a_group_since_their_earliest_membership(
     connections: Connections, memberships: Memberships, user: str
 ) -> None:
     first = connection(f"{user}-1", user, None, "team", "other")
-    second = connection(f"{user}-2", user, None, "team", at=NOW + 1000)
+    second = connection(f"{user}-2", user, None, "team", at=EpochMs(NOW + 1000))
     connections.open(first)
     connections.open(second)
-    connections.remove(first.recipient, NOW + 2000, first.groups)
+    connections.remove(first.recipient, EpochMs(NOW + 2000), first.groups)
     principal = replace(second.principal, groups=("team",))  # which allows `other` no more
-    joined = memberships.joined_since(principal, [second.connection_id], NOW + 3000)
+    joined = memberships.joined_since(principal, [second.connection_id], EpochMs(NOW + 3000))
     assert joined == {"team": NOW}
 
 
@@ -82,13 +83,13 @@ def test_leaving_a_group_ends_the_memberships_recorded_before(
     connections: Connections, memberships: Memberships, user: str
 ) -> None:
     first = connection(f"{user}-1", user, None, "team")
-    second = connection(f"{user}-2", user, None, "team", at=NOW + 1000)
+    second = connection(f"{user}-2", user, None, "team", at=EpochMs(NOW + 1000))
     connections.open(first)
     connections.open(second)
-    connections.remove(first.recipient, NOW + 2000, first.groups)
-    connections.leave(second, "team", NOW + 2001)
+    connections.remove(first.recipient, EpochMs(NOW + 2000), first.groups)
+    connections.leave(second, "team", EpochMs(NOW + 2001))
     principal = second.principal
-    assert memberships.joined_since(principal, [second.connection_id], NOW + 3000) == {}
+    assert memberships.joined_since(principal, [second.connection_id], EpochMs(NOW + 3000)) == {}
 
 
 def test_a_record_that_ttl_has_not_deleted_yet_does_not_count(
@@ -97,8 +98,8 @@ def test_a_record_that_ttl_has_not_deleted_yet_does_not_count(
     opened = connection(user, user, None, "team")
     connections.open(opened)
     connections.remove(opened.recipient, NOW, opened.groups)
-    expiry = history_expires_at(NOW, HISTORY_SECONDS) * 1000
-    assert memberships.joined_since(opened.principal, [], expiry - 1) == {"team": NOW}
+    expiry = EpochMs(history_expires_at(NOW, HISTORY_SECONDS) * 1000)
+    assert memberships.joined_since(opened.principal, [], EpochMs(expiry - 1)) == {"team": NOW}
     assert memberships.joined_since(opened.principal, [], expiry) == {}
 
 

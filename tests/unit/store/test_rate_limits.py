@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import EpochMs
 from chalicelib.errors import Contended, QuotaExceeded, RateLimited, Unavailable
 from chalicelib.store.expressions import Clause
 from chalicelib.store.rate_limits import (
@@ -22,11 +23,11 @@ from chalicelib.store.rate_limits import (
 from chalicelib.store.users import Users
 from tests.support.tables import LATER, NOW, Counted, limiter, users_of
 
-MIDNIGHT = NOW - NOW % DAY_MS
+MIDNIGHT = EpochMs(NOW - NOW % DAY_MS)
 ONE_A_SECOND = RateLimit("due", Rate.per_second(1, 1))
 
 
-def allowed(users: Users, user: str, now: int, messages: int = 1) -> bool:
+def allowed(users: Users, user: str, now: EpochMs, messages: int = 1) -> bool:
     try:
         users.charge(Principal(user, expires_at=LATER), now, messages)
     except (RateLimited, QuotaExceeded):
@@ -60,7 +61,7 @@ def test_gcra_allows_the_same_requests_as_a_leaky_bucket(
     gcra = limiter("due", Rate.per_second(per_second, burst))
     now, level, last = NOW, 0.0, NOW
     for gap in gaps:
-        now += gap
+        now = EpochMs(now + gap)
         level = max(0.0, level - (now - last) * per_second / 1000)
         last = now
         try:
@@ -107,9 +108,9 @@ def test_a_retry_after_the_given_time_is_allowed() -> None:
     slow = limiter("due", Rate.per_second(3, 1))
     slow.charge("user", NOW, written)
     with pytest.raises(RateLimited) as limited:
-        slow.charge("user", NOW + 1, written)
+        slow.charge("user", EpochMs(NOW + 1), written)
     assert limited.value.retry_after is not None
-    slow.charge("user", NOW + 1 + int(limited.value.retry_after * 1000) + 1, written)
+    slow.charge("user", EpochMs(NOW + 1 + int(limited.value.retry_after * 1000) + 1), written)
 
 
 def test_a_limiter_caches_a_limited_number_of_users() -> None:
@@ -180,7 +181,7 @@ def test_check_refuses_what_the_cached_usage_would_refuse() -> None:
     with pytest.raises(RateLimited) as limited:
         checked.check("user", NOW)
     assert (limited.value.detail, limited.value.retry_after) == ("too many requests", 1.0)
-    checked.check("user", NOW + 1000)
+    checked.check("user", EpochMs(NOW + 1000))
     checked.check("other", NOW)
 
 
@@ -211,23 +212,23 @@ def test_the_rate_holds_across_environments_and_threads(ministack: Any, user: st
 def test_charging_an_idle_or_a_busy_user_takes_one_call(dynamodb: Any, user: str) -> None:
     client: Any = Counted(dynamodb)
     users = users_of(client, Rate.per_second(1, 5), quota=100)
-    assert all(allowed(users, user, NOW + moment) for moment in (0, 1, 2, 50_000, 50_001))
+    assert all(allowed(users, user, EpochMs(NOW + moment)) for moment in (0, 1, 2, 50_000, 50_001))
     assert client.calls == ["update_item"] * 5
 
 
 def test_the_quota_counts_messages_and_ends_with_the_day(dynamodb: Any, user: str) -> None:
     users = users_of(dynamodb, Rate.per_second(1000, 1000), quota=10)
     elsewhere = users_of(dynamodb, Rate.per_second(1000, 1000), quota=10)
-    morning, evening = MIDNIGHT + 1000, MIDNIGHT + DAY_MS - 5000
+    morning, evening = EpochMs(MIDNIGHT + 1000), EpochMs(MIDNIGHT + DAY_MS - 5000)
     assert allowed(users, user, morning, 6)
-    assert not allowed(elsewhere, user, morning + 100, 5)
-    assert allowed(users, user, morning + 200, 4)
-    assert allowed(users, user, morning + 300, 0)  # sends nothing
+    assert not allowed(elsewhere, user, EpochMs(morning + 100), 5)
+    assert allowed(users, user, EpochMs(morning + 200), 4)
+    assert allowed(users, user, EpochMs(morning + 300), 0)  # sends nothing
     with pytest.raises(QuotaExceeded, match="10 messages, 10 of which are used") as exceeded:
         users.charge(Principal(user, expires_at=LATER), evening, 1)
     assert exceeded.value.retry_after == pytest.approx(5)
-    assert allowed(elsewhere, user, MIDNIGHT + DAY_MS, 10)
-    assert not allowed(users, user, MIDNIGHT + DAY_MS + 1, 1)
+    assert allowed(elsewhere, user, EpochMs(MIDNIGHT + DAY_MS), 10)
+    assert not allowed(users, user, EpochMs(MIDNIGHT + DAY_MS + 1), 1)
 
 
 def test_a_request_over_the_quota_is_not_charged_to_the_rate(dynamodb: Any, user: str) -> None:
@@ -243,15 +244,15 @@ def test_the_quota_holds_across_environments_with_outdated_caches(dynamodb: Any,
     rate = Rate.per_second(1000, 1000)
     one, other = users_of(dynamodb, rate, quota=10), users_of(dynamodb, rate, quota=10)
     assert allowed(one, user, NOW, 2)
-    assert allowed(other, user, NOW + 1, 5)
-    assert not allowed(one, user, NOW + 2, 4)
-    assert allowed(one, user, NOW + 3, 3)
-    assert not allowed(other, user, NOW + 4, 1)
+    assert allowed(other, user, EpochMs(NOW + 1), 5)
+    assert not allowed(one, user, EpochMs(NOW + 2), 4)
+    assert allowed(one, user, EpochMs(NOW + 3), 3)
+    assert not allowed(other, user, EpochMs(NOW + 4), 1)
 
 
 def test_the_first_moment_of_a_day_belongs_to_that_day(dynamodb: Any, user: str) -> None:
     users = users_of(dynamodb, Rate.per_second(1000, 1000), quota=2)
-    assert allowed(users, user, MIDNIGHT - 1, 2)
-    assert not allowed(users, user, MIDNIGHT - 1, 1)
+    assert allowed(users, user, EpochMs(MIDNIGHT - 1), 2)
+    assert not allowed(users, user, EpochMs(MIDNIGHT - 1), 1)
     assert allowed(users, user, MIDNIGHT, 2)
     assert not allowed(users, user, MIDNIGHT, 1)

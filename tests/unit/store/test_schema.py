@@ -2,12 +2,12 @@
 
 import json
 import re
-import time
 from collections import defaultdict
 from dataclasses import fields, replace
 from typing import Any
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import EpochMs
 from chalicelib.delivery.parcel import Parcel
 from chalicelib.fanout.progress import Progress, ShardPosition
 from chalicelib.fanout.rate import FanoutRateLimiter
@@ -16,6 +16,7 @@ from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Report, Result
 from chalicelib.protocol.ulid import Stamp
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import MasterKey
 from chalicelib.store.connections import Connections
@@ -89,12 +90,14 @@ class Scene:
 
     def message(self, kind: AudienceKind, number: int) -> Message:
         names = () if kind is AudienceKind.ALL else ("one",)
-        ids = Stamp(NOW - 5000, number).ids()  # so old that it is stored as a delayed one, too
+        ids = Stamp(
+            EpochMs(NOW - 5000), number
+        ).ids()  # so old that it is stored as a delayed one, too
         audience = Audience(kind, names)
         return Message(
             id=next(ids),
             sender="alice",
-            timestamp=NOW - 5000,
+            timestamp=EpochMs(NOW - 5000),
             audience=audience,
             type="chat",
             data={},
@@ -103,7 +106,7 @@ class Scene:
     def connect_and_leave(self) -> None:
         opened = connection("c1", "alice", "acme", "team")
         self.connections.open(opened)
-        self.connections.join(opened, "room", NOW + 1)
+        self.connections.join(opened, "room", EpochMs(NOW + 1))
         self.connections.record_activity("c1", opened.principal, NOW, 1)
         self.connections.may_probe(opened.principal.key, NOW)
         users = Users(
@@ -114,8 +117,8 @@ class Scene:
         self.observe()
         joined = self.connections.find("c1")
         assert joined is not None
-        self.connections.leave(joined, "room", NOW + 2)
-        self.connections.remove(replace(opened.recipient), NOW + 3)
+        self.connections.leave(joined, "room", EpochMs(NOW + 2))
+        self.connections.remove(replace(opened.recipient), EpochMs(NOW + 3))
         self.observe()
 
     def send(self) -> None:
@@ -146,7 +149,11 @@ class Scene:
             report.add("c1", "alice", result, "timeout")
         progress.advance(first, "job-1", "c1", [report])
         rate = FanoutRateLimiter(self.store, region="eu-west-1", per_second=8000)
-        list(rate.for_tenant("acme", 0).throttle([Parcel(recipient("c1", "alice"), ())]))
+        list(
+            rate.for_tenant("acme", Deadline.after(0)).throttle(
+                [Parcel(recipient("c1", "alice"), ())]
+            )
+        )
         self.observe()
 
     def sweep(self) -> None:
@@ -163,7 +170,7 @@ class Scene:
             metrics=Metrics("test"),
             now=lambda: NOW,
             page_items=1,
-        ).sweep(time.monotonic() + NEVER)
+        ).sweep(Deadline.after(NEVER))
         self.observe()
 
     def disconnect_expired(self, *_: Any) -> None:

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from chalicelib.clock import EpochMs
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.sweep_progress import (
     CONNECTIONS,
@@ -20,10 +21,10 @@ POSITION = {"connectionId": {"S": "c1"}}
 
 
 class Clock:
-    now = NOW
+    now: int = NOW
 
-    def __call__(self) -> int:
-        return self.now
+    def __call__(self) -> EpochMs:
+        return EpochMs(self.now)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from chalicelib.auth.principal import Principal, user_key
+from chalicelib.clock import EpochMs
 from chalicelib.errors import RateLimited
 from chalicelib.store.rate_limits import Rate
 from chalicelib.store.schema import USER_SECONDS, connection_key, user_item_key
@@ -24,7 +25,7 @@ def test_a_user_who_never_connected_is_offline(dynamodb: Any, user: str) -> None
 def test_presence_counts_stored_connections_with_the_oldest_first(dynamodb: Any, user: str) -> None:
     connections, users = connections_of(dynamodb), users_of(dynamodb)
     for number in (2, 0, 1):
-        connections.open(connection(f"{user}-{number}", user, "acme", at=NOW + number))
+        connections.open(connection(f"{user}-{number}", user, "acme", at=EpochMs(NOW + number)))
     dynamodb.delete_item(TableName=TABLES.connections, Key=connection_key(f"{user}-1"))
     presence = users.presence("acme", user)
     assert [one.connection_id for one in presence.connections] == [f"{user}-0", f"{user}-2"]

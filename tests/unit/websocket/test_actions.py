@@ -1,13 +1,13 @@
 """Reads, charges and answers frames without sockets; `tests/integration` has the same over them."""
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from chalicelib.auth.principal import Principal
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.websocket.event import WebSocketEvent
 from tests.support.clients import token
 from tests.support.schemas import check_received
@@ -62,7 +62,7 @@ def ask(client: Any, herald: Herald, world: Clients, socket: Socket) -> Ask:
     def ask(frame: Any, event: WebSocketEvent | None = None) -> Any:
         body = frame if isinstance(frame, str) else json.dumps(frame)
         client.calls.clear()
-        herald.actions.receive(event or socket.event(body), time.monotonic() + NEVER)
+        herald.actions.receive(event or socket.event(body), Deadline.after(NEVER))
         return world.frames.pop()
 
     return ask

@@ -1,15 +1,17 @@
 """Pages, shards and reports of the sweep. `test_connection_lifecycles.py` shows what it repairs."""
 
-from collections.abc import Callable
+import math
 from itertools import chain, repeat
 from typing import Any
 
 import pytest
 
 from chalicelib.auth.principal import user_key
+from chalicelib.clock import EpochMs
 from chalicelib.delivery.frames import PROBE
 from chalicelib.delivery.parcel import Outcome
 from chalicelib.protocol.reports import Result
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics, Unit
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store
@@ -26,7 +28,18 @@ from chalicelib.websocket.sweep import PAGE_ITEMS, Sweeper
 from tests.support.tables import NOW, Counted, connection, limiter
 from tests.support.world import LIFE
 
-DEADLINE = 1000.0
+DEADLINE = Deadline(math.inf)
+
+
+class OnePageDeadline(Deadline):
+    """Leaves time for one page."""
+
+    def __init__(self) -> None:
+        super().__init__(math.inf)
+        self._left = chain([math.inf], repeat(0.0))
+
+    def left(self) -> float:
+        return next(self._left)
 
 
 @pytest.fixture
@@ -38,12 +51,12 @@ class Sweep:
     """A sweeper, and what it did."""
 
     def __init__(self, client: Any) -> None:
-        self.now = NOW
+        self.now: int = NOW
         self.probed: list[str] = []
         self.expired: list[str] = []
         self.reported: list[float] = []
         self.store = Store(client, LIFE)
-        self.progress = SweepProgress(self.store, now=lambda: self.now)
+        self.progress = SweepProgress(self.store, now=lambda: EpochMs(self.now))
         self.connections = Connections(
             self.store,
             limit=10,
@@ -53,9 +66,7 @@ class Sweep:
             metrics=Metrics("test"),
         )
 
-    def sweep(
-        self, monotonic: Callable[[], float] = lambda: 0.0, page_items: int = PAGE_ITEMS
-    ) -> None:
+    def sweep(self, deadline: Deadline = DEADLINE, page_items: int = PAGE_ITEMS) -> None:
         this: Any = self  # stands in for OutcomeRecorder, Disconnector and Metrics
         Sweeper(
             self.store,
@@ -65,12 +76,11 @@ class Sweep:
             disconnector=this,
             stale_after_seconds=600,
             metrics=this,
-            now=lambda: self.now,
-            monotonic=monotonic,
+            now=lambda: EpochMs(self.now),
             page_items=page_items,
-        ).sweep(DEADLINE)
+        ).sweep(deadline)
 
-    def probe(self, recipients: list[Recipient], deadline: float) -> list[Outcome]:
+    def probe(self, recipients: list[Recipient], deadline: Deadline) -> list[Outcome]:
         self.probed += [one.connection_id for one in recipients]
         return [
             Outcome(one, PROBE, Result.GONE if "gone" in one.connection_id else Result.DELIVERED,
@@ -78,22 +88,22 @@ class Sweep:
             for one in recipients
         ]  # fmt: skip
 
-    def disconnect_expired(self, recipients: list[Recipient], deadline: float) -> None:
+    def disconnect_expired(self, recipients: list[Recipient], deadline: Deadline) -> None:
         self.expired += [one.connection_id for one in recipients]
 
     def value(self, name: str, value: float, unit: Unit) -> None:
         assert (name, unit) == ("ActiveConnections", Unit.COUNT)
         self.reported.append(value)
 
-    def open(self, *ids: str, at: int = NOW) -> None:
+    def open(self, *ids: str, at: EpochMs = NOW) -> None:
         for one in ids:
             self.connections.open(connection(one, f"user-of-{one}", at=at))
 
 
 def test_stale_connections_are_probed_expired_ones_end_and_the_rest_is_counted(client: Any) -> None:
     swept = Sweep(client)
-    swept.open("silent", "gone", at=NOW - 600_001)
-    swept.open("fresh", "marked", at=NOW - 1000)
+    swept.open("silent", "gone", at=EpochMs(NOW - 600_001))
+    swept.open("fresh", "marked", at=EpochMs(NOW - 1000))
     swept.connections.mark_stale("marked")
     swept.sweep()
     assert sorted(swept.probed) == ["gone", "marked", "silent"]
@@ -109,10 +119,10 @@ def test_the_next_sweep_continues_one_that_ran_out_of_time(client: Any) -> None:
     """Each has the time for one page of one shard, and each shard has some ten pages."""
     swept = Sweep(client)
     ids = [f"c{number}" for number in range(40)]
-    swept.open(*ids, at=NOW - 600_001)
+    swept.open(*ids, at=EpochMs(NOW - 600_001))
     sweeps = 0
     while not swept.reported:
-        swept.sweep(chain([0.0], repeat(DEADLINE)).__next__, page_items=1)
+        swept.sweep(OnePageDeadline(), page_items=1)
         sweeps += 1
         assert sweeps < 1000
     assert sweeps >= 40
@@ -122,7 +132,7 @@ def test_the_next_sweep_continues_one_that_ran_out_of_time(client: Any) -> None:
 
 def test_a_shard_is_swept_by_one_sweep_at_a_time_until_that_dies(client: Any) -> None:
     swept, other = Sweep(client), Sweep(client)
-    swept.open("silent", at=NOW - 600_001)
+    swept.open("silent", at=EpochMs(NOW - 600_001))
     for shard in CONNECTIONS:
         assert other.progress.claim(shard) is not None
     swept.sweep()
@@ -153,7 +163,7 @@ def user_item(client: Any, user: str) -> Any:
 
 def test_an_item_that_is_not_heralds_is_skipped_and_kept(client: Any) -> None:
     swept = Sweep(client)
-    swept.open("silent", at=NOW - 600_001)
+    swept.open("silent", at=EpochMs(NOW - 600_001))
     client.put_item(TableName=LIFE.connections, Item={"connectionId": {"S": "foreign"}})
     swept.sweep()
     assert swept.probed == ["silent"]

@@ -1,4 +1,4 @@
-"""A stub of `@connections` with scripted responses, for what the local gateway never does."""
+"""A stub of `@connections` with scripted responses that the local gateway never gives."""
 
 import socket
 import ssl

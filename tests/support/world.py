@@ -1,7 +1,7 @@
 """A model of API Gateway and its clients, and Herald over a DynamoDB client that can be stopped.
 
-It does what the local gateway can't be made to do: events come late, twice or never, and handlers
-die between any two of their DynamoDB calls.
+It does what the local gateway can't: events arrive late, twice or never, and handlers die between
+any two of their DynamoDB calls.
 """
 
 import threading

@@ -193,7 +193,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(user=st.sampled_from(USERS))
     def a_client_leaves(self, user: str) -> None:
-        """Run it to its end and alone: this test is not about a join at the same time."""
+        """Run it without interruption: this test does not cover concurrent joins."""
         reader = self.readers[user]
         room = reader.room
         if reader.socket and room and room.joined and not room.leaving and not self.handlers:
@@ -324,7 +324,7 @@ class Lives(RuleBasedStateMachine):
             for room in reader.rooms
         )
 
-    # --- How it is done
+    # --- Helpers
 
     def _connect(self, reader: Reader, *, again: bool = True) -> None:
         """Connect without interruption, and join the room again if the client was in it."""
@@ -400,7 +400,9 @@ class Lives(RuleBasedStateMachine):
 
 @pytest.mark.ministack
 @pytest.mark.timeout(0 if EXPLORE else 300)
-def test_no_message_is_lost(life: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_message_reaches_its_audience_once_and_in_order(
+    life: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)
     run_machine(
         type("Machine", (Lives,), {"client": life}),

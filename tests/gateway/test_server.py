@@ -13,7 +13,7 @@ from tests.support.echo import Echo, echoing
 
 
 def test_messages_are_delivered_on_any_host_that_it_listens_on() -> None:
-    """`@connections` is there as well, and not where nothing listens."""
+    """`@connections` must be called on the host that the gateway listens on."""
     with served(configured(HOST="127.0.0.2")) as running, closing(Client(running)) as client:
         assert running.management.startswith("http://127.0.0.2:")
         client.connect("bob")

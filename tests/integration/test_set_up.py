@@ -226,7 +226,7 @@ def test_an_environment_that_the_user_created_is_kept_and_installed_into(
     out, err = done.communicate(timeout=WAIT_SECONDS)
     assert (done.returncode, out) == (0, "a token for alice\n"), err
     assert "without hashes" not in err
-    assert "once. It was not made by make, and is kept.\n" in err
+    assert "once. It was not created by make, so it is kept.\n" in err
     assert (venv / "mine").exists()
     subprocess.run([venv / "bin" / "python", "-c", "import slow"], check=True)
 
@@ -252,8 +252,8 @@ def test_a_package_that_the_team_has_just_added_is_installed_without_hashes(
     done = make("token", "USER=alice")
     out, err = done.communicate(timeout=WAIT_SECONDS)
     assert (done.returncode, out) == (0, "a token for alice\n"), err
-    assert "requirements-dev.txt has no hashes of slow==1." in err
-    assert "`make lock` adds them.\n" in err
+    assert "requirements-dev.txt has no hashes for slow==1." in err
+    assert "Run `make lock` to add them.\n" in err
     subprocess.run([clone / ".venv" / "bin" / "python", "-c", "import slow"], check=True)
 
 
@@ -311,6 +311,6 @@ def test_a_missing_python_is_reported(clone: Path, make: Make) -> None:
     out, err = refused.communicate(timeout=WAIT_SECONDS)
     assert refused.returncode != 0
     assert out == ""
-    assert "There is no Python that runs as 'python3.99', and Herald needs Python 3.11" in err
+    assert "'python3.99' is not a working Python, and Herald needs Python 3.11" in err
     assert "make PYTHON=python3.12 run\n" in err
     assert not (clone / ".venv").exists()

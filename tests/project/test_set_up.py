@@ -158,7 +158,7 @@ def test_the_error_of_a_failed_command_has_its_last_lines(progress: Progress) ->
     with pytest.raises(SetUpError) as failed:
         run(["sh", "-c", "seq 30; echo no such package >&2; exit 3"], "installing", progress, 0)
     shown = str(failed.value).splitlines()
-    assert shown[0] == "installing failed; all that was said is in .herald/set-up.log:"
+    assert shown[0] == "installing failed. The whole output is in .herald/set-up.log; its end:"
     assert shown[-2:] == ["  30", "  no such package"]
     assert len(shown) == 16
     assert Path(".herald/set-up.log").read_text().startswith("1\n2\n")

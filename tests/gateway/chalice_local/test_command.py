@@ -213,7 +213,7 @@ def test_no_process_or_file_is_left_however_it_ends(
 def test_a_worker_whose_parent_has_gone_ends_at_once(checkout: Path) -> None:
     """A parent may be killed before its worker has looked it up.
 
-    Then another process has adopted the worker, which must not wait for that one's end.
+    Then another process has adopted the worker, and the worker must not wait for that process.
     """
     worker = subprocess.run(
         [Path(sys.executable).with_name("chalice"), "local", "--port", str(free_port())],

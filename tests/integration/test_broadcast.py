@@ -10,7 +10,7 @@ from tests.support.clients import Client, eventually
 @pytest.fixture
 def tenant(request: pytest.FixtureRequest) -> str:
     """A tenant of the test's own, so that `all` reaches nobody else."""
-    return request.node.name
+    return str(request.node.name)
 
 
 def test_a_message_reaches_every_connection_of_the_named_users_and_no_other(

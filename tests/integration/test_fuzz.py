@@ -113,9 +113,9 @@ def test_any_post_gets_a_documented_answer(
 ) -> None:
     user = "fuzzing"
     headers = {
-        "Authorization": f"Bearer {token(user, scope, tenant='fuzzed')}".encode(),
-        "Content-Type": media_type.encode(),
-        **({} if key is None else {"Idempotency-Key": key.encode()}),
+        b"Authorization": f"Bearer {token(user, scope, tenant='fuzzed')}".encode(),
+        b"Content-Type": media_type.encode(),
+        **({} if key is None else {b"Idempotency-Key": key.encode()}),
     }
     assert_documented(herald.http.post("/messages", content=body, headers=headers))
 

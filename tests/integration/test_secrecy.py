@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from chalicelib.settings import MasterKey
 from gateway.aws.emulator import client
 from tests.support.clients import Client, token
 from tests.support.process import START_SECONDS, running
-from tests.support.stub import Stub, stub
+from tests.support.stub import Behaviour, Stub, stub
 from tests.support.tables import TABLES, scan
 
 SECRET = "the-secret-that-signs-tokens-is-SIGNINGCANARY"
@@ -156,14 +157,15 @@ def bad_tokens(evidence: Evidence) -> list[str]:
 
 def connect_well_and_badly(herald: Client, evidence: Evidence) -> None:
     for bad in bad_tokens(evidence):
-        for options in (
+        attempts: tuple[dict[str, Any], ...] = (
             {"query": f"?token={bad}"},
             {"headers": {"Authorization": f"Bearer {bad}"}},
             {"subprotocols": ["herald.v1", f"bearer.{bad}"]},
             {"query": f"?token={evidence.token()}", "subprotocols": [BODY]},
-        ):
+        )
+        for options in attempts:
             with pytest.raises(InvalidStatus) as refused:
-                herald.open(**options)  # type: ignore[arg-type]
+                herald.open(**options)
             answer = refused.value.response
             evidence.errors.append(f"{answer.status_code} {answer.headers} {answer.body!r}")
     herald.open(f"?token={evidence.token('carol')}")
@@ -215,6 +217,10 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
+def is_printed(printed: Path, text: str) -> bool:
+    return text in printed.read_text()
+
+
 def test_logs_tables_and_errors_contain_no_secret(
     herald: Client, trouble: Stub, printed: Path
 ) -> None:
@@ -223,7 +229,8 @@ def test_logs_tables_and_errors_contain_no_secret(
     for _ in range(2):
         herald.open(f"?token={evidence.token('eve')}")
     ids = [item["connectionId"]["S"] for item in herald.connections("alice", "t")]
-    for connection_id, behaviour in zip(ids, ["403", "reset", "500", 200], strict=True):
+    behaviours: list[Behaviour] = ["403", "reset", "500", 200]
+    for connection_id, behaviour in zip(ids, behaviours, strict=True):
         trouble.behaviours[connection_id] = [behaviour]
     send_well_and_badly(herald, evidence)
     connect_well_and_badly(herald, evidence)
@@ -241,7 +248,7 @@ def test_logs_tables_and_errors_contain_no_secret(
     with pytest.raises(InvalidStatus):
         herald.open(f"?token={evidence.token('dora')}")
     for said in SAID:
-        wait_for(lambda said=said: said in printed.read_text(), repr(said))
+        wait_for(partial(is_printed, printed, said), repr(said))
     time.sleep(0.5)  # for output that is still being written
 
     text = printed.read_text()

@@ -22,7 +22,7 @@ def lines(file: Path) -> list[str]:
 
 
 def pins(file: Path) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for line in lines(file):
         pin = PIN.match(line)
         assert pin is not None, f"{file}: {line} is not pinned"

@@ -340,5 +340,5 @@ def process_of(caller: socket.socket) -> int:
 
 
 def _packed(address: str, port: int) -> str:
-    """As Linux shows it."""
+    """Return an address as Linux's /proc shows it."""
     return "".join(f"{int(byte):02X}" for byte in reversed(address.split("."))) + f":{port:04X}"

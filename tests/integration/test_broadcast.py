@@ -122,7 +122,7 @@ def test_large_messages_are_split_over_frames_in_order(herald: Client, user: str
 def test_a_gone_connection_is_reported_removed_and_the_rest_is_reached(
     herald: Client, user: str
 ) -> None:
-    """As when a `$disconnect` was lost: the table has a connection that no longer exists."""
+    """A lost `$disconnect` leaves a connection in the table that no longer exists."""
     alive = herald.connect(user)
     ghost = _ghost(herald, user)
 

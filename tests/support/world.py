@@ -158,7 +158,7 @@ class World:
         self.trouble = False
         self.queue: list[dict[str, Any]] = []
         self.estimate: int | None = None
-        """The number of active connections that the fan-out is told; None is unknown."""
+        """The number of active connections that the fan-out sees; None means unknown."""
         self.calls = 0
         """The number of calls to `@connections`."""
         self.received: defaultdict[str, list[str]] = defaultdict(list)

@@ -39,14 +39,14 @@ from tests.support.world import (
 )
 
 EXPLORE = os.environ.get("LIFE_EXAMPLES")
-"""How many random runs to try; by default it tries the same few each time."""
+"""The number of random runs, new ones in each test run; by default, the same few."""
 
 USERS = ("alice", "bob", "carol")
 ROOM = "room-1"
 ONE_PAGE = FanoutLimits(slice_seconds=0.0)  # a worker re-queues its jobs after one page
 SENDER = Principal("server", 10**12, scopes=SCOPES | {Scope.MESSAGES_BROADCAST})
 SOON = st.sampled_from([0, 1, 2, 3, 4, 50, 50, 50])
-"""How many calls a handler makes before something else happens; 50 means all."""
+"""The number of calls that a handler makes before something else happens; 50 means all."""
 
 
 @dataclass

@@ -94,7 +94,7 @@ class Local:
         return self.http.post("/messages", json=MESSAGE, headers=headers)
 
     def replays(self, bearer: str, key: str) -> bool:
-        """Whether the tables hold an earlier request with this idempotency key."""
+        """Return whether the tables hold an earlier request with this idempotency key."""
         response = self.post(bearer, key)
         assert response.status_code == 200, response.text
         return bool(response.headers.get("Idempotent-Replayed") == "true")

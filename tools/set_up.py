@@ -246,7 +246,7 @@ def make(folder: Path, progress: Progress, lock: int) -> None:
     (folder / HALF_MADE).touch()
     # The base Python, since this one may run in an environment, even in the one to be replaced.
     python = getattr(sys, "_base_executable", None) or sys.executable
-    run([python, "-m", "venv", str(folder)], "making the environment", progress, lock)
+    run([python, "-m", "venv", str(folder)], "creating the environment", progress, lock)
 
 
 def complete(folder: Path, progress: Progress, lock: int) -> None:

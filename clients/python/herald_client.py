@@ -81,7 +81,7 @@ class Herald:
     """A connection that is kept from `connect` to `close`. Iterate over it to receive messages."""
 
     def __init__(self, url: str, token: Token, options: Options | None = None) -> None:
-        """`url` is the address of the WebSocket API, without a token."""
+        """Prepare a client. `url` is the address of the WebSocket API, without a token."""
         self.notices: asyncio.Queue[Message] = asyncio.Queue()
         """Notices about the connection, such as `connection_removed`."""
         self._url = url

@@ -12,7 +12,7 @@ from tests.support.clients import Client, configured, eventually, served
 from tests.support.echo import Echo, echoing
 
 
-def test_messages_are_delivered_on_any_host_that_it_listens_on() -> None:
+def test_messages_are_delivered_on_any_host_that_the_gateway_listens_on() -> None:
     """`@connections` must be called on the host that the gateway listens on."""
     with served(configured(HOST="127.0.0.2")) as running, closing(Client(running)) as client:
         assert running.management.startswith("http://127.0.0.2:")

@@ -112,7 +112,7 @@ IN_CI_ALONE = (
 )
 NEWCOMER = "test_a_newcomer_gets_from_clone_to_a_deployed_websocket"
 COMMANDS = {
-    "make run": "test_what_run_prints_can_be_pasted",
+    "make run": "test_the_url_and_the_command_that_run_prints_can_be_pasted",
     ".venv/bin/websockets": "test_the_websocket_client_receives_what_curl_sends",
     "curl": "test_the_websocket_client_receives_what_curl_sends",
     "make PYTHON=": "test_an_unfinished_environment_is_recreated_while_another_command_waits",
@@ -133,7 +133,7 @@ COMMANDS = {
     "make package": "test_the_template_passes_cfn_lint",
     "python3 -c": "test_the_command_in_the_configuration_page_makes_master_keys",
     "python docs/settings_table.py": "test_the_table_of_settings_is_up_to_date",
-    ".venv/bin/chalice local": "test_alone_it_serves_with_tables_of_its_own",
+    ".venv/bin/chalice local": "test_chalice_local_without_run_uses_tables_of_its_own",
     ".venv/bin/python -m bench": "make bench",  # which runs every benchmark
     "make lock": "test_make_lock_compiles_each_file_with_hashes_and_the_development_file_first",
     "make simulate": "test_simulate_reproduces_the_committed_results_and_plots",

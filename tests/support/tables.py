@@ -58,7 +58,10 @@ class Counted:
 
 
 def assert_placeholders_are_used(parameters: dict[str, Any]) -> None:
-    """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.html"""
+    """Raise AssertionError if an expression doesn't use a placeholder, as DynamoDB does.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.html
+    """
     expressions = " ".join(
         value for name, value in parameters.items() if name.endswith("Expression")
     )
@@ -98,7 +101,7 @@ def connections_of(
 
 
 def users_of(client: Any, messages: Rate = UNLIMITED, quota: int = 0) -> Users:
-    """Users over `client`, with unlimited rates unless given."""
+    """Return the users over `client`, with unlimited rates unless given."""
     return Users(
         Store(client, TABLES),
         message_limiter=limiter(MESSAGE_RATE_ATTRIBUTE, messages, quota),

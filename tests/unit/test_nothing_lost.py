@@ -164,7 +164,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(user=st.sampled_from(USERS), known=st.booleans(), told=st.booleans(), soon=SOON)
     def a_client_drops_or_comes_back(self, user: str, known: bool, told: bool, soon: int) -> None:
-        """API Gateway may or may not notice a loss (`known`), and report it (`told`)."""
+        """Let API Gateway notice a loss (`known`) and report it (`told`), or not."""
         reader = self.readers[user]
         socket = reader.socket
         if socket is None:

@@ -14,7 +14,7 @@ DELIVERED = (Result.DELIVERED, "")
 
 
 def recipient(connection_id: str, user: str = "alice", *, age_ms: int = 60_000) -> Recipient:
-    """A recipient that was connected for `age_ms` at NOW; under 30 s it may be in its handshake."""
+    """Return a recipient that is `age_ms` old at NOW; under 30 s it may be in its handshake."""
     return Recipient(connection_id, user, None, "https://x.invalid", connected_at=NOW - age_ms)
 
 

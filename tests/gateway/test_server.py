@@ -33,7 +33,7 @@ def test_sockets_stay_open_while_code_reloads(
 
     source.write_text(text.replace("öffen", "neu"))
     eventually(lambda: echo.http.get("/open/a").text == "neu")
-    source.write_text("this is not Python")
+    source.write_text("not Python code")
     eventually(lambda: echo.http.get("/open/a").status_code == 502)
     eventually(lambda: "can't be imported" in caplog.text)
     error = next(line for line in caplog.messages if "can't be imported" in line)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the benchmarks need beyond Python and Node: a stub that is never the bottleneck, and wrk.
+# Install nginx, whose stub is never the bottleneck, and wrk, for the benchmarks.
 set -euo pipefail
 missing=()
 [ -x /usr/sbin/nginx ] && [ -f /usr/lib/nginx/modules/ngx_http_echo_module.so ] ||
@@ -12,7 +12,7 @@ command -v apt-get >/dev/null || {
 }
 as_root=()
 [ "$(id -u)" -eq 0 ] || as_root=(sudo)
-# Debian would start nginx on port 80 as it installs it; the stub has a configuration of its own.
+# Keep Debian from starting nginx on port 80; the stub has its own configuration.
 export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
 "${as_root[@]}" apt-get update -qq
 "${as_root[@]}" apt-get install -qq --no-install-recommends -y "${missing[@]}"

@@ -117,13 +117,13 @@ class Clients:
         self.running = running
         self.sockets: dict[int, ClientConnection] = {}
         self.received: Counter[tuple[str, int]] = Counter()
-        """How many times each client has received each message."""
+        """The number of times that each client has received each message."""
         self.due: set[tuple[str, int]] = set()
         """The messages that each client must receive."""
         self.latencies: dict[str, list[float]] = {"broadcast": [], "single": []}
         """Seconds from the request of a message to its arrival at each recipient."""
         self.repeated_answers = 0
-        """How many answers came twice: a busy gateway may send a frame again."""
+        """The number of answers that arrived twice: a busy gateway may send a frame again."""
         self._handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         self._readers: dict[int, asyncio.Task[None]] = {}
         self._answers: dict[str, asyncio.Future[Any]] = {}

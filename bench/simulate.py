@@ -78,7 +78,7 @@ class Gateway:
         self.throttled = 0.0
 
     def take(self, requests: int) -> float:
-        """Return the seconds until so many requests are accepted; count the throttled ones."""
+        """Return the seconds until `requests` are accepted; count the throttled ones."""
         now = self._environment.now
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - requests
         self._at = now
@@ -162,7 +162,7 @@ class Broadcast:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How clients reconnect."""
+    """A reconnect policy of clients."""
 
     name: str
     first: float
@@ -170,9 +170,9 @@ class Policy:
     longest: float
     """The longest pause."""
     jitter: bool
-    """Whether a pause is random, up to its longest."""
+    """True if each pause is random, up to its maximum."""
     early: float
-    """How many seconds before the end of its life a connection is renewed, at most."""
+    """The maximum seconds before the end of its life at which a connection is renewed."""
     life: float = LIFE_SECONDS
     """The seconds after which API Gateway closes a connection."""
 
@@ -183,7 +183,7 @@ POLICIES = (
     Policy("backoff with jitter, early renewal", 1, 60, jitter=True, early=LIFE_SECONDS / 2),
     Policy("the same, without pings", 1, 60, jitter=True, early=0, life=IDLE_SECONDS),
 )
-SCALE = 500  # one simulated client stands for so many
+SCALE = 500  # the number of clients that one simulated client stands for
 STORM_AT = 600.0
 HOURS = 5
 STEP = 60.0
@@ -250,7 +250,7 @@ class Crowd:
             longest = min(self._policy.longest, longest * 2)
 
     def _accepted(self) -> bool:
-        """Whether the connect quota accepts a handshake now."""
+        """Return whether the connect quota accepts a handshake now."""
         now = self._environment.now
         self._tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
         self._at = now

@@ -34,7 +34,7 @@ SCRIPT = re.compile(
 
 
 class Page(HTMLParser):
-    """What a page has in it: headings, diagrams, and the addresses of what it loads."""
+    """The contents of a page: headings, diagrams, and the addresses of the files that it loads."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How Sphinx makes a site of these pages: https://www.sphinx-doc.org/en/master/usage/configuration.html"""
+"""Configures Sphinx, which builds the site: https://www.sphinx-doc.org/en/master/usage/configuration.html"""
 
 import sys
 from pathlib import Path

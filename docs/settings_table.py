@@ -1,6 +1,6 @@
-"""Write the table of settings in `configuration.md`, from the settings object.
+"""Writes the table of settings in `configuration.md` from the class `Settings`.
 
-Run `python docs/settings_table.py` after changing a setting; a test fails while the table is stale.
+Run `python docs/settings_table.py` after a change of a setting; a test fails until then.
 """
 
 import re

@@ -24,7 +24,7 @@ class ConfigurationError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """How the gateway serves. Durations are in seconds; port 0 stands for a free port.
+    """The gateway's settings. Durations are in seconds; port 0 stands for a free port.
 
     The limits default to API Gateway's:
     https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-execution-service-websocket-limits-table.html
@@ -37,13 +37,13 @@ class Configuration:
     integration_timeout: float = INTEGRATION_SECONDS
     function_timeout: float = 60.0
     closing_timeout: float = 10.0
-    """How long a client may take to read its queue and answer a close frame."""
+    """The time that a client has to read its queue and answer a close frame."""
     stop_timeout: int = 3
-    """How long a stop waits for functions."""
+    """The time that a stop waits for functions."""
     concurrency: int = 16
     """The largest number of execution environments."""
     schedule_period: float | None = None
-    """How often scheduled functions run; None takes it from their schedules."""
+    """The period of scheduled functions; None takes it from their schedules."""
     variables: Mapping[str, str]
     """The environment variables of the functions, without those that lead to AWS."""
     project: Path = PROJECT

@@ -28,7 +28,7 @@ def log_to_terminal() -> None:
 
 
 def on_terminal() -> bool:
-    """Whether the output is shown on a terminal."""
+    """True if the output is shown on a terminal."""
     return sys.stdout.isatty()
 
 

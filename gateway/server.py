@@ -34,7 +34,7 @@ SHARED_VARIABLES = {MANAGEMENT_ENDPOINT, *TABLES}
 LOOPBACK_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104
 """The address at which functions reach a gateway that listens on one of these hosts."""
 CLOSE_FRAMES_SECONDS = 0.05
-"""How long close frames take to be sent before the server closes the connections."""
+"""The time for close frames to be sent before the server closes the connections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

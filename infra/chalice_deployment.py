@@ -7,7 +7,7 @@ There are three steps:
 3. a stack of what needs the functions (`template.edge_template`), and a few API calls for settings
    of Chalice's own APIs, which no stack can change.
 
-Chalice makes its WebSocket routes anew at each deployment. Until step 3 has run again, `$connect`
+Chalice recreates its WebSocket routes at each deployment. Until step 3 has run again, `$connect`
 has no authorizer and verifies tokens by itself.
 """
 

@@ -1,4 +1,4 @@
-"""What the tests share: one emulator and one gateway, started when first asked for."""
+"""Shared fixtures: one emulator and one gateway, started at first use."""
 
 import asyncio
 import os
@@ -22,11 +22,11 @@ from tests.support.world import LIFE
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the longest tests, each in another process: at the end the others would wait."""
+    """Start with the longest tests, each in its own process, so that none runs last and alone."""
     workers = getattr(config, "workerinput", {"workercount": 1})["workercount"]
     longest = [item for item in items if item.get_closest_marker("timeout")]
     others = [item for item in items if item not in longest]
-    share = len(items) / workers  # each process begins with its part of the list
+    share = len(items) / workers  # each process starts with a part of the list
     for number, item in enumerate(longest):
         others.insert(round(number % workers * share), item)
     items[:] = others
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def running() -> Iterator[Running]:
-    """A gateway with the default settings. Tests share it, so each uses users of its own."""
+    """A gateway with the default settings. Tests share it, so each one uses its own users."""
     with served(configured()) as gateway:
         yield gateway
 
@@ -49,7 +49,7 @@ def herald(running: Running) -> Iterator[Client]:
 
 @pytest.fixture
 def herald_with() -> Iterator[Callable[..., Client]]:
-    """Starts a gateway whose functions see the given environment; a client of it."""
+    """Start a gateway whose functions see the given environment; return a client of it."""
     with ExitStack() as stack:
 
         def start(**environment: str) -> Client:
@@ -70,13 +70,13 @@ def echo_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project, so that no command meets another one of the person who tests."""
+    """A copy of the project, apart from the developer's own running commands."""
     return copy_project(tmp_path_factory.mktemp("checkout") / "herald")
 
 
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[Mapping[str, str]]:
-    """An emulator with Herald's tables and queues. Yields the variables that lead an SDK to it."""
+    """An emulator with Herald's tables and queues. Yields the variables that point an SDK to it."""
     loop = asyncio.new_event_loop()
     context = emulated_aws({})
     yield loop.run_until_complete(context.__aenter__())
@@ -86,8 +86,10 @@ def emulator() -> Iterator[Mapping[str, str]]:
 
 @pytest.fixture(scope="session")
 def ministack(emulator: Mapping[str, str]) -> Iterator[Any]:
-    """A DynamoDB client of an emulator, for tests with several callers. Tests share the tables, so
-    each uses users of its own."""
+    """A DynamoDB client of an emulator, for tests with concurrent calls.
+
+    Tests share the tables, so each one uses its own users.
+    """
     client = client_of("dynamodb", emulator)
     yield client
     client.close()
@@ -95,9 +97,9 @@ def ministack(emulator: Mapping[str, str]) -> Iterator[Any]:
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty AWS in this process, by moto, for tests with one caller.
+    """An empty AWS in this process, emulated by moto, for tests without concurrent calls.
 
-    Every client of the SDK talks to it. It knows nothing of the AWS that the developer works with.
+    Every SDK client uses it. It has no access to the developer's own AWS account.
     """
     from moto import mock_aws
 
@@ -112,7 +114,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def moto_client() -> Iterator[Any]:
-    """A DynamoDB client that belongs to moto while `aws` is there: a new one costs 0.1 s."""
+    """A DynamoDB client that uses moto while `aws` is active. Shared, since one takes 0.1 s."""
     import moto.core  # noqa: F401  before the client, which it patches
     from botocore.session import Session
 
@@ -132,15 +134,15 @@ def moto(aws: None, moto_client: Any) -> Any:
 
 @pytest.fixture(params=["moto", "ministack"])
 def dynamodb(request: pytest.FixtureRequest) -> Any:
-    """A DynamoDB client: the test runs with each of the two emulators, which judge each other."""
+    """A DynamoDB client of each emulator in turn, so that their differences are found."""
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
 def life(request: pytest.FixtureRequest) -> Any:
-    """A DynamoDB client; the tables LIFE are empty, and the test's alone.
+    """A DynamoDB client. The tables LIFE are empty, and no other test uses them.
 
-    It is moto's, unless the test is marked with `ministack`.
+    It uses moto, unless the test is marked with `ministack`.
     """
     marked = request.node.get_closest_marker("ministack")
     return request.getfixturevalue("ministack_life" if marked else "moto_life")
@@ -148,7 +150,7 @@ def life(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def moto_life(aws: None, moto_client: Any) -> Any:
-    """One caller at a time, since moto's transactions are not isolated: `World` runs no threads."""
+    """A client for one call at a time, since moto does not isolate transactions."""
     create(moto_client, LIFE)
     return moto_client
 

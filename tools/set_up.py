@@ -1,14 +1,14 @@
-"""Set up a virtual environment, as `make` does before it runs anything in one.
+"""Set up a virtual environment. `make` runs this before the commands that need one.
 
     python tools/set_up.py [--with-this-python] FOLDER REQUIREMENTS [FILE…]
 
-Install REQUIREMENTS, a file with hashes, into FOLDER, unless that has been done since one of the
-files changed. FILEs are what it was compiled from, or another environment's `.ready`. Only one
-set-up runs at a time in a checkout; others wait for it. An environment that this script has made is
-made anew; another one is kept, and installed into.
+Install REQUIREMENTS, a file with hashes, into FOLDER, unless the environment is newer than all the
+files. Each FILE is an input that REQUIREMENTS was compiled from, or another environment's `.ready`.
+One set-up runs at a time in a checkout; others wait. An environment that this script created is
+deleted and created again; one that the user created is kept, and installed into.
 
-Everything is said on standard error. This file runs on each Python from 3.8 on, since it also says
-when Python is too old, and it needs only the standard library.
+All output goes to standard error. This file needs Python 3.8 or later, since it also reports a
+Python that is too old for Herald, and only the standard library.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ NEEDED = (3, 11)
 LOCK = Path(".herald/set-up.lock")
 LOG = Path(".herald/set-up.log")
 UV = Path("requirements/uv.txt")
-MAIN_UV = Path(".venv/bin/uv")  # other environments need no uv of their own
+MAIN_UV = Path(".venv/bin/uv")  # other environments use this one
 READY = ".ready"
 HALF_MADE = ".half-made"
-MADE, KEPT = "made\n", "kept\n"  # what READY holds
-EVERY_SECONDS = 5.0  # a line that long after the last one
-TAIL = 15  # lines of a command that failed
+MADE, KEPT = "made\n", "kept\n"  # the contents of READY
+EVERY_SECONDS = 5.0  # between two lines of progress
+TAIL = 15  # lines of a failed command that are shown
 DESCRIBE = "import sys; print(*sys.version_info[:3], sys.base_prefix)"
 REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?(==[^\s;#]+)?")
 FOREIGN = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "__PYVENV_LAUNCHER__"}
 
 
 class Interrupted(BaseException):
-    """Ctrl-C, or another request to stop. Holds the signal's number."""
+    """Raised on Ctrl-C or another signal to stop. Holds the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -57,22 +57,22 @@ class Interrupted(BaseException):
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
-    on_signals(signal.SIG_IGN)  # one is enough
+    on_signals(signal.SIG_IGN)  # ignore further signals
     raise Interrupted(number)
 
 
 def on_signals(handler: Any) -> None:
-    """Handle Ctrl-C, SIGTERM, and the terminal's end so."""
+    """Set the handler of SIGINT, SIGTERM and SIGHUP."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, handler)
 
 
 class SetUpError(Exception):
-    """The set-up can't be done. The text says why, and what helps."""
+    """The set-up failed. The text has the reason and the remedy."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Set up what `arguments` name; the exit status."""
+    """Set up the environment that `arguments` name. Return the exit status."""
     parser = argparse.ArgumentParser(prog="tools/set_up.py")
     parser.add_argument("--with-this-python", action="store_true")
     parser.add_argument("folder", type=Path)
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def check_version(version: Sequence[int]) -> None:
-    """Raise SetUpError for a Python that is too old."""
+    """Raise SetUpError if Python is too old for Herald."""
     if tuple(version) < NEEDED:
         raise SetUpError(
             f"{sys.executable} is Python {_dotted(version)}, and Herald needs Python"
@@ -110,9 +110,9 @@ def check_version(version: Sequence[int]) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """Let no other set-up of this checkout run meanwhile; the lock's file descriptor.
+    """Hold the lock that only one set-up of this checkout can hold. Yields its file descriptor.
 
-    The kernel takes the lock back when the last process that has the descriptor ends.
+    The kernel releases the lock when the last process with the descriptor ends.
     """
     path.parent.mkdir(exist_ok=True)
     with path.open("a+") as file:
@@ -147,7 +147,10 @@ def _lock(descriptor: int) -> bool:
 
 
 def is_ready(folder: Path, files: Sequence[Path], *, with_this_python: bool = False) -> bool:
-    """Whether the environment is complete, and as new as the files that say what is in it."""
+    """Return whether the environment is complete and newer than `files`.
+
+    With `with_this_python`, it must also have been created by the running Python.
+    """
     ready = folder / READY
     if not ready.exists():
         return False
@@ -161,7 +164,7 @@ def is_ready(folder: Path, files: Sequence[Path], *, with_this_python: bool = Fa
 
 
 def describe(folder: Path) -> tuple[tuple[int, ...], str] | None:
-    """The version of the environment's Python and where that is installed; None without one."""
+    """Return the version and the prefix of the environment's Python; None if none runs."""
     python = folder / "bin" / "python"
     try:
         said = subprocess.run(
@@ -178,7 +181,7 @@ def describe(folder: Path) -> tuple[tuple[int, ...], str] | None:
 
 
 def set_up(folder: Path, files: Sequence[Path], lock: int) -> None:
-    """Make the environment, or take one that somebody made, and install into it."""
+    """Create the environment, or keep one that the user created, and install into it."""
     ready = folder / READY
     kept = is_somebodys(folder)
     if not kept and folder.exists():
@@ -186,7 +189,7 @@ def set_up(folder: Path, files: Sequence[Path], lock: int) -> None:
     version = kept_version(folder) if kept else sys.version_info[:3]
     print(
         f"Setting up {folder} with Python {_dotted(version)}, once."
-        f"{' It was not made by make, and is kept.' if kept else ''}",
+        f"{' It was not created by make, so it is kept.' if kept else ''}",
         file=sys.stderr,
     )
     progress = Progress()
@@ -202,8 +205,8 @@ def set_up(folder: Path, files: Sequence[Path], lock: int) -> None:
     added = unlocked(locked, [file for file in sources if file.name != READY])
     if added:
         names = ", ".join(added)
-        print(f"{locked} has no hashes of {names}. Installing without them.", file=sys.stderr)
-        print("`make lock` adds them.", file=sys.stderr)
+        print(f"{locked} has no hashes for {names}. Installing without hashes.", file=sys.stderr)
+        print("Run `make lock` to add them.", file=sys.stderr)
         install(folder, added, names, progress, lock)
     ready.write_text(KEPT if kept else MADE)
     with contextlib.suppress(FileNotFoundError):
@@ -212,7 +215,7 @@ def set_up(folder: Path, files: Sequence[Path], lock: int) -> None:
 
 
 def is_somebodys(folder: Path) -> bool:
-    """Whether somebody else made the folder, so that it must not be deleted."""
+    """Return whether the user created the folder, so that it must not be deleted."""
     ready = folder / READY
     if folder.is_symlink():
         return True
@@ -222,39 +225,39 @@ def is_somebodys(folder: Path) -> bool:
 
 
 def kept_version(folder: Path) -> tuple[int, ...]:
-    """The version of somebody's environment. Raise SetUpError if Herald can't use it."""
+    """Return the Python version of a user's environment. Raise SetUpError if it is unusable."""
     described = describe(folder)
     if described is None:
-        found = "has no Python that runs"
+        found = "has no working Python"
     elif described[0] < NEEDED:
         found = f"has Python {_dotted(described[0])}"
     else:
         return described[0]
     raise SetUpError(
         f"{folder} {found}, and Herald needs Python {_dotted(NEEDED)} or later.\n"
-        f"It was not made by make, and is left alone. Move it away, and make will make another:"
-        f" mv {folder} {folder}.old"
+        f"It was not created by make, so it is left unchanged. Move it away, and make creates a new"
+        f" one: mv {folder} {folder}.old"
     )
 
 
 def make(folder: Path, progress: Progress, lock: int) -> None:
-    """Make an empty environment."""
+    """Create an empty environment."""
     folder.mkdir(parents=True)
     (folder / HALF_MADE).touch()
-    # The Python outside, should this one run in an environment, perhaps in that very one.
+    # The base Python, since this one may run in an environment, even in the one to be replaced.
     python = getattr(sys, "_base_executable", None) or sys.executable
-    run([python, "-m", "venv", str(folder)], "making the environment", progress, lock)
+    run([python, "-m", "venv", str(folder)], "creating the environment", progress, lock)
 
 
 def complete(folder: Path, progress: Progress, lock: int) -> None:
-    """Install pip into an environment without it, as `uv venv` makes them."""
+    """Install pip if the environment lacks it, as those of `uv venv` do."""
     python = str(folder / "bin" / "python")
     if subprocess.run([python, "-I", "-c", "import pip"], stderr=subprocess.DEVNULL).returncode:
         run([python, "-I", "-m", "ensurepip"], "installing pip", progress, lock)
 
 
 def unlocked(locked: Path, sources: Sequence[Path]) -> list[str]:
-    """Return the requirements of `sources` that `locked` lacks, as somebody has just added them."""
+    """Return the requirements in `sources` that `locked` lacks, such as newly added ones."""
     held = {name + version for name, version in requirements(locked)}
     held |= {name for name, _ in requirements(locked)}
     return [
@@ -266,7 +269,7 @@ def unlocked(locked: Path, sources: Sequence[Path]) -> list[str]:
 
 
 def requirements(file: Path) -> Iterator[tuple[str, str]]:
-    """Yield each requirement's name, normalized, and `==version` where it has one."""
+    """Yield each requirement's normalized name, and `==version` or an empty text."""
     for line in file.read_text(encoding="utf-8").splitlines():
         found = REQUIREMENT.match(line)
         if found:
@@ -274,8 +277,10 @@ def requirements(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def install(folder: Path, what: Sequence[str], name: str, progress: Progress, lock: int) -> None:
-    """Install by uv, or by pip where uv fails or pip has an index of its own: uv reads none of
-    pip's configuration. Nothing is compiled before it is imported: most of it never is."""
+    """Install with uv, or with pip if uv fails or pip has another index configured.
+
+    uv does not read pip's configuration. No module is compiled, since most are never imported.
+    """
     python = str(folder / "bin" / "python")
     pip = [python, "-I", "-m", "pip"]
     quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
@@ -291,12 +296,12 @@ def install(folder: Path, what: Sequence[str], name: str, progress: Progress, lo
             run([*by_uv, *what], doing, progress, lock)
             return
         except SetUpError:
-            doing += " by pip, since uv can't"
+            doing += " with pip, since uv failed"
     run([*by_pip, *what], doing, progress, lock)
 
 
 def has_own_index(pip: Sequence[str]) -> bool:
-    """Whether pip is configured to install from elsewhere than PyPI."""
+    """Return whether pip is configured to use another index than PyPI, or no index."""
     listed = subprocess.run(
         [*pip, "config", "list"], stdout=subprocess.PIPE, text=True, check=False
     )
@@ -305,9 +310,10 @@ def has_own_index(pip: Sequence[str]) -> bool:
 
 
 def run(command: Sequence[str], doing: str, progress: Progress, lock: int) -> None:
-    """Run a command, and show how it goes. Raise SetUpError with its last lines if it fails.
+    """Run a command and show its progress. Raise SetUpError with its last lines if it fails.
 
-    It has the lock, too: if this process is killed, the lock is free once the command has ended.
+    The command inherits the lock: if this process is killed, the lock is held until the command
+    ends.
     """
     environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     process = subprocess.Popen(
@@ -317,7 +323,7 @@ def run(command: Sequence[str], doing: str, progress: Progress, lock: int) -> No
         stderr=subprocess.STDOUT,
         env={**environment, "PYTHONUNBUFFERED": "1"},
         pass_fds=[lock],
-        start_new_session=True,  # Ctrl-C is for this process, which ends that one
+        start_new_session=True,  # Ctrl-C reaches only this process, which stops the command
     )
     assert process.stdout is not None  # noqa: S101
     try:
@@ -331,11 +337,11 @@ def run(command: Sequence[str], doing: str, progress: Progress, lock: int) -> No
     if status:
         progress.end()
         tail = "\n".join(f"  {line}" for line in said[-TAIL:])
-        raise SetUpError(f"{doing} failed; all that was said is in {LOG}:\n{tail}")
+        raise SetUpError(f"{doing} failed. The whole output is in {LOG}; its end:\n{tail}")
 
 
 def _follow(pipe: int, doing: str, progress: Progress) -> list[str]:
-    """The lines that are written into a pipe, until it ends; they go into LOG as well."""
+    """Read a pipe to its end, and append the output to LOG. Return its lines."""
     lines = [""]
     with LOG.open("a", encoding="utf-8") as log:
         while True:
@@ -353,7 +359,7 @@ def _follow(pipe: int, doing: str, progress: Progress) -> list[str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command and all that it has started."""
+    """Stop a command and its child processes."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -361,7 +367,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def step(line: str) -> str | None:
-    """What pip is doing, by a line of its output; None if the line doesn't say."""
+    """Return pip's current step according to a line of its output; None if it names no step."""
     words = line.split()
     if len(words) > 1 and words[0] in ("Collecting", "Downloading"):
         return f"{words[0].lower()} {words[1]}"
@@ -371,9 +377,10 @@ def step(line: str) -> str | None:
 
 
 class Progress:
-    """What is being done, and for how many seconds: a line that changes, or one every few seconds.
+    """Shows the current step and the seconds so far.
 
-    Nothing is shown in the first second.
+    On a terminal this is one line that changes, and nothing in the first second; elsewhere it is a
+    line every few seconds.
     """
 
     def __init__(self) -> None:
@@ -381,7 +388,7 @@ class Progress:
         self._changes = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     def show(self, doing: str) -> None:
-        """Show it, if it is time."""
+        """Show the step `doing`, if it is time for an update."""
         now = time.monotonic()
         since = now - self._shown
         line = f"{now - self._began:3.0f} s: {doing}"
@@ -393,7 +400,7 @@ class Progress:
             self._shown = now
 
     def end(self, line: str = "") -> None:
-        """Take the changing line away; say how long it took, where that was long."""
+        """Erase the changing line. Print `line` with the seconds if it took long."""
         seconds = time.monotonic() - self._began
         if self._changes:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -37,7 +37,7 @@ export class HeraldError extends Error {
     Object.assign(this, { name: "HeraldError", code, details });
   }
 
-  /** Whether the request may succeed later, or may have succeeded without an answer. */
+  /** True if the request may succeed later, or may have succeeded without an answer. */
   get passes() {
     return ["disconnected", "timeout"].includes(this.code) || "retryAfterMs" in this.details;
   }
@@ -87,7 +87,7 @@ export class Herald extends EventTarget {
     this.#options = { ...DEFAULTS, ...options };
   }
 
-  /** Whether the client is connected now. */
+  /** True while the client is connected. */
   get connected() {
     return this.#socket?.readyState === 1;
   }
@@ -269,7 +269,7 @@ export class Herald extends EventTarget {
     }
   }
 
-  /** Resolve after so many ms; never, if the connection ends first. */
+  /** Resolve after `ms`; never, if the connection ends first. */
   #pause(ms) {
     return new Promise((resolve) => this.#timers.add(setTimeout(resolve, Math.min(ms, MAX_DELAY))));
   }
@@ -288,7 +288,7 @@ export class Herald extends EventTarget {
   }
 
   async #ask(frame, timeout = this.#options.timeout) {
-    if (!this.connected) throw new HeraldError("disconnected", "there is no connection");
+    if (!this.connected) throw new HeraldError("disconnected", "not connected");
     const ref = String(this.#nextRef++);
     const { promise, resolve, reject } = withResolvers();
     const late = () => reject(new HeraldError("timeout", `no answer to ${frame.action}`));
@@ -344,7 +344,7 @@ export class Herald extends EventTarget {
   }
 }
 
-/** When a token expires, in epoch ms; Infinity if it doesn't say. */
+/** Return the time at which a token expires, in epoch ms; Infinity if it has no expiry. */
 export function expiry(token) {
   try {
     const payload = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");

@@ -55,7 +55,7 @@ class HeraldError(Exception):
 
     @property
     def passes(self) -> bool:
-        """Whether the request may succeed later, or may have succeeded without an answer."""
+        """Return whether the request may succeed later, or may have succeeded without an answer."""
         return self.code in ("disconnected", "timeout") or "retryAfterMs" in self.details
 
 
@@ -72,7 +72,7 @@ class Options:
     longest_pause: float = 30.0
     """The longest pause before any attempt."""
     refresh_before: float = 60.0
-    """How long before the token's expiry the client fetches a new one."""
+    """The seconds before the token's expiry at which the client fetches a new one."""
     remembered: int = 10_000
     """The number of message ids that are kept, to recognize duplicates."""
 
@@ -81,7 +81,7 @@ class Herald:
     """A connection that is kept from `connect` to `close`. Iterate over it to receive messages."""
 
     def __init__(self, url: str, token: Token, options: Options | None = None) -> None:
-        """`url` is the address of the WebSocket API, without a token."""
+        """Prepare a client. `url` is the address of the WebSocket API, without a token."""
         self.notices: asyncio.Queue[Message] = asyncio.Queue()
         """Notices about the connection, such as `connection_removed`."""
         self._url = url
@@ -95,7 +95,7 @@ class Herald:
         self._refs = itertools.count(1)
         self._seen: OrderedDict[str, None] = OrderedDict()
         self.gaps = 0
-        """How often messages may be lost, because the history no longer had what was missed."""
+        """The number of times that messages may be lost, since the history no longer had them."""
         self._groups: dict[str, None] = {}
         self._after = (
             ""  # resume from here: the last message delivered, or a time up to which all were
@@ -133,7 +133,7 @@ class Herald:
 
     @property
     def connected(self) -> bool:
-        """Whether the client is connected now."""
+        """True while the client is connected."""
         return self._socket is not None
 
     async def connect(self) -> None:
@@ -334,7 +334,7 @@ class Herald:
     async def _ask(self, frame: Message, seconds: float | None = None) -> Message:
         """Send a frame, and return its answer. Raises HeraldError."""
         if self._socket is None:
-            raise HeraldError("disconnected", "there is no connection")
+            raise HeraldError("disconnected", "not connected")
         ref = str(next(self._refs))
         answer = self._pending[ref] = asyncio.get_running_loop().create_future()
         try:

@@ -55,7 +55,7 @@ def _context(context: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def allows(policy: Mapping[str, Any], method_arn: str) -> bool:
-    """Whether a policy allows invoking `method_arn`: Deny wins over Allow, and is the default."""
+    """Return whether a policy allows `method_arn`: Deny wins over Allow, and is the default."""
     effects = [
         statement["Effect"]
         for statement in _as_list(policy["Statement"])
@@ -70,5 +70,5 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _matches(pattern: str, text: str) -> bool:
-    """Whether `text` matches IAM's wildcards `*` and `?`. Unlike in fnmatch, `[` is literal."""
+    """Return whether `text` matches IAM's `*` and `?`. Unlike in fnmatch, `[` is literal."""
     return fnmatch.fnmatchcase(text, pattern.replace("[", "[[]"))

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 MAX_PENDING_EVENTS = 5_000
-"""How far a slow watcher may fall behind before it misses the oldest events."""
+"""The number of events that a slow watcher may fall behind before it misses the oldest ones."""
 BATCH_SECONDS = 0.1
 """Events within this time are sent together."""
 HEARTBEAT_SECONDS = 1.0

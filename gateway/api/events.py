@@ -83,7 +83,7 @@ def _without_forwarded(headers: Headers) -> Headers:
 
 @dataclass(slots=True, kw_only=True)
 class WebSocketContext:
-    """What API Gateway knows of one connection; it makes each of the connection's events."""
+    """API Gateway's state of one connection; it creates each of the connection's events."""
 
     stage: str
     domain_name: str

@@ -9,7 +9,7 @@ MAX_DELAY_MS = 60_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryFault:
-    """How a POST to `@connections` goes wrong for one connection."""
+    """The fault of POSTs to `@connections` for one connection."""
 
     delay_ms: int = 0
     status: int | None = None

@@ -12,7 +12,7 @@ from gateway.api.events import WebSocketContext
 MAX_MESSAGE_BYTES = 128 * 1024
 MAX_FRAME_BYTES = 32 * 1024
 MAX_BUFFERED_BYTES = 1024 * 1024
-"""How much is queued for a client that doesn't read."""
+"""The limit of the queue for a client that doesn't read."""
 
 GOING_AWAY = (1001, "Going away")
 CLOSED_BY_API = (1000, "Connection Closed Normally")

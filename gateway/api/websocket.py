@@ -25,7 +25,7 @@ CONNECT_AUTHORIZER = "connect_authorizer"
 CARD = "card"
 """The query parameter by which the console recognizes its own connections."""
 MAX_PARALLEL_MESSAGES = 32
-"""How many handlers run for one connection; further messages wait in the client's socket."""
+"""The number of handlers that run for one connection; further messages wait in its socket."""
 ABNORMAL_CLOSURE = (1006, "Connection closed abnormally")
 
 

@@ -86,7 +86,7 @@ def stop(line: str) -> NoReturn:
 
 
 def _started_us(parent: int) -> bool:
-    """Whether the parent started this process. One that adopted it is in another process group."""
+    """Return whether the parent started this process. An adopter is in another process group."""
     try:
         return os.getpgid(parent) == os.getpgrp()
     except OSError:  # it has ended, or belongs to another user
@@ -112,7 +112,7 @@ def _refuse_taken_port(arguments: Arguments) -> None:
 
 
 def _is_free(host: str, port: int) -> bool:
-    """Whether no program listens there. Chalice itself reports other problems of an address."""
+    """Return whether no program listens there. Chalice reports other problems of an address."""
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
@@ -151,7 +151,7 @@ Send a message:
 
 
 def _is_news(owner: int, tables: str) -> bool:
-    """Whether the owner's terminal has yet to be told about these tables; it counts as told now."""
+    """Return whether the owner's terminal hasn't shown these tables yet, and mark them as shown."""
     REGISTRY.make_folder()
     for other in REGISTRY.folder.glob(_told_file("*").name):
         if not is_alive(int(other.stem.rpartition("-")[2])):

@@ -14,7 +14,7 @@ from gateway.machine import private_files
 from gateway.registry import REGISTRY, read_locked
 
 PACKAGES = ("boto3", "ministack", "uvicorn")
-"""What the emulator needs beyond the app's own packages."""
+"""The modules that the emulator needs beyond the app's own packages."""
 START_SECONDS = 60.0
 POLL_SECONDS = 0.02
 

@@ -1,4 +1,4 @@
-"""What a Chalice app declares, as a deployment of it would set up API Gateway and Lambda."""
+"""Reads the declarations of a Chalice app, which a deployment turns into APIs and functions."""
 
 from typing import Any, TypedDict
 
@@ -7,7 +7,7 @@ Routes = dict[str, dict[str, str | None]]
 
 
 class QueueTrigger(TypedDict):
-    """How a function takes messages from a queue."""
+    """A function's queue, and the size and window of its batches."""
 
     queue: str
     batchSize: int

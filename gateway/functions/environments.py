@@ -20,9 +20,9 @@ from gateway.functions.execution_environment import ExecutionEnvironment, Functi
 from gateway.log import log_line
 
 MAX_STARTING = 2
-"""How many environments start at the same time."""
+"""The number of environments that may start at the same time."""
 ACCOUNT_VARIABLES = {"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_PROFILE"}
-"""What a shell may say about the user's own AWS account, and functions must not see."""
+"""Variables about the user's own AWS account, which functions must not see."""
 NOTHING_DECLARED: Declarations = {
     "routes": {},
     "preflights": {},

@@ -108,7 +108,7 @@ class ExecutionEnvironment:
 
     @property
     def ended(self) -> bool:
-        """Whether the process has ended."""
+        """True if the process has ended."""
         return self._process.returncode is not None
 
     def kill(self) -> None:

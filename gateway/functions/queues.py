@@ -18,11 +18,11 @@ from gateway.functions.execution_environment import FunctionError
 from gateway.log import log_line
 
 MAX_PARALLEL_BATCHES = 5
-"""How many invocations run for one queue, as many as Lambda begins with."""
+"""The number of parallel invocations for one queue, as many as Lambda begins with."""
 MAX_MESSAGES = 10
-"""How many messages one call of SQS receives or deletes."""
+"""The maximum number of messages that one SQS call receives or deletes."""
 WAIT_SECONDS = 1
-"""How long one call of SQS waits for messages."""
+"""The time that one SQS call waits for messages."""
 PAUSE_SECONDS = 1.0
 """Between two looks at the declarations, and after a queue could not be read."""
 

@@ -30,7 +30,7 @@ def wait_for_end(pid: int, *, poll_seconds: float = 0.25) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process exists."""
+    """Return whether a process exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -196,7 +196,7 @@ test("the keyboard is enough to connect, send and ping", async () => {
   await frame(0, "pong");
 });
 
-test("the page names what is wrong with a form", async () => {
+test("the page names what is wrong in a form", async () => {
   await page.click("#compose button[type=submit]");
   await page.locator("#compose .error", { hasText: "Connect a client first." }).waitFor();
   await signIn("c-wrong");

@@ -1,6 +1,6 @@
-// Decrypts what each line of standard input holds, a JSON object with a JWE and a JWK Set, as an
-// application would: with the jose library, and with nothing but WebCrypto, which browsers have
-// too. Prints a JSON array a line: both plaintexts.
+// Decrypts a message for each line of standard input, a JSON object with a JWE and a JWK Set, as an
+// application would: with the jose library, and with only WebCrypto, which browsers have, too.
+// Prints both plaintexts, a JSON array for each line.
 import { createInterface } from "node:readline";
 import { compactDecrypt, decodeProtectedHeader, importJWK } from "jose";
 

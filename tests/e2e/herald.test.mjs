@@ -1,7 +1,7 @@
 /**
- * `clients/js` in Node: what it keeps up, and what it says when it can't.
+ * Tests of the client in `clients/js` in Node: reconnects, resumes, token refreshes and errors.
  *
- * HERALD_URL and HERALD_REST are of a gateway that closes what is idle for a second; HERALD_SECRET
+ * HERALD_URL and HERALD_REST belong to a gateway with an idle time-out of a second; HERALD_SECRET
  * signs its tokens.
  */
 
@@ -35,7 +35,7 @@ const detail = async (client, type) => (await once(client, type))[0].detail;
 const rest = async (user, path, options = {}) =>
   fetch(REST + path, { ...options, headers: { ...options.headers, Authorization: `Bearer ${await token(user)}` } });
 
-/** A server that does to each connection what Herald would not. */
+/** Run a server that can break the protocol. Returns its URL. */
 const server = async (t, handle) => {
   const serving = new WebSocketServer({ port: 0, host: "127.0.0.1" });
   await once(serving, "listening");
@@ -59,7 +59,7 @@ test("a message is sent, reported and received", async () => {
   ron.close();
 });
 
-test("a refusal has its code", async () => {
+test("an error has the code of the refusal", async () => {
   const pat = await herald("js-pat");
   await assert.rejects(pat.join("no-group-of-mine"), (error) => {
     assert.ok(error instanceof HeraldError);
@@ -78,7 +78,7 @@ test("groups are joined and left", async () => {
   pat.close();
 });
 
-test("it connects again when the connection breaks", async () => {
+test("the client reconnects when the connection breaks", async () => {
   const rita = await herald("js-rita", SOON);
   const [closed, opened] = [detail(rita, "close"), detail(rita, "open")];
   assert.equal((await rest("js-rita", "/users/js-rita/connections", { method: "DELETE" })).status, 204);
@@ -90,7 +90,7 @@ test("it connects again when the connection breaks", async () => {
   rita.close();
 });
 
-test("nothing is lost while it drops and comes back", async () => {
+test("no message is lost while the client reconnects", async () => {
   const sockets = [];
   class Tracked extends WebSocket {
     constructor(...options) {
@@ -120,7 +120,7 @@ test("nothing is lost while it drops and comes back", async () => {
   nora.close();
 });
 
-test("what can't be had any more is said, and what comes meanwhile has its turn", async (t) => {
+test("an incomplete resume is reported, and messages that arrive meanwhile are held back", async (t) => {
   const frame = (...ids) =>
     JSON.stringify({ type: "messages", messages: ids.map((id) => ({ id, data: id })) });
   const asked = [];
@@ -148,7 +148,7 @@ test("what can't be had any more is said, and what comes meanwhile has its turn"
   client.close();
 });
 
-test("what was missed is asked for again when the connection is lost meanwhile", async (t) => {
+test("a resume is repeated when the connection is lost meanwhile", async (t) => {
   const asked = [];
   const url = await server(t, (socket) => {
     if (asked.length === 0) socket.send('{"type":"messages","messages":[{"id":"B"}]}');
@@ -160,7 +160,7 @@ test("what was missed is asked for again when the connection is lost meanwhile",
     });
   });
   let opened = 0;
-  class Unlucky extends WebSocket { // the second closes as it opens
+  class Unlucky extends WebSocket { // closes its second connection at once
     constructor(...parameters) {
       super(...parameters);
       this.addEventListener("open", () => ++opened === 2 && this.close());
@@ -176,7 +176,7 @@ test("what was missed is asked for again when the connection is lost meanwhile",
   client.close();
 });
 
-test("a group that is refused is left out, and the rest resumed", async (t) => {
+test("a group that is refused after a reconnect does not stop the resume", async (t) => {
   const asked = [];
   let connections = 0;
   const url = await server(t, (socket) => {
@@ -201,7 +201,7 @@ test("a group that is refused is left out, and the rest resumed", async (t) => {
   client.close();
 });
 
-test("pings keep it from being idle", async () => {
+test("pings keep a connection from being idle", async () => {
   const pat = await herald("js-pat", { pingEvery: 200 });
   const lost = detail(pat, "close");
   assert.equal(await Promise.race([lost, sleep(2500, "still there")]), "still there");
@@ -209,7 +209,7 @@ test("pings keep it from being idle", async () => {
   assert.equal((await lost).retryIn, null);
 });
 
-test("a newer token comes before the old one expires", async () => {
+test("a token is refreshed before it expires", async () => {
   let asked = 0;
   const tess = await herald("js-tess", {
     pingEvery: 300,
@@ -218,11 +218,11 @@ test("a newer token comes before the old one expires", async () => {
   const lost = detail(tess, "close");
   assert.equal(await Promise.race([lost, sleep(9000, "still there")]), "still there");
   assert.equal(asked, 2);
-  await tess.ping(); // which Herald would not answer with the first one
+  await tess.ping(); // Herald would refuse it with the first token
   tess.close();
 });
 
-test("what waits for an answer is told of the end", async (t) => {
+test("a pending request fails when the connection closes", async (t) => {
   const url = await server(t, (socket) => socket.on("message", () => socket.close()));
   const client = new Herald(url, { token: "-", WebSocket, ...SOON });
   await client.connect();
@@ -231,14 +231,14 @@ test("what waits for an answer is told of the end", async (t) => {
   await assert.rejects(client.ping(), { code: "disconnected" });
 });
 
-test("no answer in time is an error", async (t) => {
+test("a request without an answer times out", async (t) => {
   const client = new Herald(await server(t, () => {}), { token: "-", WebSocket, timeout: 100 });
   await client.connect();
   await assert.rejects(client.send({ to: { all: true }, data: 1 }), { code: "timeout" });
   client.close();
 });
 
-test("a connection on which nothing answers is given up", async (t) => {
+test("a connection whose pings are not answered is replaced", async (t) => {
   let opened = 0;
   const url = await server(t, () => (opened += 1));
   const client = new Herald(url, { token: "-", WebSocket, pingEvery: 50, timeout: 100, ...SOON });
@@ -247,7 +247,7 @@ test("a connection on which nothing answers is given up", async (t) => {
   client.close();
 });
 
-test("an id that came before is dropped", async (t) => {
+test("a message that arrives twice is dispatched once", async (t) => {
   const frame = (...ids) =>
     JSON.stringify({ type: "messages", messages: ids.map((id) => ({ id, data: id })) });
   const url = await server(t, (socket) => {
@@ -262,7 +262,7 @@ test("an id that came before is dropped", async (t) => {
   client.close();
 });
 
-test("a better token is tried next, and a display sees none", async (t) => {
+test("a token function is called again after a refusal, and `frame` events show no token", async (t) => {
   const tokens = ["nonsense", await token("js-pat")];
   const client = new Herald(URL, { token: () => tokens.shift(), WebSocket, ...SOON });
   t.after(() => client.close());
@@ -270,12 +270,12 @@ test("a better token is tried next, and a display sees none", async (t) => {
   client.addEventListener("frame", (event) => frames.push(event.detail.text));
   await client.connect();
   await client.ping();
-  // Two pings, of which the first is its own, for the clock; either may be answered first.
+  // The client sends a ping of its own, to set its clock; either may be answered first.
   while (frames.length < 4) await once(client, "frame");
   assert.ok(frames.every((text) => !text.includes("eyJ")));
 });
 
-test("notices are apart from messages, and what nobody waits for is a failure", async (t) => {
+test("notices are separate from messages, and an error without a request is a failure", async (t) => {
   const url = await server(t, (socket) => {
     socket.send('{"type": "notice", "code": "token_expired"}');
     socket.send('{"message": "Internal server error", "connectionId": "-", "requestId": "-"}');
@@ -288,7 +288,7 @@ test("notices are apart from messages, and what nobody waits for is a failure", 
   client.close();
 });
 
-test("close() ends what it began", async () => {
+test("close() stops the reconnecting and rejects connect()", async () => {
   const client = new Herald("ws://127.0.0.1:9", { token: "-", WebSocket, ...SOON });
   const connecting = client.connect();
   await detail(client, "close");
@@ -296,7 +296,7 @@ test("close() ends what it began", async () => {
   await assert.rejects(connecting, { code: "closed" });
 });
 
-test("no URL is an error at once, and no token is a failure each time", async () => {
+test("a bad URL throws at once, and each missing token is a failure", async () => {
   assert.throws(() => new Herald("nowhere", { token: "-", WebSocket }), { message: /URL/ });
   const tokens = [() => ({ token: "-" }), () => undefined, () => Promise.reject(new Error("no network"))];
   const client = new Herald("ws://127.0.0.1:9", { token: () => tokens.shift()(), WebSocket, ...SOON });
@@ -312,7 +312,7 @@ test("no URL is an error at once, and no token is a failure each time", async ()
   ]);
 });
 
-test("a token function that fails ends no connection", async () => {
+test("a failed token refresh does not end the connection", async () => {
   const tokens = [await token("js-tess", { seconds: 3 })];
   const tess = await herald("js-tess", {
     pingEvery: 300,
@@ -324,7 +324,7 @@ test("a token function that fails ends no connection", async () => {
   tess.close();
 });
 
-test("when a token expires", async () => {
+test("the expiry is read from the token", async () => {
   const before = Date.now();
   const seconds = (expiry(await token("js-pat")) - before) / 1000;
   assert.ok(seconds > 590 && seconds <= 600);

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the console's tests need beyond Node: Chromium, as Debian and Ubuntu package it.
+# Install Chromium from the packages of Debian or Ubuntu, for the console's tests.
 set -euo pipefail
 [ -x "${CHROMIUM:-/usr/bin/chromium}" ] && exit 0
 command -v apt-get >/dev/null || {

@@ -1,5 +1,5 @@
 // Opens a WebSocket for each line of standard input, a JSON object with `url` and `options` for
-// the ws library, and prints what becomes of it, a JSON array a line: its number, then `open` with
+// the ws library. Prints its events, a JSON array for each line: its number, then `open` with
 // the subprotocol, `refused` with the status, `message` with the text, or `close` with the code.
 import { createInterface } from "node:readline";
 import WebSocket from "ws";

@@ -124,9 +124,12 @@ def test_the_template_has_everything_that_a_stage_needs(packaged: Path) -> None:
 
 
 def assert_that_the_authorizer_names_no_identity_sources(authorizer: Any) -> None:
-    """A token may come in the header, the query or the subprotocol. API Gateway answers 401 without
-    asking the authorizer if a handshake lacks one of the identity sources that are named. The
-    property is optional for WebSocket APIs, which cache no verdict.
+    """Assert that API Gateway asks the authorizer for each handshake.
+
+    A token may come in the header, the query or the subprotocol. API Gateway answers 401 without
+    asking the authorizer if a handshake lacks one of the named identity sources. The property is
+    optional for WebSocket APIs, which cache no verdict.
+
     https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-apigatewayv2-authorizer.html
     https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-websocket-api-lambda-auth.html"""
     assert authorizer["AuthorizerType"] == "REQUEST"

@@ -105,7 +105,7 @@ class Scene:
 
     @property
     def dies(self) -> bool:
-        """Whether the plan kills a function."""
+        """True if the plan kills a function."""
         return self.plan.fault in DEATHS
 
     def allowed(self, *statuses: int) -> tuple[int, ...]:

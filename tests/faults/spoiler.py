@@ -328,7 +328,7 @@ def _error(status: int, kind: str) -> Answer:
 
 
 def process_of(caller: socket.socket) -> int:
-    """The process at the other end of a connection over loopback."""
+    """Return the process at the other end of a connection over loopback."""
     wanted = [_packed(*caller.getpeername()), _packed(*caller.getsockname())]
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     [inode] = [fields[9] for fields in map(str.split, lines) if fields[1:3] == wanted]
@@ -340,5 +340,5 @@ def process_of(caller: socket.socket) -> int:
 
 
 def _packed(address: str, port: int) -> str:
-    """As Linux shows it."""
+    """Return an address as Linux's /proc shows it."""
     return "".join(f"{int(byte):02X}" for byte in reversed(address.split("."))) + f":{port:04X}"

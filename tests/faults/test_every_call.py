@@ -121,8 +121,11 @@ def post_to(stage: Scene, users: list[str]) -> None:
 
 
 def assert_honest(stage: Scene, report: Any, users: list[str]) -> None:
-    """Assert that the report counts each recipient, that each one counted as delivered has the
-    message, and that the others get it when they reconnect."""
+    """Assert that a report tells the truth.
+
+    It must count each recipient. Each one counted as delivered must have the message, and the
+    others must get it when they reconnect.
+    """
     if report.get("queued"):
         report = stage.progress(report["id"])
     counts = [report[result] for result in ("delivered", "gone", "stale", "rejected")]
@@ -150,8 +153,8 @@ CALLS: dict[Operation, int] = {
     fan_out: 18,
     sweep: 36,
 }
-"""How many calls each operation makes without a fault. A sweep's calls come in any order, because
-its shards do."""
+"""The number of calls that each operation makes without a fault. A sweep makes its calls in any
+order, because its shards run in parallel."""
 
 REPEATABLE = (answer_lost, cut_short, too_late, answered_too_late)
 """Faults after which a second try may repeat what the first one did."""

@@ -1,4 +1,4 @@
-"""Fuzz the body of a POST: it gets refused with a reason, or can be stored and framed."""
+"""Fuzzes the body of a POST: it is refused with a reason, or can be stored and framed."""
 
 import sys
 

@@ -10,7 +10,7 @@ from gateway.configuration import ConfigurationError, configuration, stage_envir
 
 @pytest.fixture
 def secret_file(tmp_path: Path) -> Path:
-    """Where the checkout's secret is kept."""
+    """The file with the checkout's secret."""
     return tmp_path / "jwt-secret"
 
 

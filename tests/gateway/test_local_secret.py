@@ -30,7 +30,7 @@ def test_the_app_recognizes_a_local_secret_by_its_prefix() -> None:
     assert module.PREFIX == LOCAL_SECRET
 
 
-def test_eight_processes_that_create_it_at_once_agree(tmp_path: Path) -> None:
+def test_eight_processes_that_create_a_secret_at_once_agree(tmp_path: Path) -> None:
     path = tmp_path / ".herald" / "jwt-secret"
     processes = [
         subprocess.Popen(

@@ -12,8 +12,8 @@ from tests.support.clients import Client, configured, eventually, served
 from tests.support.echo import Echo, echoing
 
 
-def test_messages_are_delivered_on_any_host_that_it_listens_on() -> None:
-    """`@connections` is there as well, and not where nothing listens."""
+def test_messages_are_delivered_on_any_host_that_the_gateway_listens_on() -> None:
+    """`@connections` must be called on the host that the gateway listens on."""
     with served(configured(HOST="127.0.0.2")) as running, closing(Client(running)) as client:
         assert running.management.startswith("http://127.0.0.2:")
         client.connect("bob")
@@ -33,7 +33,7 @@ def test_sockets_stay_open_while_code_reloads(
 
     source.write_text(text.replace("öffen", "neu"))
     eventually(lambda: echo.http.get("/open/a").text == "neu")
-    source.write_text("this is no Python")
+    source.write_text("not Python code")
     eventually(lambda: echo.http.get("/open/a").status_code == 502)
     eventually(lambda: "can't be imported" in caplog.text)
     error = next(line for line in caplog.messages if "can't be imported" in line)

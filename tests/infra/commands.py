@@ -1,4 +1,4 @@
-"""Runs what Chalice's commands do before they import the app."""
+"""Runs the steps of Chalice's commands before they import the app."""
 
 import json
 from pathlib import Path

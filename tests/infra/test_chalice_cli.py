@@ -1,4 +1,4 @@
-"""Which of Chalice's commands are prepared."""
+"""The commands of Chalice that are prepared."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What `make resources` creates before a stage is deployed, and what it finds missing."""
+"""The resources that `make resources` creates, and the check for missing ones."""
 
 from pathlib import Path
 

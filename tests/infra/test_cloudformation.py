@@ -52,7 +52,7 @@ def test_a_parameter_that_is_not_given_keeps_its_value(session: boto3.Session) -
     assert not stack.exists()
 
 
-def test_a_stack_whose_creation_failed_is_created_anew(session: boto3.Session) -> None:
+def test_a_stack_whose_creation_failed_is_created_again(session: boto3.Session) -> None:
     stack, bucket = Stack(session, "herald-failed"), bucket_of(session)
     with pytest.raises(DeploymentError, match=r"Queue: .*RedrivePolicy"):
         stack.apply(WRONG, bucket, {})

@@ -1,4 +1,4 @@
-"""What `chalice deploy`, `package` and `plan` do before they import the app."""
+"""The steps of `chalice deploy`, `package` and `plan` before they import the app."""
 
 import atexit
 import fcntl
@@ -138,12 +138,12 @@ def test_a_second_deployment_from_a_checkout_waits_for_the_first(project: Path) 
     assert second.communicate(timeout=30)[0] == "held\n"
 
 
-# --- What `chalice deploy` asks of AWS
+# --- The calls of `chalice deploy` to AWS
 
 
 @pytest.fixture
 def at_exit(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
-    """What is to happen when the command ends."""
+    """The functions that are registered to run when the command ends."""
     registered: list[Callable[[], object]] = []
 
     def register(function: Callable[..., object], *arguments: object) -> None:
@@ -155,7 +155,7 @@ def at_exit(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
 
 @pytest.fixture
 def prepared(session: boto3.Session, project: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    """A stage with what Chalice can't make."""
+    """A stage with the resources that Chalice can't create."""
     monkeypatch.setattr(chalice_deployment, "PROJECT", project)
     stage = Stage("preflight")
     ChaliceDeployment(stage, session).make_resources({})

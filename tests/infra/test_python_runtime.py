@@ -1,4 +1,4 @@
-"""Which Python packages the functions."""
+"""The choice of the Python that packages the functions."""
 
 import os
 import sys

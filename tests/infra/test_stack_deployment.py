@@ -37,7 +37,7 @@ def test_a_stage_is_deployed_and_destroyed_with_its_tables(
 
 def test_each_function_gets_the_uploaded_code(session: boto3.Session, tmp_path: Path) -> None:
     class Applied(Exception):
-        """What would have been deployed."""
+        """Raised instead of a deployment, with its template."""
 
     def apply(template: dict[str, Any], bucket: Bucket, parameters: Any) -> None:
         raise Applied(template["Resources"], bucket)

@@ -1,4 +1,4 @@
-"""The templates of what Chalice doesn't make."""
+"""The templates of the resources that Chalice doesn't create."""
 
 import re
 

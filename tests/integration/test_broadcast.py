@@ -10,7 +10,7 @@ from tests.support.clients import Client, eventually
 @pytest.fixture
 def tenant(request: pytest.FixtureRequest) -> str:
     """A tenant of the test's own, so that `all` reaches nobody else."""
-    return request.node.name
+    return str(request.node.name)
 
 
 def test_a_message_reaches_every_connection_of_the_named_users_and_no_other(
@@ -122,7 +122,7 @@ def test_large_messages_are_split_over_frames_in_order(herald: Client, user: str
 def test_a_gone_connection_is_reported_removed_and_the_rest_is_reached(
     herald: Client, user: str
 ) -> None:
-    """As when a `$disconnect` was lost: the table has a connection that no longer exists."""
+    """A lost `$disconnect` leaves a connection in the table that no longer exists."""
     alive = herald.connect(user)
     ghost = _ghost(herald, user)
 

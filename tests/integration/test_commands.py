@@ -43,7 +43,9 @@ def command(checkout: Path) -> Iterator[Callable[..., Command]]:
         started.process.wait()
 
 
-def test_what_run_prints_can_be_pasted(command: Callable[..., Command]) -> None:
+def test_the_url_and_the_command_that_run_prints_can_be_pasted(
+    command: Callable[..., Command],
+) -> None:
     run = command("run")
     url = run.until(r"ws://\S+\?token=\S+")[0]
     curl = run.until(r"(?s)  curl .*?\n\n")[0]

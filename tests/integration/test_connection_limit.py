@@ -1,4 +1,4 @@
-"""How many connections a user may have, and what becomes of those beyond."""
+"""The limit on a user's connections, and the eviction of the oldest one."""
 
 import json
 import time
@@ -14,7 +14,9 @@ from tests.support.clients import Client, Socket, eventually, token
 Start = Callable[..., Client]
 
 
-def test_the_oldest_is_told_closed_and_removed(herald_with: Start, user: str) -> None:
+def test_the_evicted_connection_is_the_oldest_and_is_notified_closed_and_removed(
+    herald_with: Start, user: str
+) -> None:
     herald = herald_with(
         HERALD_CONNECTION_LIMIT_POLICY="evict-oldest", HERALD_MAX_CONNECTIONS_PER_USER="2"
     )
@@ -34,7 +36,9 @@ def test_the_oldest_is_told_closed_and_removed(herald_with: Start, user: str) ->
 
 
 @pytest.mark.timeout(120)
-def test_of_30_handshakes_at_once_as_many_stay_as_may(herald_with: Start, user: str) -> None:
+def test_the_limit_holds_when_30_connections_evict_each_other_at_once(
+    herald_with: Start, user: str
+) -> None:
     herald = herald_with(
         HERALD_CONNECTION_LIMIT_POLICY="evict-oldest", HERALD_MAX_CONNECTIONS_PER_USER="3"
     )
@@ -55,14 +59,16 @@ def is_open(socket: Socket) -> bool:
     return False
 
 
-def test_who_left_without_a_disconnect_locks_nobody_out(herald_with: Start, user: str) -> None:
+def test_a_connection_whose_disconnect_was_lost_does_not_count_against_the_limit(
+    herald_with: Start, user: str
+) -> None:
     herald = herald_with(HERALD_MAX_CONNECTIONS_PER_USER="1")
     left = herald.connect(user)
     [item] = herald.connections(user)
     found = herald.tables.get_item(TableName="herald-users", Key={"user": {"S": f"/{user}"}})
     left.connection.close()
     eventually(lambda: not herald.connections(user))
-    # As it would be had `$disconnect` been lost, a minute ago.
+    # Restore the items, as if `$disconnect` had been lost a minute ago.
     for name in ("connectedAt", "timestamp"):
         item[name] = {"N": str(int(time.time() * 1000) - 60_000)}
     rest = item["reach"]["S"].partition(" ")[2]

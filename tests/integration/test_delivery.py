@@ -96,7 +96,7 @@ def test_a_rejected_connection_is_removed_and_its_user_is_notified(
 
 def subscribed_queue(herald: Client) -> Callable[[], Any]:
     """Subscribe a queue to the topic; return a function that waits for the next notice."""
-    aws = {
+    aws: Any = {
         "endpoint_url": herald.running.aws["AWS_ENDPOINT_URL"],
         "region_name": "us-east-1",
         "aws_access_key_id": "local",

@@ -1,4 +1,4 @@
-"""The commands of README and of the documents, as they stand there."""
+"""Commands from README and the documents, run as they are written there."""
 
 import json
 import re
@@ -16,7 +16,7 @@ LOCAL = "127.0.0.1:8000"
 
 
 def block(document: str, begin: str) -> str:
-    """The block of a document that begins so."""
+    """Return the only code block of a document that begins with `begin`."""
     text = (PROJECT / document).read_text()
     [found] = [it for it in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if it.startswith(begin)]
     return str(found)
@@ -61,7 +61,7 @@ def test_the_websocket_client_receives_what_curl_sends(
     eventually(lambda: herald.presence("bob")["connections"] == 0)
 
 
-def test_the_configurations_command_makes_master_keys() -> None:
+def test_the_command_in_the_configuration_page_makes_master_keys() -> None:
     printed = subprocess.run(
         ["bash", "-c", block("docs/configuration.md", "python3 -c")],
         capture_output=True,

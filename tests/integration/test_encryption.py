@@ -1,4 +1,4 @@
-"""Encrypted messages, from POST to the reader who fetches their keys."""
+"""Encrypted messages, from the POST to a reader that fetches its keys."""
 
 import json
 from collections.abc import Callable
@@ -32,7 +32,9 @@ def read(entry: Any, keys: dict[str, jwk.JWK]) -> Any:
     return json.loads(sealed.payload)
 
 
-def test_each_reader_reads_theirs_and_nobody_elses(herald_with: Callable[..., Client]) -> None:
+def test_a_reader_decrypts_their_own_messages_and_nobody_elses(
+    herald_with: Callable[..., Client],
+) -> None:
     herald = encrypting(herald_with, NEW, OLD)
     sockets = {user: [herald.connect(user), herald.connect(user)] for user in ("bob", "carol")}
     secret = {"text": "für dich", "nested": [1, None]}
@@ -49,7 +51,7 @@ def test_each_reader_reads_theirs_and_nobody_elses(herald_with: Callable[..., Cl
                 user == "bob"
             )
             received.setdefault(user, set()).add(entry["data"])
-    # Encrypted once for each user; and who takes another's can't read it.
+    # A message is encrypted once for each user, and other users can't read it.
     assert {user: len(texts) for user, texts in received.items()} == {"bob": 1, "carol": 1}
     taken = {"encrypted": True, "data": received["bob"].pop()}
     for stranger in (keys_of(herald, "carol"), keys_of(herald, "bob", tenant="other")):
@@ -57,7 +59,9 @@ def test_each_reader_reads_theirs_and_nobody_elses(herald_with: Callable[..., Cl
             read(taken, stranger)
 
 
-def test_over_the_websocket_and_through_a_rotation(herald_with: Callable[..., Client]) -> None:
+def test_a_message_sent_over_a_websocket_is_readable_after_a_key_rotation(
+    herald_with: Callable[..., Client],
+) -> None:
     before = encrypting(herald_with, OLD)
     socket = before.connect("bob")
     send = {"action": "send", "to": {"users": ["bob"]}, "data": 1, "encrypt": True}
@@ -68,13 +72,13 @@ def test_over_the_websocket_and_through_a_rotation(herald_with: Callable[..., Cl
     assert read(entry, keys_of(after, "bob")) == 1
 
 
-def test_without_keys_there_is_no_encryption(herald: Client) -> None:
+def test_encryption_is_refused_when_no_key_is_configured(herald: Client) -> None:
     assert keys_of(herald, "bob") == {}
     answer = herald.post({"to": {"users": ["bob"]}, "data": 1, "encrypt": True})
     assert answer.status_code == 400
     assert answer.json()["detail"] == "encrypt must be false: no encryption key is configured"
 
 
-def test_keys_need_a_token(herald_with: Callable[..., Client]) -> None:
+def test_fetching_keys_needs_a_token(herald_with: Callable[..., Client]) -> None:
     herald = encrypting(herald_with, NEW)
     assert herald.http.get("/keys").status_code == 401

@@ -1,4 +1,4 @@
-"""Messages that go through the queue, in the local gateway: SQS, workers, progress."""
+"""Queued messages in the local gateway: SQS, workers, progress."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ Start = Callable[..., Client]
 
 @pytest.fixture(scope="module")
 def herald() -> Iterator[Client]:
-    """A gateway that queues what is for more than two connections."""
+    """A gateway that queues messages with more than two recipients."""
     with (
         served(configured(HERALD_INLINE_RECIPIENTS="2")) as running,
         contextlib.closing(Client(running)) as clients,
@@ -33,7 +33,7 @@ def herald() -> Iterator[Client]:
 
 
 def queued(herald: Client, body: Any, **claims: Any) -> list[str]:
-    """Post what must be queued; the messages' ids."""
+    """Post messages that must be queued; return their ids."""
     answer = herald.post(body, **claims)
     assert answer.status_code == 202, answer.text
     messages = answer.json()["messages"]
@@ -47,7 +47,7 @@ def progress(herald: Client, message_id: str, user: str = "alice", **claims: Any
 
 
 def final(herald: Client, message_id: str, **claims: Any) -> Any:
-    """A message's report when it is done."""
+    """Wait until a message is delivered; return its report."""
     eventually(lambda: progress(herald, message_id, **claims).json()["done"])
     return progress(herald, message_id, **claims).json()
 
@@ -56,7 +56,7 @@ def audience(herald: Client, tenant: str, count: int) -> list[Socket]:
     return [herald.connect(f"user-{number}", tenant=tenant) for number in range(count)]
 
 
-def test_a_message_to_more_than_a_few_is_queued_and_reaches_everybody(herald: Client) -> None:
+def test_a_message_above_the_inline_limit_is_queued_and_reaches_everybody(herald: Client) -> None:
     sockets = audience(herald, "many", 7)
     body = {"to": {"all": True}, "type": "news", "data": {"text": "hello"}}
     [message_id] = queued(herald, body, tenant="many")
@@ -79,7 +79,7 @@ def test_a_message_to_more_than_a_few_is_queued_and_reaches_everybody(herald: Cl
     }
 
 
-def test_up_to_the_limit_it_is_delivered_at_once(herald: Client) -> None:
+def test_a_message_up_to_the_inline_limit_is_delivered_at_once(herald: Client) -> None:
     sockets = audience(herald, "few", 2)
     report = herald.report({"all": True}, tenant="few")
     assert (report["recipients"], report["delivered"]) == (2, 2)
@@ -91,7 +91,7 @@ def test_up_to_the_limit_it_is_delivered_at_once(herald: Client) -> None:
     queued(herald, named, tenant="few")
     for expected, socket in zip((3, 3, 2), sockets, strict=True):
         received = 0
-        while received < expected:  # those that wait together come together
+        while received < expected:  # waiting messages arrive in one frame
             received += len(socket.messages())
         assert received == expected
 
@@ -106,7 +106,7 @@ def test_messages_of_one_request_are_queued_together_and_keep_their_order(herald
     assert [final(herald, one, tenant="order")["delivered"] for one in ids] == [1, 3] * 3
 
 
-def test_over_a_websocket_the_acknowledgement_says_that_it_is_queued(herald: Client) -> None:
+def test_the_ack_of_a_send_says_that_the_message_is_queued(herald: Client) -> None:
     sockets = audience(herald, "socket", 3)
     frame = {"action": "send", "to": {"all": True}, "data": "hello", "ref": "r"}
     sockets[0].connection.send(json.dumps(frame))
@@ -117,7 +117,7 @@ def test_over_a_websocket_the_acknowledgement_says_that_it_is_queued(herald: Cli
     assert report["delivered"] == 3
 
 
-def test_an_idempotency_key_answers_202_again_and_queues_nothing(herald: Client) -> None:
+def test_a_replayed_post_is_answered_202_again_and_queues_nothing(herald: Client) -> None:
     sockets = audience(herald, "again", 3)
     headers = {
         "Authorization": f"Bearer {token(tenant='again')}",
@@ -134,7 +134,7 @@ def test_an_idempotency_key_answers_202_again_and_queues_nothing(herald: Client)
         socket.assert_quiet()
 
 
-def test_the_progress_is_for_the_sender_and_for_who_may_manage(herald: Client) -> None:
+def test_only_the_sender_or_a_manager_can_read_the_progress(herald: Client) -> None:
     audience(herald, "whose", 3)
     body = {"to": {"all": True}, "data": "hello"}
     [message_id] = queued(herald, body, tenant="whose")
@@ -163,7 +163,7 @@ def test_a_queued_message_stays_in_its_tenant(herald: Client) -> None:
         socket.assert_quiet()
 
 
-def test_who_is_gone_is_removed_and_named(herald_with: Start) -> None:
+def test_a_rejected_connection_is_removed_and_named_in_the_report(herald_with: Start) -> None:
     with stub() as stubbed:
         herald = herald_with(
             HERALD_INLINE_RECIPIENTS="2", HERALD_MANAGEMENT_ENDPOINT=stubbed.endpoint
@@ -187,7 +187,7 @@ def test_without_a_queue_everything_is_delivered_at_once(herald_with: Start) -> 
     assert herald.report({"all": True})["delivered"] == 3
 
 
-def test_an_encrypted_message_waits_encrypted(herald_with: Start) -> None:
+def test_an_encrypted_message_is_stored_encrypted_while_it_is_queued(herald_with: Start) -> None:
     keys = {"keys": [{"kty": "oct", "kid": "k", "k": "bmV3" * 11}]}
     herald = herald_with(HERALD_INLINE_RECIPIENTS="2", HERALD_ENCRYPTION_KEYS=json.dumps(keys))
     sockets = [herald.connect(f"user-{number}") for number in range(3)]
@@ -213,8 +213,8 @@ def test_an_encrypted_message_waits_encrypted(herald_with: Start) -> None:
     assert b"secret" not in stored
 
 
-def test_jobs_that_wait_together_cost_one_call_for_each_connection(herald_with: Start) -> None:
-    """The batching window on and off, ten requests to five connections."""
+def test_jobs_of_one_batch_cost_one_call_for_each_connection(herald_with: Start) -> None:
+    """Send ten messages to five connections, with the batching window off and on."""
     calls = {}
     for window in ("0", "5"):
         with stub() as stubbed:
@@ -241,7 +241,7 @@ def test_jobs_that_wait_together_cost_one_call_for_each_connection(herald_with: 
     assert 5 <= calls["5"] <= 10  # a slow machine may need a second window
 
 
-def test_poison_ends_among_the_dead_letters(herald_with: Start) -> None:
+def test_a_job_that_always_fails_goes_to_the_dead_letter_queue(herald_with: Start) -> None:
     herald = herald_with(HERALD_INLINE_RECIPIENTS="2")
     for number in range(3):
         herald.connect(f"user-{number}")
@@ -250,7 +250,7 @@ def test_poison_ends_among_the_dead_letters(herald_with: Start) -> None:
     hide_jobs_for(1, sqs, url)
     sqs.send_message(QueueUrl=url, MessageBody="poison")
     [message_id] = queued(herald, {"to": {"all": True}, "data": "hello"})
-    assert final(herald, message_id)["delivered"] == 3  # beside it
+    assert final(herald, message_id)["delivered"] == 3  # the failing job does not delay it
     letters = sqs.get_queue_url(QueueName="herald-fanout-dead-letters")["QueueUrl"]
     found: list[Any] = []
 
@@ -284,7 +284,7 @@ Transport.start = start_or_die
 """
 
 
-def test_a_worker_that_is_killed_is_run_again_and_nobody_is_missed(tmp_path: Path) -> None:
+def test_a_job_whose_worker_is_killed_runs_again_and_reaches_everybody(tmp_path: Path) -> None:
     shutil.copytree(PROJECT / "chalicelib", tmp_path / "chalicelib")
     (tmp_path / "app.py").write_text((PROJECT / "app.py").read_text() + DYING)
     configuration = replace(configured(HERALD_INLINE_RECIPIENTS="2"), project=tmp_path)
@@ -299,7 +299,7 @@ def test_a_worker_that_is_killed_is_run_again_and_nobody_is_missed(tmp_path: Pat
             assert socket.messages() == ["hello"]
 
 
-def test_without_its_queue_a_large_audience_is_refused_and_nothing_is_sent(
+def test_a_large_audience_is_refused_and_gets_nothing_while_the_queue_is_missing(
     herald_with: Start,
 ) -> None:
     herald = herald_with(HERALD_INLINE_RECIPIENTS="2")

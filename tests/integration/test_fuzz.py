@@ -1,6 +1,7 @@
-"""Whatever anybody sends, by each route and over the WebSocket, is answered as documented.
+"""Fuzz tests: each route and the WebSocket give a documented answer to any input.
 
-Requests that are nearly right find more than noise: they are made of what Herald understands.
+The inputs combine parts that Herald understands, since nearly valid requests find more bugs than
+random bytes do.
 """
 
 import json
@@ -27,7 +28,7 @@ from tests.support.clients import (
 )
 
 EXPLORE = os.environ.get("FUZZ_EXAMPLES")
-"""How many to try of each, new ones each time; by default it's the same few."""
+"""The number of examples for each test, new ones in each run; by default, the same few."""
 
 FEW = settings(
     max_examples=int(EXPLORE or 60),
@@ -39,7 +40,7 @@ FEW = settings(
 
 @pytest.fixture(scope="module")
 def herald() -> Iterator[Client]:
-    """A gateway where everybody may do as much as they like."""
+    """A gateway without practical rate limits."""
     environment = {"HERALD_MESSAGE_RATE": "100000", "HERALD_MESSAGE_BURST": "100000"}
     with (
         served(configured(HERALD_CONNECT_RATE="100000", **environment)) as running,
@@ -107,14 +108,14 @@ def assert_documented(answer: Any) -> None:
     key=st.none() | st.sampled_from(["", "k", "k" * 255, "k" * 256, "é"]),
     scope=st.sampled_from([EVERY_SCOPE, "messages:send", ""]),
 )
-def test_any_post(
+def test_any_post_gets_a_documented_answer(
     herald: Client, body: bytes, media_type: str, key: str | None, scope: str
 ) -> None:
     user = "fuzzing"
     headers = {
-        "Authorization": f"Bearer {token(user, scope, tenant='fuzzed')}".encode(),
-        "Content-Type": media_type.encode(),
-        **({} if key is None else {"Idempotency-Key": key.encode()}),
+        b"Authorization": f"Bearer {token(user, scope, tenant='fuzzed')}".encode(),
+        b"Content-Type": media_type.encode(),
+        **({} if key is None else {b"Idempotency-Key": key.encode()}),
     }
     assert_documented(herald.http.post("/messages", content=body, headers=headers))
 
@@ -136,7 +137,9 @@ def test_any_post(
     name=text,
     query=st.none() | text,
 )
-def test_any_route(herald: Client, method: str, route: str, name: str, query: str | None) -> None:
+def test_any_request_gets_a_documented_status(
+    herald: Client, method: str, route: str, name: str, query: str | None
+) -> None:
     headers = {"Authorization": f"Bearer {token('fuzzing', tenant='fuzzed')}"}
     path = route.format(quote(name, safe="")) + ("" if query is None else f"?{quote(query)}")
     answer = herald.http.request(method, path, headers=headers)
@@ -145,8 +148,8 @@ def test_any_route(herald: Client, method: str, route: str, name: str, query: st
 
 @FEW
 @given(request=st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
-def test_any_octets_on_the_port(herald: Client, request: bytes) -> None:
-    """Even what is no HTTP ends, one way or the other, and harms nobody."""
+def test_any_octets_on_the_port_cause_no_500_and_no_outage(herald: Client, request: bytes) -> None:
+    """Input that isn't HTTP ends the connection, and other requests still succeed."""
     parts = urlsplit(herald.running.http)
     with sockets.create_connection(
         (parts.hostname, parts.port), timeout=RECEIVE_SECONDS
@@ -173,7 +176,7 @@ def _receive(connection: sockets.socket) -> bytes:
     protocols=st.none() | st.lists(st.sampled_from(["herald.v1", "bearer.", "bearer.x", "other"])),
     query=st.none() | st.text(max_size=40),
 )
-def test_any_handshake(
+def test_any_handshake_without_a_valid_token_is_refused(
     herald: Client, authorization: str | None, protocols: list[Any] | None, query: str | None
 ) -> None:
     headers = {}
@@ -206,8 +209,9 @@ frames = st.fixed_dictionaries(
 
 @FEW
 @given(frame=frames.map(json.dumps) | values.map(json.dumps) | st.text(max_size=50))
-def test_any_frame(herald: Client, open_socket: Socket, frame: str) -> None:
-    """An answer comes, which is one of those documented, and the connection stays open."""
+def test_any_frame_gets_a_documented_answer_and_the_socket_stays_open(
+    herald: Client, open_socket: Socket, frame: str
+) -> None:
     open_socket.connection.send(frame)
     answer = open_socket.receive()
     while answer["type"] in ("messages", "notice"):

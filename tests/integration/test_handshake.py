@@ -50,7 +50,7 @@ def test_an_oversized_token_is_refused_and_nothing_hangs(herald: Client) -> None
     assert herald.refusal(f"?token={token()}", headers=many) == 431
 
 
-def test_no_token_is_401(herald: Client) -> None:
+def test_a_handshake_or_post_without_a_token_is_401(herald: Client) -> None:
     assert herald.refusal() == 401
     assert herald.refusal(headers={"Authorization": "Basic YTpi"}) == 401
     assert herald.http.post("/messages", json={}).status_code == 401
@@ -58,7 +58,7 @@ def test_no_token_is_401(herald: Client) -> None:
     assert answer.status_code == 401
 
 
-def test_without_the_scope_it_is_403(herald: Client) -> None:
+def test_a_handshake_without_the_scope_is_403(herald: Client) -> None:
     assert herald.refusal(f"?token={token(scope='messages:send')}") == 403
 
 

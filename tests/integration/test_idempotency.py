@@ -1,4 +1,4 @@
-"""`Idempotency-Key` through the gateway: a request that comes twice is carried out once."""
+"""`Idempotency-Key` through the gateway: a repeated request is carried out once."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,9 @@ def message(user: str, data: Any = "hello") -> Any:
     return {"to": {"users": [user]}, "data": data}
 
 
-def test_the_first_answer_again_and_nothing_sent(herald: Client, user: str) -> None:
+def test_a_repeated_request_gets_the_first_answer_and_sends_nothing(
+    herald: Client, user: str
+) -> None:
     socket = herald.connect(user)
     first = post(herald, user, message(user))
     assert first.status_code == 200
@@ -40,13 +42,13 @@ def test_the_first_answer_again_and_nothing_sent(herald: Client, user: str) -> N
     socket.assert_quiet()
 
 
-def test_another_body_is_422(herald: Client, user: str) -> None:
+def test_a_key_with_another_body_is_422(herald: Client, user: str) -> None:
     post(herald, user, message(user))
     other = post(herald, user, message(user, "bye"))
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
 
 
-def test_a_key_is_its_users(herald: Client, user: str) -> None:
+def test_users_do_not_share_keys(herald: Client, user: str) -> None:
     answers = [
         post(herald, "the-same", message(user), f"{user}-1"),
         post(herald, "the-same", message(user), f"{user}-2"),
@@ -58,7 +60,7 @@ def test_a_key_is_its_users(herald: Client, user: str) -> None:
     assert len({answer.json()["messages"][0]["id"] for answer in answers}) == 4
 
 
-def test_many_at_once_send_once(herald: Client, user: str) -> None:
+def test_concurrent_requests_with_one_key_send_once(herald: Client, user: str) -> None:
     socket = herald.connect(user)
     with ThreadPoolExecutor(12) as threads:
         answers = list(threads.map(lambda _: post(herald, user, message(user)), range(12)))
@@ -79,8 +81,7 @@ def test_many_at_once_send_once(herald: Client, user: str) -> None:
     socket.assert_quiet()
 
 
-def test_what_was_refused_can_be_mended(herald: Client, user: str) -> None:
-    """Nothing was sent, so that the key is as good as new."""
+def test_a_refused_request_can_be_corrected_under_the_same_key(herald: Client, user: str) -> None:
     herald.connect(user)
     large = post(herald, user, message(user, "x" * 140_000))
     assert large.status_code == 413
@@ -92,14 +93,16 @@ def test_what_was_refused_can_be_mended(herald: Client, user: str) -> None:
 
 
 @pytest.mark.parametrize(("key", "status"), [("k" * 255, 200), ("k" * 256, 400), ("", 400)])
-def test_the_length_of_a_key(herald: Client, user: str, key: str, status: int) -> None:
+def test_a_key_has_1_to_255_characters(herald: Client, user: str, key: str, status: int) -> None:
     answer = post(herald, key, message("nobody"), user)
     assert answer.status_code == status
     if status == 400:
         assert answer.json()["detail"] == "Idempotency-Key must have 1 to 255 characters"
 
 
-def test_a_replay_costs_its_rate_and_no_quota(herald_with: Callable[..., Client]) -> None:
+def test_a_replay_counts_against_the_rate_and_not_the_quota(
+    herald_with: Callable[..., Client],
+) -> None:
     herald = herald_with(
         HERALD_DAILY_MESSAGE_QUOTA="1", HERALD_MESSAGE_RATE="0.01", HERALD_MESSAGE_BURST="4"
     )
@@ -110,7 +113,7 @@ def test_a_replay_costs_its_rate_and_no_quota(herald_with: Callable[..., Client]
     assert [post(herald, "k", message("a")).status_code for _ in range(3)][-1] == 429
 
 
-def test_failures_are_replayed_as_they_were(herald_with: Callable[..., Client]) -> None:
+def test_a_report_with_failures_is_replayed_unchanged(herald_with: Callable[..., Client]) -> None:
     with stub() as stubbed:
         herald = herald_with(HERALD_MANAGEMENT_ENDPOINT=stubbed.endpoint)
         herald.connect("bob")

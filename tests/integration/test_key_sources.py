@@ -1,4 +1,4 @@
-"""Tokens of an identity provider, and of a secret in Secrets Manager, through the whole gateway."""
+"""Keys from an identity provider and from Secrets Manager, through the whole gateway."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,10 +25,12 @@ def users(herald: Client, bearer: str) -> httpx.Response:
     return herald.http.get("/users/alice", headers={"Authorization": f"Bearer {bearer}"})
 
 
-def test_tokens_of_a_provider(herald_with: Start, provider: KeyServer) -> None:
+def test_a_providers_tokens_are_accepted_while_their_keys_are_published(
+    herald_with: Start, provider: KeyServer
+) -> None:
     pairs = [KeyPair.new(algorithm, algorithm) for algorithm in ALGORITHMS]
     provider.publish(*pairs)
-    # One environment: another would start without the keys that this one keeps.
+    # One execution environment only: a second one would start without the cached keys.
     herald = herald_with(
         HERALD_JWT_SECRET=" ", HERALD_JWKS_URL=provider.url, GATEWAY_CONCURRENCY="1"
     )
@@ -51,11 +53,13 @@ def test_tokens_of_a_provider(herald_with: Start, provider: KeyServer) -> None:
     provider.status = 503
     assert users(herald, new.token()).status_code == 200
     assert users(herald, KeyPair.new("ES256", "newer").token()).status_code == 401
-    assert herald.refusal(f"?token={pairs[0].token()}") == 401  # it is published no more
+    assert herald.refusal(f"?token={pairs[0].token()}") == 401  # its key is no longer published
 
 
-def test_a_provider_that_was_never_there(herald_with: Start, provider: KeyServer) -> None:
-    """Nobody gets in, and nobody is told that their token is bad."""
+def test_an_unreachable_provider_causes_500_and_not_401(
+    herald_with: Start, provider: KeyServer
+) -> None:
+    """Nobody is admitted, and nobody is told that a token is invalid."""
     provider.status = 503
     pair = KeyPair.new("ES256", "a")
     herald = herald_with(HERALD_JWKS_URL=provider.url)
@@ -69,7 +73,7 @@ def test_a_provider_that_was_never_there(herald_with: Start, provider: KeyServer
     assert herald.refusal(f"?token={token(key='k' * 32)}") == 401
 
 
-def test_a_secret_in_secrets_manager(herald_with: Start) -> None:
+def test_a_secret_in_secrets_manager_can_be_rotated(herald_with: Start) -> None:
     herald = herald_with(HERALD_JWT_SECRET=" ", HERALD_JWT_SECRET_ARN=ARN)
     secrets: Any = boto3.client(
         "secretsmanager",

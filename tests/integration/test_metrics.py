@@ -1,4 +1,4 @@
-"""Every metric and every log line of a scenario, read back from what a gateway printed."""
+"""Metrics and log lines, read from the output of a gateway."""
 
 import json
 from collections import defaultdict
@@ -13,12 +13,12 @@ SECONDS = 20.0
 
 
 def lines(printed: Path) -> list[Any]:
-    """What was printed as JSON."""
+    """Return the JSON objects in the output."""
     return [json.loads(line) for line in whole_lines(printed) if line[:1] == "{"]
 
 
 def metrics(printed: Path) -> dict[tuple[str, ...], list[float]]:
-    """All values of each metric, by its name and the value of its own dimension, if it has one."""
+    """Return the values of each metric, by its name and the value of its dimension, if any."""
     found: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
     for entry in lines(printed):
         for directive in entry.get("_aws", {}).get("CloudWatchMetrics", []):
@@ -30,7 +30,7 @@ def metrics(printed: Path) -> dict[tuple[str, ...], list[float]]:
     return found
 
 
-def test_every_metric_of_a_scenario(checkout: Path, tmp_path: Path) -> None:
+def test_the_gateway_prints_every_metric_of_a_scenario(checkout: Path, tmp_path: Path) -> None:
     printed = tmp_path / "printed"
     settings = {
         "HERALD_JWT_SECRET": SECRET,
@@ -74,13 +74,13 @@ def test_every_metric_of_a_scenario(checkout: Path, tmp_path: Path) -> None:
     assert all(10 < memory < 500 for memory in found["MemoryUsed",])
     assert sum(found["ColdStart",]) >= 1
     assert all(entry["Stage"] == "test" for entry in lines(printed) if "_aws" in entry)
-    # The queued message's line in its worker has the id of the request that brought it.
+    # The worker logs the id of the request that queued the message.
     [message] = queued.json()["messages"]
     [line] = [entry for entry in lines(printed) if entry.get("messageId") == message["id"]]
     assert line["correlation_id"] == queued.headers["x-amzn-RequestId"]
 
 
-def test_what_fails_is_counted_and_its_line_has_the_requests_id(
+def test_a_failed_delivery_is_counted_and_logged_with_the_requests_id(
     checkout: Path, tmp_path: Path
 ) -> None:
     printed = tmp_path / "printed"

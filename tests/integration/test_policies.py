@@ -1,4 +1,4 @@
-"""The functions' policies beside what the functions really ask of AWS."""
+"""The functions' IAM policies, compared with the AWS calls that the functions make."""
 
 import json
 import time
@@ -18,22 +18,22 @@ HANDLERS = {
     "on_ws_message": "websocket_message",
     "on_ws_disconnect": "websocket_disconnect",
 }
-"""The functions whose names in `app.py` are not Chalice's."""
+"""The functions that Chalice deploys under other names than those in `app.py`."""
 
 NOT_BY_SDK = {"logs:CreateLogStream", "logs:PutLogEvents", "execute-api:ManageConnections"}
 NOT_BY_THE_FUNCTION = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
-"""What Lambda does in its name:
+"""Actions that Lambda takes with the function's role:
 https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html#events-sqs-permissions"""
 ON_LAMBDA_ALONE = {"sqs:GetQueueUrl"}
-"""A deployed stage knows its queue by name; the local gateway says the URL."""
+"""A deployed stage looks its queue up by name; the local gateway configures the URL."""
 
 Rights = dict[str, set[tuple[str, str]]]
-"""By function: actions, each with what it is done to."""
+"""The actions of each function, each with its resource."""
 
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> Rights:
-    """What each function asked for while all that there is was done."""
+    """The calls of each function, recorded while every feature was used."""
     file = tmp_path_factory.mktemp("calls") / "calls"
     with stub() as stubbed:
         settings = configured(
@@ -61,7 +61,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Rights:
 
 
 def do_everything(herald: Client, stubbed: Stub) -> None:
-    for user in ("alice", "bob", "bob", "bob", "carol"):  # bob has one too many
+    for user in ("alice", "bob", "bob", "bob", "carol"):  # bob exceeds his limit
         herald.connect(user, groups=["team", "room-*"])
     socket = herald.connect("dave", groups=["team", "room-*"])
     for frame in (
@@ -95,11 +95,11 @@ def do_everything(herald: Client, stubbed: Stub) -> None:
         assert herald.http.get(path, headers=headers).status_code == 200
     herald.http.delete("/users/bob/connections", headers=headers)
     socket.connection.close()
-    time.sleep(2.5)  # who is left is silent, and swept
+    time.sleep(2.5)  # so that the sweep probes the remaining connections
 
 
 def allowed(function: str) -> set[tuple[str, str]]:
-    """What a function's policy allows, under the names that a local gateway has."""
+    """Return the SDK calls that a function's policy allows: actions, each with its resource."""
     return {
         (action, statement["Resource"].rpartition("/")[2].rpartition(":")[2])
         for statement in policy(DEV, function)["Statement"]
@@ -109,25 +109,28 @@ def allowed(function: str) -> set[tuple[str, str]]:
 
 
 def named(resource: str) -> str:
-    """What a resource of the local gateway is called in a stage's policies."""
+    """Return the name that a resource of the local gateway has in a stage's policies."""
     if resource.startswith(("herald-x", "herald-notices")):
         return "herald-dev-*"
     return resource.replace("herald-", "herald-dev-")
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_what_a_function_asks_for_is_allowed(calls: Rights, function: str) -> None:
+def test_a_functions_policy_allows_every_call_that_it_makes(calls: Rights, function: str) -> None:
     asked = {(action, named(resource)) for action, resource in calls[function]}
     assert asked - allowed(function) == set()
 
 
-def test_nothing_is_allowed_that_nobody_asks_for(calls: Rights) -> None:
-    """Not each function's own, since what they do when something fails takes too many failures."""
+def test_the_policies_allow_only_calls_that_some_function_makes(calls: Rights) -> None:
+    """Compares with the calls of all functions together.
+
+    To compare each function alone would need every failure that a function handles.
+    """
     asked = {(action, named(resource)) for every in calls.values() for action, resource in every}
     for function in FUNCTIONS:
         assert allowed(function) - asked == set()
 
 
-def test_authorizers_ask_for_keys_alone(calls: Rights) -> None:
+def test_the_authorizers_only_fetch_keys(calls: Rights) -> None:
     keys = {("secretsmanager:GetSecretValue", "herald-x")}
     assert calls["rest_authorizer"] | calls["connect_authorizer"] == keys

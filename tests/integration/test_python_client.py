@@ -1,4 +1,4 @@
-"""`clients/python`: what it keeps up, and what it says when it can't."""
+"""The client in `clients/python`: reconnects, resumes, token refreshes and errors."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ SECONDS = 10.0
 
 @asynccontextmanager
 async def server(handle: Callable[[ServerConnection], Awaitable[None]]) -> AsyncIterator[str]:
-    """A server that does to each connection what Herald would not; its URL."""
+    """Run a server that can break the protocol. Yields its URL."""
     async with serve(handle, "127.0.0.1", 0, subprotocols=["herald.v1"]) as serving:  # type: ignore[list-item]
         yield f"ws://127.0.0.1:{serving.sockets[0].getsockname()[1]}"
 
@@ -32,7 +32,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 async def first(herald: Herald, count: int) -> list[Any]:
-    """The data of the next messages."""
+    """Return the data of the next `count` messages."""
     found: list[Any] = []
     async with asyncio.timeout(SECONDS):
         async for message in herald:
@@ -55,7 +55,7 @@ def test_a_message_is_sent_reported_and_received(herald: Client) -> None:
     asyncio.run(run())
 
 
-def test_a_refusal_has_its_code(herald: Client) -> None:
+def test_an_error_has_the_code_of_the_refusal(herald: Client) -> None:
     async def run() -> None:
         async with Herald(herald.running.websocket, token("pat", "ws:connect")) as pat:
             with pytest.raises(HeraldError, match="scope") as refused:
@@ -81,7 +81,7 @@ def test_groups_are_joined_and_left(herald: Client) -> None:
     asyncio.run(run())
 
 
-def test_it_connects_again_when_the_connection_breaks(herald: Client) -> None:
+def test_the_client_reconnects_when_the_connection_breaks(herald: Client) -> None:
     def ids(user: str) -> list[str]:
         return [item["connectionId"]["S"] for item in herald.connections(user)]
 
@@ -98,8 +98,8 @@ def test_it_connects_again_when_the_connection_breaks(herald: Client) -> None:
     asyncio.run(run())
 
 
-def test_nothing_is_lost_while_it_drops_and_comes_back(herald_with: Callable[..., Client]) -> None:
-    """Its network goes at random, whatever it is doing; one of its groups it joined by itself."""
+def test_no_message_is_lost_while_the_client_reconnects(herald_with: Callable[..., Client]) -> None:
+    """Cut the connection at random moments. One group is the token's, another one is joined."""
     herald = herald_with(HERALD_CONNECT_RATE="6000", HERALD_MAX_CONNECTIONS_PER_USER="1000")
     chance = random.Random(7)
     count = 60
@@ -131,8 +131,8 @@ def test_nothing_is_lost_while_it_drops_and_comes_back(herald_with: Callable[...
     assert asyncio.run(run()) > 5
 
 
-def test_what_comes_while_it_resumes_has_its_turn_afterwards() -> None:
-    """And it asks again where it has to, with what it had before."""
+def test_messages_that_arrive_during_a_resume_are_held_back_until_it_succeeds() -> None:
+    """The first resume is refused, and repeated from the same message."""
     asked: list[Any] = []
 
     async def handle(connection: ServerConnection) -> None:
@@ -171,7 +171,7 @@ def test_what_comes_while_it_resumes_has_its_turn_afterwards() -> None:
 
 
 class Unlucky(Herald):
-    """Its first resume is the first to find that the connection is lost."""
+    """A client whose first resume finds that the connection is lost."""
 
     resumes = 0
 
@@ -183,7 +183,7 @@ class Unlucky(Herald):
         return await super()._ask(frame, seconds)
 
 
-def test_what_was_missed_is_asked_for_again_when_the_connection_is_lost_meanwhile(
+def test_a_resume_is_repeated_when_the_connection_is_lost_meanwhile(
     herald: Client,
 ) -> None:
     async def run() -> None:
@@ -200,7 +200,7 @@ def test_what_was_missed_is_asked_for_again_when_the_connection_is_lost_meanwhil
     asyncio.run(run())
 
 
-def test_a_quiet_client_names_the_time_until_which_it_was_there(herald: Client) -> None:
+def test_a_client_without_messages_resumes_from_the_time_of_the_disconnect(herald: Client) -> None:
     async def run() -> None:
         async with Herald(herald.running.websocket, token("quiet"), SOON) as quiet:
             await until(lambda: quiet._clock_offset is not None)
@@ -215,7 +215,7 @@ def test_a_quiet_client_names_the_time_until_which_it_was_there(herald: Client) 
 
 
 @pytest.mark.parametrize("code", ["forbidden", "bad_request"])
-def test_a_group_that_is_refused_is_left_out_and_the_rest_resumed(code: str) -> None:
+def test_a_group_that_is_refused_after_a_reconnect_does_not_stop_the_resume(code: str) -> None:
     asked: list[str] = []
 
     async def handle(connection: ServerConnection) -> None:
@@ -244,7 +244,7 @@ def test_a_group_that_is_refused_is_left_out_and_the_rest_resumed(code: str) -> 
     asyncio.run(run())
 
 
-def test_what_waits_for_an_answer_is_told_of_the_end(herald: Client) -> None:
+def test_a_pending_request_fails_when_the_connection_closes(herald: Client) -> None:
     async def run() -> None:
         async def mute(connection: ServerConnection) -> None:
             await connection.recv()
@@ -258,7 +258,7 @@ def test_what_waits_for_an_answer_is_told_of_the_end(herald: Client) -> None:
     asyncio.run(run())
 
 
-def test_pings_keep_it_from_being_idle(herald_with: Callable[..., Client]) -> None:
+def test_pings_keep_a_connection_from_being_idle(herald_with: Callable[..., Client]) -> None:
     herald = herald_with(GATEWAY_IDLE_TIMEOUT_SECONDS="0.6")
 
     async def run() -> None:
@@ -272,7 +272,7 @@ def test_pings_keep_it_from_being_idle(herald_with: Callable[..., Client]) -> No
     asyncio.run(run())
 
 
-def test_a_connection_on_which_nothing_answers_is_given_up() -> None:
+def test_a_connection_whose_pings_are_not_answered_is_replaced() -> None:
     async def run() -> None:
         opened = 0
 
@@ -289,7 +289,7 @@ def test_a_connection_on_which_nothing_answers_is_given_up() -> None:
     asyncio.run(run())
 
 
-def test_a_newer_token_comes_before_the_old_one_expires(herald: Client) -> None:
+def test_a_token_is_refreshed_before_it_expires(herald: Client) -> None:
     async def run() -> None:
         asked = 0
 
@@ -310,7 +310,7 @@ def test_a_newer_token_comes_before_the_old_one_expires(herald: Client) -> None:
     asyncio.run(run())
 
 
-def test_an_id_that_came_before_is_dropped() -> None:
+def test_a_message_that_arrives_twice_is_returned_once() -> None:
     async def run() -> None:
         def frame(*ids: str) -> str:
             return json.dumps({"type": "messages", "messages": [{"id": i, "data": i} for i in ids]})
@@ -326,7 +326,7 @@ def test_an_id_that_came_before_is_dropped() -> None:
     asyncio.run(run())
 
 
-def test_no_answer_in_time_is_an_error() -> None:
+def test_a_request_without_an_answer_times_out() -> None:
     async def run() -> None:
         async def mute(connection: ServerConnection) -> None:
             await connection.wait_closed()
@@ -339,7 +339,7 @@ def test_no_answer_in_time_is_an_error() -> None:
     asyncio.run(run())
 
 
-def test_a_fixed_token_that_is_refused_is_an_error_at_once(herald: Client) -> None:
+def test_a_fixed_token_that_is_refused_is_not_retried(herald: Client) -> None:
     async def run() -> None:
         with pytest.raises(HeraldError, match="answered 401") as refused:
             await Herald(herald.running.websocket, "nonsense", SOON).connect()
@@ -348,7 +348,7 @@ def test_a_fixed_token_that_is_refused_is_an_error_at_once(herald: Client) -> No
     asyncio.run(run())
 
 
-def test_a_better_token_is_tried_next(herald: Client) -> None:
+def test_a_token_function_is_called_again_after_a_refusal(herald: Client) -> None:
     async def run() -> None:
         tokens = iter(["nonsense", token("pat")])
         async with Herald(herald.running.websocket, lambda: next(tokens), SOON) as pat:
@@ -357,7 +357,7 @@ def test_a_better_token_is_tried_next(herald: Client) -> None:
     asyncio.run(run())
 
 
-def test_a_token_that_can_not_be_had_is_asked_for_again(herald: Client) -> None:
+def test_a_token_function_that_fails_is_called_again(herald: Client) -> None:
     async def run() -> None:
         asked = 0
 
@@ -375,18 +375,18 @@ def test_a_token_that_can_not_be_had_is_asked_for_again(herald: Client) -> None:
     asyncio.run(run())
 
 
-def test_a_token_that_is_not_renewed_costs_nothing_before_it_expires(herald: Client) -> None:
+def test_a_failed_token_refresh_does_not_end_the_connection(herald: Client) -> None:
     async def run() -> None:
         tokens = iter([token("vera", exp=int(time.time()) + 3)])
 
         async with Herald(herald.running.websocket, lambda: next(tokens), SOON) as vera:
-            await asyncio.sleep(2.2)  # it was asked for after two thirds, and failed
+            await asyncio.sleep(2.2)  # the refresh failed after two thirds of its lifetime
             assert await vera.ping() < SECONDS
 
     asyncio.run(run())
 
 
-def test_notices_are_apart_from_messages() -> None:
+def test_notices_are_separate_from_messages() -> None:
     async def run() -> None:
         notice = {"type": "notice", "code": "connection_removed", "reason": "x"}
 
@@ -400,9 +400,9 @@ def test_notices_are_apart_from_messages() -> None:
     asyncio.run(run())
 
 
-def test_a_client_that_is_cancelled_before_it_is_connected_leaves_no_task() -> None:
+def test_a_client_that_is_cancelled_while_it_connects_leaves_no_task() -> None:
     async def enter() -> None:
-        async with Herald("ws://127.0.0.1:9", token("pat"), SOON):  # where nothing listens
+        async with Herald("ws://127.0.0.1:9", token("pat"), SOON):  # nothing listens there
             pass
 
     async def run() -> None:
@@ -413,7 +413,7 @@ def test_a_client_that_is_cancelled_before_it_is_connected_leaves_no_task() -> N
     asyncio.run(run())
 
 
-def test_iteration_ends_with_the_connection(herald: Client) -> None:
+def test_iteration_ends_when_the_client_is_closed(herald: Client) -> None:
     async def run() -> None:
         pat = Herald(herald.running.websocket, token("pat"))
         await pat.connect()
@@ -426,14 +426,16 @@ def test_iteration_ends_with_the_connection(herald: Client) -> None:
     asyncio.run(run())
 
 
-def test_when_a_token_expires() -> None:
+def test_the_expiry_is_read_from_the_token() -> None:
     assert expiry(token(exp=1_900_000_000)) == 1_900_000_000
     for nonsense in ("", "a.b", "a.e30.c"):
         assert expiry(nonsense) is None
 
 
 @pytest.mark.parametrize("text", ["<html>", "7", "[1]", "[]", "{}", "null", '{"type": null}', ""])
-def test_what_is_no_frame_ends_nothing(text: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever stands between it and API Gateway may say."""
+def test_an_invalid_frame_is_logged_and_does_not_raise(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Proxies between the client and API Gateway can send anything."""
     Herald("ws://127.0.0.1:9", "token")._receive(text)
     assert caplog.messages

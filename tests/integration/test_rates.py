@@ -1,4 +1,4 @@
-"""How much a user may do: the answers at the limits."""
+"""Rate limits and quotas through the gateway: the answers at the limits."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,11 @@ from tests.support.clients import Client, token
 Start = Callable[..., Client]
 
 
-def test_the_rate_is_one_over_rest_and_websockets(herald_with: Start, user: str) -> None:
+def test_rest_and_websockets_share_one_rate(herald_with: Start, user: str) -> None:
     herald = herald_with(HERALD_MESSAGE_RATE="0.05", HERALD_MESSAGE_BURST="4")
     socket = herald.connect(user)
     assert socket.ask({"action": "ping"})["type"] == "pong"
-    assert socket.ask("not json")["code"] == "bad_request"  # whatever it holds, it counts
+    assert socket.ask("not json")["code"] == "bad_request"  # an invalid frame counts, too
     for _ in range(2):
         batch = {"messages": [{"to": {"users": ["x"]}, "data": 1}] * 3}
         assert herald.post(batch, user).status_code == 200
@@ -21,7 +21,7 @@ def test_the_rate_is_one_over_rest_and_websockets(herald_with: Start, user: str)
     frame = socket.ask({"action": "ping", "ref": "r"})
     assert (frame["code"], frame["ref"]) == ("rate_limited", "r")
     assert 1 <= frame["retryAfterMs"] <= 20_000
-    # Another's rate is another's.
+    # Another user has a rate of their own.
     assert herald.post({"to": {"users": ["x"]}, "data": 1}, f"{user}-2").status_code == 200
 
 
@@ -39,7 +39,7 @@ def test_the_quota_counts_each_message(herald_with: Start, user: str) -> None:
     assert socket.ask({"action": "ping"})["type"] == "pong"
 
 
-def test_who_connects_too_often_is_429(herald_with: Start, user: str) -> None:
+def test_connecting_too_often_is_429(herald_with: Start, user: str) -> None:
     herald = herald_with(HERALD_CONNECT_RATE="2")
     for _ in range(2):
         herald.connect(user).connection.close()
@@ -47,7 +47,7 @@ def test_who_connects_too_often_is_429(herald_with: Start, user: str) -> None:
     herald.connect(f"{user}-2")
 
 
-def test_a_limiter_that_can_not_count_refuses(herald_with: Start, user: str) -> None:
+def test_a_limiter_that_fails_closed_refuses_messages(herald_with: Start, user: str) -> None:
     herald = herald_with()
     socket = herald.connect(user)
     herald.tables.delete_table(TableName="herald-users")
@@ -57,7 +57,7 @@ def test_a_limiter_that_can_not_count_refuses(herald_with: Start, user: str) -> 
     assert socket.ask({"action": "ping"})["code"] == "unavailable"
 
 
-def test_or_lets_pass_where_it_shall(herald_with: Start, user: str) -> None:
+def test_a_limiter_that_fails_open_lets_messages_pass(herald_with: Start, user: str) -> None:
     herald = herald_with(HERALD_LIMITER_FAILURE="open", HERALD_MESSAGE_BURST="1")
     socket = herald.connect(user)
     herald.tables.delete_table(TableName="herald-users")
@@ -65,11 +65,10 @@ def test_or_lets_pass_where_it_shall(herald_with: Start, user: str) -> None:
         assert herald.report({"all": True}, user=user)["delivered"] == 1
         assert socket.messages() == ["hello"]
         assert socket.ask({"action": "ping"})["type"] == "pong"
-    assert herald.refusal(f"?token={token(user)}") == 503  # nothing can be stored
+    assert herald.refusal(f"?token={token(user)}") == 503  # the new connection can't be stored
 
 
-def test_a_flood_is_its_senders_own(herald_with: Start, user: str) -> None:
-    """What is refused is answered at once, and costs no other's burst."""
+def test_a_flood_does_not_use_up_other_users_rates(herald_with: Start, user: str) -> None:
     herald = herald_with(HERALD_MESSAGE_RATE="0.01", HERALD_MESSAGE_BURST="10")
     flood, other = herald.connect(user), herald.connect(f"{user}-2")
     for _ in range(300):

@@ -1,8 +1,8 @@
-"""Two regions over global tables: each connection is reached where it is, by who is anywhere.
+"""Two regions over global tables: a message from either region reaches connections in both.
 
-The regions' `@connections` are stubs under the names of API Gateway's, with certificates for these.
-What they got must be signed for their region, and for no connections but their own. The global
-tables are one emulator's.
+Each region's `@connections` is a stub under API Gateway's host name, with a certificate for it. It
+must get only requests for its own connections, signed for its region. One emulator stands in for
+the global tables.
 """
 
 import datetime
@@ -40,7 +40,7 @@ HERE, THERE = "us-east-1", "eu-central-1"
 
 
 class Region(NamedTuple):
-    """One region's deployment and its `@connections`."""
+    """The deployment and the `@connections` stub of one region."""
 
     name: str
     stubbed: Stub
@@ -51,7 +51,7 @@ class Region(NamedTuple):
         return host_in(self.name)
 
     def connect(self, connection_id: str, user: str, domain: str | None = None) -> None:
-        """Through the API's own name, or a custom domain."""
+        """Open a connection through the API's default host name or a custom domain."""
         principal = Principal(user, 10**12, groups=("team",))
         context = {
             "connectionId": connection_id,
@@ -66,7 +66,7 @@ class Region(NamedTuple):
         self.herald.lifecycle.on_connect(WebSocketEvent(event, self.name))
 
     def assert_signed(self) -> None:
-        """Every request has the signature that botocore would make for this region."""
+        """Assert that each request has the signature that botocore makes for this region."""
         for (connection_id, body), headers in zip(
             self.stubbed.requests, self.stubbed.headers, strict=True
         ):

@@ -1,4 +1,4 @@
-"""What was sent while a client was away is had once more, through the whole gateway."""
+"""Resuming missed messages after a reconnect, through the whole gateway."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ Start = Callable[..., Client]
 
 
 def resume(socket: Socket, after: str) -> tuple[list[Any], Any]:
-    """The messages of the frames that come, and the answer after them."""
+    """Resume; return the missed messages and the answer that follows them."""
     answer = socket.ask({"action": "resume", "after": after, "ref": "r"})
     messages = []
     while answer["type"] == "messages":
@@ -26,14 +26,16 @@ def data_of(messages: list[Any]) -> list[Any]:
 
 
 def first(herald: Client, user: str, socket: Socket) -> Any:
-    """A message that a user's connection has got."""
+    """Send a message to a user's connection, and return it as received."""
     herald.report({"users": [user]}, "first")
     [message] = socket.receive()["messages"]
     return message
 
 
-def test_what_was_missed_comes_in_order_and_once(herald_with: Start, user: str) -> None:
-    herald = herald_with(GATEWAY_CONCURRENCY="1")  # one function sends all, so none is in doubt
+def test_missed_messages_arrive_once_and_in_order(herald_with: Start, user: str) -> None:
+    herald = herald_with(
+        GATEWAY_CONCURRENCY="1"
+    )  # with a single sender, the order of messages is known
     socket = herald.connect(user, groups=[user])
     seen = first(herald, user, socket)
     socket.connection.close()
@@ -61,7 +63,7 @@ def test_what_was_missed_comes_in_order_and_once(herald_with: Start, user: str) 
     assert answer == {"type": "resumed", "count": 0, "complete": True, "ref": "r"}
 
 
-def test_nothing_that_a_client_has_is_sent_again_where_one_function_sent_all(
+def test_a_resume_returns_only_later_messages_if_one_function_sent_all(
     herald_with: Start, user: str
 ) -> None:
     herald = herald_with(GATEWAY_CONCURRENCY="1")
@@ -72,8 +74,7 @@ def test_nothing_that_a_client_has_is_sent_again_where_one_function_sent_all(
     assert answer == {"type": "resumed", "count": 2, "complete": True, "ref": "r"}
 
 
-def test_an_id_of_a_moment_reaches_back(herald: Client, user: str) -> None:
-    """A client that has no message yet names the time."""
+def test_a_client_without_messages_resumes_from_the_id_of_a_time(herald: Client, user: str) -> None:
     socket = herald.connect(user)
     seen = first(herald, user, socket)
     moment = timestamp_of(seen["id"])
@@ -82,7 +83,7 @@ def test_an_id_of_a_moment_reaches_back(herald: Client, user: str) -> None:
     assert answer["complete"] is True
 
 
-def test_what_is_out_of_the_history_is_not_complete(herald_with: Start, user: str) -> None:
+def test_a_resume_from_before_the_history_is_not_complete(herald_with: Start, user: str) -> None:
     herald = herald_with(HERALD_HISTORY_SECONDS="60")
     socket = herald.connect(user)
     seen = first(herald, user, socket)
@@ -91,7 +92,7 @@ def test_what_is_out_of_the_history_is_not_complete(herald_with: Start, user: st
     assert (answer["count"], answer["complete"]) == (1, False)
 
 
-def test_without_a_history_nothing_is_kept(herald_with: Start, user: str) -> None:
+def test_nothing_is_stored_when_the_history_is_off(herald_with: Start, user: str) -> None:
     herald = herald_with(HERALD_HISTORY_SECONDS="0")
     socket = herald.connect(user, groups=["room"])
     seen = first(herald, user, socket)
@@ -115,7 +116,9 @@ def test_without_a_history_nothing_is_kept(herald_with: Start, user: str) -> Non
         ({"after": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "limit": 1}, "limit is not a known field"),
     ],
 )
-def test_a_wrong_request(herald: Client, user: str, fields: Any, detail: str) -> None:
+def test_an_invalid_resume_is_a_bad_request(
+    herald: Client, user: str, fields: Any, detail: str
+) -> None:
     socket = herald.connect(user)
     answer = socket.ask({"action": "resume", "ref": "r", **fields})
     assert (answer["type"], answer["code"], answer["ref"]) == ("error", "bad_request", "r")

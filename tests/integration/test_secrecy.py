@@ -1,7 +1,7 @@
-"""No token, secret or message body is in a log, a table or an error.
+"""Logs, tables and errors contain no token, secret or message body.
 
-A gateway runs as a person runs it, and sees everything that can go well or badly with things that
-nobody else may know. Then all that it printed, stored and answered is searched for them.
+A gateway runs as `make run` starts it, and gets valid and invalid requests with secrets in them.
+Its output, its tables and its error answers are then searched for these secrets.
 """
 
 import base64
@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from chalicelib.settings import MasterKey
 from gateway.aws.emulator import client
 from tests.support.clients import Client, token
 from tests.support.process import START_SECONDS, running
-from tests.support.stub import Stub, stub
+from tests.support.stub import Behaviour, Stub, stub
 from tests.support.tables import TABLES, scan
 
 SECRET = "the-secret-that-signs-tokens-is-SIGNINGCANARY"
@@ -39,11 +40,11 @@ SAID = (
     "DISCONNECT",
     "not a Herald job",
 )
-"""What is logged sooner or later."""
+"""Log messages that the scenario must cause."""
 
 
 class Evidence:
-    """What the gateway let out, and what nobody may find in it."""
+    """Error answers, and the secrets that must not be in them."""
 
     def __init__(self) -> None:
         derived = Encryption([MasterKey("k", b"MASTERCANARY" * 3)]).keys_of(user_key("t", "alice"))
@@ -51,7 +52,7 @@ class Evidence:
         self.errors: list[str] = []
 
     def token(self, user: str = "alice", **claims: Any) -> str:
-        """A token, whole or in part a secret from now on."""
+        """Return a token whose parts are secrets from now on."""
         return self.keep(token(user, key=SECRET, tenant="t", **claims))
 
     def keep(self, bearer: str) -> str:
@@ -82,7 +83,7 @@ def printed(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def herald(checkout: Path, printed: Path, trouble: Stub) -> Iterator[Client]:
-    """A client of `make run`, whose deliveries go to a stub. What it prints is in a file."""
+    """A client of `make run`, with deliveries to a stub and output in a file."""
     environment = {
         "HERALD_JWT_SECRET": SECRET,
         "HERALD_ENCRYPTION_KEYS": json.dumps({"keys": [{"kty": "oct", "kid": "k", "k": MASTER}]}),
@@ -96,7 +97,7 @@ def herald(checkout: Path, printed: Path, trouble: Stub) -> Iterator[Client]:
 
 
 def send_well_and_badly(herald: Client, evidence: Evidence) -> None:
-    """Requests of every kind; those that fail give evidence."""
+    """Send valid and invalid requests; collect the error answers."""
     keys = count()
 
     def post(body: Any, bearer: str | None = None, content_type: str = "application/json") -> Any:
@@ -109,7 +110,7 @@ def send_well_and_badly(herald: Client, evidence: Evidence) -> None:
         return herald.http.post("/messages", content=content, headers=headers)
 
     to = {"users": ["alice", "nobody"]}
-    everybody = {"all": True}  # who are too many, so that these are queued
+    everybody = {"all": True}  # enough recipients for the queue
     for message, status in (
         ({"to": to, "data": BODY}, 200),
         ({"to": to, "data": {BODY: [BODY]}, "type": BODY, "encrypt": True}, 200),
@@ -156,14 +157,15 @@ def bad_tokens(evidence: Evidence) -> list[str]:
 
 def connect_well_and_badly(herald: Client, evidence: Evidence) -> None:
     for bad in bad_tokens(evidence):
-        for options in (
+        attempts: tuple[dict[str, Any], ...] = (
             {"query": f"?token={bad}"},
             {"headers": {"Authorization": f"Bearer {bad}"}},
             {"subprotocols": ["herald.v1", f"bearer.{bad}"]},
             {"query": f"?token={evidence.token()}", "subprotocols": [BODY]},
-        ):
+        )
+        for options in attempts:
             with pytest.raises(InvalidStatus) as refused:
-                herald.open(**options)  # type: ignore[arg-type]
+                herald.open(**options)
             answer = refused.value.response
             evidence.errors.append(f"{answer.status_code} {answer.headers} {answer.body!r}")
     herald.open(f"?token={evidence.token('carol')}")
@@ -171,7 +173,7 @@ def connect_well_and_badly(herald: Client, evidence: Evidence) -> None:
 
 
 def speak_well_and_badly(herald: Client, trouble: Stub, evidence: Evidence) -> None:
-    """Frames of every kind. Their answers go to the stub."""
+    """Send valid and invalid frames. The stub gets the answers."""
     socket = herald.open(headers={"Authorization": f"Bearer {evidence.token('bob')}"})
     connection_id = herald.connection_id("bob", "t")
     frames: list[str] = [
@@ -204,7 +206,7 @@ def put_into_the_queue(herald: Client, job: str) -> None:
 
 
 def readable(value: Any) -> Any:
-    """A set, or bytes, as JSON can have them."""
+    """Convert a set or bytes to a value that JSON can hold."""
     return value.decode("latin-1") if isinstance(value, bytes) else sorted(value)
 
 
@@ -215,13 +217,20 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-def test_nobody_finds_what_nobody_may_know(herald: Client, trouble: Stub, printed: Path) -> None:
+def is_printed(printed: Path, text: str) -> bool:
+    return text in printed.read_text()
+
+
+def test_logs_tables_and_errors_contain_no_secret(
+    herald: Client, trouble: Stub, printed: Path
+) -> None:
     evidence = Evidence()
     alices = [herald.open(f"?token={evidence.token(groups=['g'])}") for _ in range(4)]
     for _ in range(2):
         herald.open(f"?token={evidence.token('eve')}")
     ids = [item["connectionId"]["S"] for item in herald.connections("alice", "t")]
-    for connection_id, behaviour in zip(ids, ["403", "reset", "500", 200], strict=True):
+    behaviours: list[Behaviour] = ["403", "reset", "500", 200]
+    for connection_id, behaviour in zip(ids, behaviours, strict=True):
         trouble.behaviours[connection_id] = [behaviour]
     send_well_and_badly(herald, evidence)
     connect_well_and_badly(herald, evidence)
@@ -239,8 +248,8 @@ def test_nobody_finds_what_nobody_may_know(herald: Client, trouble: Stub, printe
     with pytest.raises(InvalidStatus):
         herald.open(f"?token={evidence.token('dora')}")
     for said in SAID:
-        wait_for(lambda said=said: said in printed.read_text(), repr(said))
-    time.sleep(0.5)  # for what is still being printed
+        wait_for(partial(is_printed, printed, said), repr(said))
+    time.sleep(0.5)  # for output that is still being written
 
     text = printed.read_text()
     evidence.assert_nowhere_in(text, json.dumps(stored, default=readable), *evidence.errors)

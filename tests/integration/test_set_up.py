@@ -1,4 +1,4 @@
-"""`make` in a fresh clone: real environments, made by the real pip, from an index of our own."""
+"""`make` in a fresh clone: pip creates real environments from a package index of the test's own."""
 
 import fcntl
 import hashlib
@@ -24,7 +24,7 @@ OTHER_HASH = "0" * 64
 WAIT_SECONDS = 50.0
 GATEWAY = "import sys\n\nprint('a token for', *sys.argv[2:])\n"
 LIAR = f"""#!/bin/sh
-# A Python that takes itself for an older one.
+# A Python that reports an older version.
 [ "$1" = -c ] && exit 0
 shift 2
 exec {sys.executable} -c 'import runpy, sys
@@ -35,7 +35,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")' "$@"
 
 
 class Index:
-    """A package index with one package, `slow`, which it keeps back until it is released."""
+    """A package index with one package, `slow`; it answers once `released` is set."""
 
     def __init__(self) -> None:
         self.asked, self.released = Event(), Event()
@@ -43,7 +43,7 @@ class Index:
         self.url = ""
 
     def page(self, path: str) -> bytes | None:
-        """What is at a path."""
+        """Return the body for a path; None for 404."""
         if path == "/simple/slow/":
             self.asked_times += 1
             self.asked.set()
@@ -53,7 +53,10 @@ class Index:
 
 
 def wheel() -> bytes:
-    """https://packaging.python.org/en/latest/specifications/binary-distribution-format/"""
+    """Return the wheel of `slow`.
+
+    https://packaging.python.org/en/latest/specifications/binary-distribution-format/
+    """
     files = {
         "slow.py": "",
         "slow-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: slow\nVersion: 1\n",
@@ -65,12 +68,12 @@ def wheel() -> bytes:
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as archive:
         for name, text in files.items():
-            archive.writestr(zipfile.ZipInfo(name), text)  # which has one date, and so one hash
+            archive.writestr(zipfile.ZipInfo(name), text)  # with a fixed date, so the hash is fixed
     return written.getvalue()
 
 
 def locked(sha256: str) -> str:
-    """Return a requirements file that takes `slow` with one hash alone."""
+    """Return a requirements file that accepts `slow` with this hash only."""
     return f"slow==1 --hash=sha256:{sha256}\n"
 
 
@@ -104,7 +107,7 @@ def index() -> Iterator[Index]:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone that nothing was set up in, whose commands need one package and only print."""
+    """A fresh clone whose commands need one package, and only print their arguments."""
     folder = tmp_path / "herald"
     (folder / "gateway").mkdir(parents=True)
     (folder / "gateway" / "__main__.py").write_text(GATEWAY)
@@ -122,7 +125,7 @@ Make = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def make(clone: Path, index: Index) -> Iterator[Make]:
-    """Starts `make` in the clone; none outlives the test."""
+    """Start `make` in the clone; kill processes that outlive the test."""
     started: list[subprocess.Popen[str]] = []
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     environment = {
@@ -143,7 +146,7 @@ def make(clone: Path, index: Index) -> Iterator[Make]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # a group of its own, as a shell gives it
+            start_new_session=True,  # a process group, as a shell creates
         )
         started.append(process)
         return process
@@ -164,28 +167,28 @@ def group_lives(group: int) -> bool:
 
 
 @pytest.mark.timeout(150)
-def test_ctrl_c_in_a_set_up_is_quiet_and_leaves_nothing_running(
+def test_ctrl_c_during_a_set_up_prints_no_traceback_and_stops_every_process(
     clone: Path, index: Index, make: Make
 ) -> None:
     interrupted = make("token", "USER=alice")
     assert index.asked.wait(WAIT_SECONDS)
     os.killpg(interrupted.pid, signal.SIGINT)
     out, err = interrupted.communicate(timeout=WAIT_SECONDS)
-    assert interrupted.returncode in (130, -signal.SIGINT)  # which a shell calls 130, too
+    assert interrupted.returncode in (130, -signal.SIGINT)  # a shell reports both as 130
     assert out == ""
     assert "Interrupted. The next make starts the set-up again.\n" in err
     assert "Traceback" not in err
-    assert "cancelled" not in err  # pip's own word
+    assert "cancelled" not in err  # pip's message
     eventually(lambda: not group_lives(interrupted.pid))
-    with (clone / ".herald" / "set-up.lock").open() as lock:  # which pip would have as well
+    with (clone / ".herald" / "set-up.lock").open() as lock:  # free only once pip has ended, too
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    # As the next test finds it, whose first command makes it again.
+    # The next test shows that such an environment is recreated.
     assert (clone / ".venv" / ".half-made").exists()
     assert not (clone / ".venv" / ".ready").exists()
 
 
 @pytest.mark.timeout(150)
-def test_a_half_made_environment_is_made_again_while_another_command_waits_for_it(
+def test_an_unfinished_environment_is_recreated_while_another_command_waits(
     clone: Path, index: Index, make: Make
 ) -> None:
     (clone / ".venv").mkdir()
@@ -207,10 +210,10 @@ def test_a_half_made_environment_is_made_again_while_another_command_waits_for_i
     assert "Setting up" not in err
     assert index.asked_times == 1
     files = {path.name for path in (clone / ".venv").iterdir() if path.is_file()}
-    assert files - {".gitignore"} == {".ready", "pyvenv.cfg"}  # the first is Python 3.13's
+    assert files - {".gitignore"} == {".ready", "pyvenv.cfg"}  # Python 3.13 writes .gitignore
 
 
-def test_an_environment_that_the_user_made_is_kept_and_installed_into(
+def test_an_environment_that_the_user_created_is_kept_and_installed_into(
     clone: Path, index: Index, make: Make
 ) -> None:
     venv = clone / ".venv"
@@ -223,14 +226,12 @@ def test_an_environment_that_the_user_made_is_kept_and_installed_into(
     out, err = done.communicate(timeout=WAIT_SECONDS)
     assert (done.returncode, out) == (0, "a token for alice\n"), err
     assert "without hashes" not in err
-    assert "once. It was not made by make, and is kept.\n" in err
+    assert "once. It was not created by make, so it is kept.\n" in err
     assert (venv / "mine").exists()
     subprocess.run([venv / "bin" / "python", "-c", "import slow"], check=True)
 
 
-def test_a_package_that_is_not_the_locked_one_is_refused(
-    clone: Path, index: Index, make: Make
-) -> None:
+def test_a_package_with_another_hash_is_refused(clone: Path, index: Index, make: Make) -> None:
     (clone / "requirements-dev.txt").write_text(locked(OTHER_HASH))
     index.released.set()
     refused = make("token", "USER=alice")
@@ -251,12 +252,12 @@ def test_a_package_that_the_team_has_just_added_is_installed_without_hashes(
     done = make("token", "USER=alice")
     out, err = done.communicate(timeout=WAIT_SECONDS)
     assert (done.returncode, out) == (0, "a token for alice\n"), err
-    assert "requirements-dev.txt has no hashes of slow==1." in err
-    assert "`make lock` adds them.\n" in err
+    assert "requirements-dev.txt has no hashes for slow==1." in err
+    assert "Run `make lock` to add them.\n" in err
     subprocess.run([clone / ".venv" / "bin" / "python", "-c", "import slow"], check=True)
 
 
-def test_lock_compiles_each_file_with_hashes_and_the_first_constrains_the_others(
+def test_make_lock_compiles_each_file_with_hashes_and_the_development_file_first(
     clone: Path, make: Make
 ) -> None:
     uv = clone / ".venv" / "bin" / "uv"
@@ -274,7 +275,7 @@ def test_lock_compiles_each_file_with_hashes_and_the_first_constrains_the_others
     ]
 
 
-def test_an_environment_of_the_users_that_is_too_old_is_named_and_left_alone(
+def test_a_users_environment_with_an_old_python_is_reported_and_left_alone(
     clone: Path, make: Make
 ) -> None:
     python = clone / ".venv" / "bin" / "python"
@@ -290,7 +291,7 @@ def test_an_environment_of_the_users_that_is_too_old_is_named_and_left_alone(
     assert python.exists()
 
 
-def test_an_old_python_is_refused_before_anything_is_made(
+def test_an_old_python_is_refused_before_anything_is_created(
     clone: Path, tmp_path: Path, make: Make
 ) -> None:
     liar = tmp_path / "python3.10"
@@ -305,11 +306,11 @@ def test_an_old_python_is_refused_before_anything_is_made(
     assert not (clone / ".venv").exists()
 
 
-def test_a_python_that_is_not_there_is_named(clone: Path, make: Make) -> None:
+def test_a_missing_python_is_reported(clone: Path, make: Make) -> None:
     refused = make("run", python="python3.99")
     out, err = refused.communicate(timeout=WAIT_SECONDS)
     assert refused.returncode != 0
     assert out == ""
-    assert "There is no Python that runs as 'python3.99', and Herald needs Python 3.11" in err
+    assert "'python3.99' is not a working Python, and Herald needs Python 3.11" in err
     assert "make PYTHON=python3.12 run\n" in err
     assert not (clone / ".venv").exists()

@@ -1,6 +1,6 @@
-"""DynamoDB down or slow: everybody gets the documented answer, in time.
+"""DynamoDB down or slow: requests, handshakes and frames get the documented answer in time.
 
-No clock is asked: the time is what each attempt may take, and how many there are is counted.
+The tests measure no time: they count the attempts, and each attempt has a time-out.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def herald(herald_with: Callable[..., Client], storage: Proxy) -> Client:
     return client
 
 
-def test_so_many_attempts_end_in_time() -> None:
+def test_all_attempts_of_a_call_fit_into_the_answer_time() -> None:
     limits: Any = CLIENT_LIMITS
     longest = max(limits.connect_timeout, limits.read_timeout)
     assert limits.retries == {"mode": "standard", "total_max_attempts": ATTEMPTS}
@@ -39,7 +39,7 @@ def test_so_many_attempts_end_in_time() -> None:
 
 
 @pytest.mark.parametrize("state", ["down", "slow"])
-def test_nothing_hangs_and_everything_says_so(
+def test_every_entry_point_answers_503_while_storage_is_down_and_then_recovers(
     herald: Client, storage: Proxy, user: str, state: str
 ) -> None:
     socket = herald.connect(user)

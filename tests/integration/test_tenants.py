@@ -1,8 +1,8 @@
-"""The border between tenants: every route and every action, driven across it.
+"""The border between tenants: every route and action is tried across it.
 
-Two tenants have the same users and groups, and one user more beyond the border. Whoever tries to
-see or reach the other side with every scope there is learns what they would learn of nobody, and
-nothing over there changes.
+Two tenants have users and groups of the same names, and the other side has one more user. A client
+with every scope that tries to see or reach the other side gets the answers for a user that doesn't
+exist, and nothing changes there.
 """
 
 import json
@@ -27,20 +27,20 @@ from tests.support.tables import TABLES, scan
 KEYS = {"keys": [{"kty": "oct", "kid": "k", "k": "bmV3" * 11}]}
 BORDERS = [("north", "south"), (None, "north"), ("north", None), ("a", "a/b"), ("a/b", "a")]
 USERS = ["alice", "bob"]
-BEYOND = "dora"  # a user of the other side alone
-NOBODY = "nobody"  # a user of neither
+BEYOND = "dora"  # a user on the other side only
+NOBODY = "nobody"  # a user on neither side
 TEAM, THEIRS, NO_GROUP = "team", "theirs", "no-group"
 
 
 class Side(NamedTuple):
-    """One tenant's clients."""
+    """The clients of one tenant."""
 
     tenant: str | None
     sockets: dict[str, Socket]
     ids: dict[str, str]
 
     def request(self, herald: Client, method: str, path: str, body: Any = None) -> httpx.Response:
-        """A request of the tenant's alice, who may do whatever a token can allow."""
+        """Send a request as the tenant's alice, with every scope."""
         headers = {"Authorization": f"Bearer {self.token('alice')}"}
         return herald.http.request(method, path, json=body, headers=headers)
 
@@ -67,13 +67,13 @@ def herald() -> Iterator[Client]:
 
 @pytest.fixture(params=BORDERS, ids=str)
 def border(herald: Client, request: pytest.FixtureRequest) -> Iterator[tuple[Side, Side]]:
-    """Here, and there. Whatever is tried from here, there nothing has happened."""
+    """The attacking side and the other one, which must be unchanged afterwards."""
     here = side(herald, request.param[0], USERS)
     there = side(herald, request.param[1], [*USERS, BEYOND], THEIRS)
     before = stored(herald, there)
     yield here, there
     assert stored(herald, there) == before
-    # And they could have been reached: by their own, whose message is the first that they get.
+    # The other side was reachable: its own message is the first one that it receives.
     report = there.request(herald, "POST", "/messages", {"to": {"all": True}, "data": "ours"})
     assert report.json()["messages"][0]["delivered"] == len(there.sockets)
     for socket in there.sockets.values():
@@ -82,7 +82,7 @@ def border(herald: Client, request: pytest.FixtureRequest) -> Iterator[tuple[Sid
 
 
 def forget(herald: Client, *sides: Side) -> None:
-    """Leave nothing to the next test."""
+    """Close the sockets and delete the users, for the next test."""
     for one in sides:
         for socket in one.sockets.values():
             socket.connection.close()
@@ -92,7 +92,7 @@ def forget(herald: Client, *sides: Side) -> None:
 
 
 def stored(herald: Client, one: Side) -> list[str]:
-    """All that the tables have of a tenant's connections and groups."""
+    """Return the stored connections and group memberships of a tenant."""
     items = [
         item for table in (TABLES.connections, TABLES.groups) for item in scan(herald.tables, table)
     ]
@@ -101,7 +101,7 @@ def stored(herald: Client, one: Side) -> list[str]:
 
 
 def told(answer: Any, *own_words: str) -> Any:
-    """What an answer tells, but for what differs anyway: id, time, and the asker's own words."""
+    """Return an answer without its ids and times, and with `own_words` masked."""
     text = answer if isinstance(answer, str) else json.dumps(answer)
     for word in own_words:
         text = text.replace(word, "…")
@@ -117,7 +117,7 @@ Attack = Callable[[Client, Side, Side], None]
 
 
 def audiences(there: Side) -> list[tuple[Any, Any]]:
-    """Audiences of the other side, each with the like that nobody is in."""
+    """Return audiences on the other side, each with a similar one that is empty."""
     ids = list(there.ids.values())
     return [
         ({"users": [BEYOND]}, {"users": [NOBODY]}),
@@ -129,7 +129,7 @@ def audiences(there: Side) -> list[tuple[Any, Any]]:
 
 
 def reach_own(here: Side, send: Callable[[Any], Any]) -> None:
-    """Those whom both sides have are one's own."""
+    """Check that names that both sides have lead to one's own side."""
     for to, names in (
         ({"all": True}, USERS),
         ({"groups": [TEAM]}, USERS),
@@ -156,7 +156,7 @@ def post_messages(herald: Client, here: Side, there: Side) -> None:
 
 
 def queued_message(herald: Client, one: Side) -> str:
-    """The id of a message that a tenant's alice has in the queue."""
+    """Return the id of a message that a tenant's alice has queued."""
     sender = Principal("alice", 10**12, tenant=one.tenant)
     stamp = Stamp.fresh(int(time.time() * 1000))
     draft = parse_message({"to": {"all": True}, "data": 1}, may_encrypt=False)
@@ -166,7 +166,7 @@ def queued_message(herald: Client, one: Side) -> str:
 
 
 def see_a_message(herald: Client, here: Side, there: Side) -> None:
-    """Messages of the other side's queue are as if they were not, whatever one may do."""
+    """Check that queued messages of the other side are answered like unknown ones."""
     theirs, own = queued_message(herald, there), queued_message(herald, here)
     absent = here.request(herald, "GET", "/messages/01ARZ3NDEKTSV4RRFFQ69G5FAV")
     answer = here.request(herald, "GET", f"/messages/{theirs}")
@@ -236,7 +236,7 @@ def send_a_message(herald: Client, here: Side, there: Side) -> None:
     def send(to: Any) -> Any:
         socket.connection.send(json.dumps({"action": "send", "to": to, "data": "hello"}))
         frames = [socket.receive()]
-        if frames[0]["type"] == "messages":  # what one sends oneself comes first
+        if frames[0]["type"] == "messages":  # the sender's own copy arrives before the ack
             held.append(frames[0])
             frames = [socket.receive()]
         assert frames[0]["type"] == "ack"
@@ -252,7 +252,7 @@ def send_a_message(herald: Client, here: Side, there: Side) -> None:
 
 
 def join_a_group(herald: Client, here: Side, there: Side) -> None:
-    """A group of the same name is another: to join it is to be alone in it."""
+    """Check that a group of the same name is another group, with only the joiner in it."""
     socket = here.sockets["alice"]
     assert socket.ask({"action": "join", "group": THEIRS})["type"] == "joined"
     body = {"to": {"groups": [THEIRS]}, "data": "for them"}
@@ -272,7 +272,7 @@ def leave_a_group(herald: Client, here: Side, there: Side) -> None:
 
 
 def resume_messages(herald: Client, here: Side, there: Side) -> None:
-    """What was sent there to the same names is no history of here."""
+    """Check that a resume returns no messages sent to the same names on the other side."""
     after = earliest(int(time.time() * 1000))
     secret = f"of {there.tenant}, kept from {here.tenant}"
     for to in ({"users": ["alice"]}, {"groups": [TEAM, THEIRS]}, {"all": True}):
@@ -282,7 +282,7 @@ def resume_messages(herald: Client, here: Side, there: Side) -> None:
         for _ in range(3 if user == "alice" else 2):
             assert theirs.messages() == [secret]
     answer = here.sockets["alice"].ask({"action": "resume", "after": after})
-    while answer["type"] == "messages":  # what others of these tests sent here
+    while answer["type"] == "messages":  # messages that other tests sent to this tenant
         assert secret not in json.dumps(answer)
         answer = here.sockets["alice"].receive()
     assert answer["type"] == "resumed"
@@ -314,18 +314,20 @@ ACTIONS: dict[str, Attack] = {
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=" ".join)
-def test_a_route_does_not_cross(
+def test_no_route_reaches_another_tenant(
     herald: Client, border: tuple[Side, Side], route: tuple[str, str]
 ) -> None:
     ROUTES[route](herald, *border)
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_an_action_does_not_cross(herald: Client, border: tuple[Side, Side], action: str) -> None:
+def test_no_action_reaches_another_tenant(
+    herald: Client, border: tuple[Side, Side], action: str
+) -> None:
     ACTIONS[action](herald, *border)
 
 
-def test_every_route_and_action_is_tried(herald: Client) -> None:
+def test_every_route_and_action_has_a_border_test(herald: Client) -> None:
     [declared] = invoke()
     assert set(ROUTES) == {
         (method, path) for path, of in declared["routes"].items() for method in of
@@ -336,7 +338,7 @@ def test_every_route_and_action_is_tried(herald: Client) -> None:
     forget(herald, here)
 
 
-def test_a_notice_does_not_cross(herald_with: Callable[..., Client]) -> None:
+def test_a_notice_goes_only_to_the_users_own_tenant(herald_with: Callable[..., Client]) -> None:
     with stub() as stubbed:
         herald = herald_with(HERALD_MANAGEMENT_ENDPOINT=stubbed.endpoint)
         here = side(herald, "north", ["alice", "bob"])
@@ -356,8 +358,9 @@ def test_a_notice_does_not_cross(herald_with: Callable[..., Client]) -> None:
         second.connection.close()
 
 
-def test_a_full_tenant_leaves_the_other_its_limits(herald_with: Callable[..., Client]) -> None:
-    """Connections, rate and quota are those of a user of a tenant."""
+def test_users_of_the_same_name_in_two_tenants_do_not_share_limits(
+    herald_with: Callable[..., Client],
+) -> None:
     herald = herald_with(
         HERALD_MAX_CONNECTIONS_PER_USER="1",
         HERALD_CONNECTION_LIMIT_POLICY="evict-oldest",

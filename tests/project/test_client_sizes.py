@@ -1,4 +1,4 @@
-"""The clients are small enough to be read before they are copied; comments are not counted."""
+"""The clients' sizes: small enough to read before copying. Comments are not counted."""
 
 import ast
 import re

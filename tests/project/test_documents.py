@@ -1,4 +1,4 @@
-"""What the documents name exists."""
+"""The tests, files, modules and commands that the documents name."""
 
 import re
 from collections import defaultdict
@@ -17,13 +17,13 @@ for path in (PROJECT / "tests").rglob("test_*.py"):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_tests_and_links(document: Path) -> None:
+def test_the_tests_and_files_that_a_document_names_exist(document: Path) -> None:
     text = document.read_text()
     for file, function in re.findall(r"(test_\w+\.py)::(\w+)", text):
         assert function in FUNCTIONS[file], f"{file} has no {function}"
     for target in re.findall(r"\]\(([^)#]+)", text):
         if "://" not in target:
-            assert (document.parent / target).exists(), f"there is no {target}"
+            assert (document.parent / target).exists(), f"{target} does not exist"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -52,15 +52,13 @@ DRAWN = '<div class="only-light"><svg></svg></div><div class="only-dark"><svg></
         ('<h1>A</h1><p style="background: url(//fonts.test/a)">', "loads //fonts.test/a"),
     ],
 )
-def test_the_check_of_the_site_names_what_is_wrong(
-    tmp_path: Path, body: str, complaint: str
-) -> None:
+def test_the_site_check_reports_each_defect(tmp_path: Path, body: str, complaint: str) -> None:
     (tmp_path / "page.html").write_text(body + ("" if "mermaid" in body else DRAWN))
     [found] = complaints(tmp_path, {"page": 1})
     assert complaint in found
 
 
-def test_the_check_of_the_site_reads_style_sheets_and_scripts(tmp_path: Path) -> None:
+def test_the_site_check_reads_style_sheets_and_scripts(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(
         '<h1>A</h1><a href="https://example.com">B</a><img src="a.png">'
     )
@@ -75,7 +73,7 @@ def test_the_check_of_the_site_reads_style_sheets_and_scripts(tmp_path: Path) ->
     ]
 
 
-def test_the_check_of_the_site_knows_each_diagram() -> None:
+def test_the_site_check_counts_the_diagrams_of_a_page() -> None:
     assert diagrams_of(PROJECT / "docs")["how-it-works"] == 3
 
 
@@ -86,8 +84,7 @@ def test_the_modules_that_a_page_names_exist(document: str) -> None:
         assert (PROJECT / path).exists() or (PROJECT / "chalicelib" / path).exists(), path
 
 
-def test_every_rule_of_the_standards_is_answered() -> None:
-    """A rule without a test says why it needs none."""
+def test_every_rule_of_the_standards_has_a_test_or_a_reason() -> None:
     text = (PROJECT / "docs" / "security.md").read_text()
     assert len(re.findall(r"test_\w+\.py::test_", text)) > 80
     for rule in [f"3.{number}" for number in range(1, 13)] + [
@@ -99,9 +96,9 @@ def test_every_rule_of_the_standards_is_answered() -> None:
             assert len(line.split("|")[2].split()) >= 2, line
 
 
-def test_the_settings_are_those_of_the_settings_object() -> None:
+def test_the_table_of_settings_is_up_to_date() -> None:
     text = PAGE.read_text()
-    assert page(text) == text, "python docs/settings_table.py writes it"
+    assert page(text) == text, "run python docs/settings_table.py"
 
 
 IN_CI_ALONE = (
@@ -115,15 +112,15 @@ IN_CI_ALONE = (
 )
 NEWCOMER = "test_a_newcomer_gets_from_clone_to_a_deployed_websocket"
 COMMANDS = {
-    "make run": "test_what_run_prints_can_be_pasted",
+    "make run": "test_the_url_and_the_command_that_run_prints_can_be_pasted",
     ".venv/bin/websockets": "test_the_websocket_client_receives_what_curl_sends",
     "curl": "test_the_websocket_client_receives_what_curl_sends",
-    "make PYTHON=": "test_a_half_made_environment_is_made_again_while_another_command_waits_for_it",
-    "make lint": "make test",  # which begins with it
+    "make PYTHON=": "test_an_unfinished_environment_is_recreated_while_another_command_waits",
+    "make lint": "make test",  # which runs it first
     "make demo": "test_demo_shows_who_received_the_message",
     "make token": "test_token_prints_a_token_and_nothing_else",
-    "make deploy": "test_a_deployed_stage_is_healthy",  # in the emulator, by both ways
-    "make destroy": "test_a_deployed_stage_is_healthy",  # where the stage that it looks at ends
+    "make deploy": "test_a_deployed_stage_is_healthy",  # in the emulator, by both methods
+    "make destroy": "test_a_deployed_stage_is_healthy",  # its fixture destroys the stage
     "make resources": NEWCOMER,
     "chalice deploy": NEWCOMER,
     "chalice local": NEWCOMER,
@@ -134,22 +131,22 @@ COMMANDS = {
     "chalice package": "test_the_template_passes_cfn_lint",
     "python -m infra token": NEWCOMER,
     "make package": "test_the_template_passes_cfn_lint",
-    "python3 -c": "test_the_configurations_command_makes_master_keys",
-    "python docs/settings_table.py": "test_the_settings_are_those_of_the_settings_object",
-    ".venv/bin/chalice local": "test_alone_it_serves_with_tables_of_its_own",
-    ".venv/bin/python -m bench": "make bench",  # which runs each
-    "make lock": "test_lock_compiles_each_file_with_hashes_and_the_first_constrains_the_others",
+    "python3 -c": "test_the_command_in_the_configuration_page_makes_master_keys",
+    "python docs/settings_table.py": "test_the_table_of_settings_is_up_to_date",
+    ".venv/bin/chalice local": "test_chalice_local_without_run_uses_tables_of_its_own",
+    ".venv/bin/python -m bench": "make bench",  # which runs every benchmark
+    "make lock": "test_make_lock_compiles_each_file_with_hashes_and_the_development_file_first",
     "make simulate": "test_simulate_reproduces_the_committed_results_and_plots",
     "make coverage": "test_too_little_coverage_fails_and_names_the_modules",
     "make audit": "test_an_audit_names_vulnerable_packages_and_fails",
     **{command: command for command in IN_CI_ALONE},
 }
-"""How a command of a document's begins, and the test or the line of .ci/run that runs it."""
+"""The beginning of each command in the documents, and the test or line of .ci/run that runs it."""
 IN_CI = (PROJECT / ".ci" / "run").read_text()
 
 
 def commands(document: Path) -> list[str]:
-    """What the shell would run, in blocks a command a line, and between words."""
+    """Return the commands in a document: in its code blocks, one for each line, and in its text."""
     text = document.read_text()
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     joined = re.sub(r"\\\n\s*|(?<=,)\n\s+", " ", "".join(blocks))
@@ -158,7 +155,7 @@ def commands(document: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_command_is_run_by_a_test(document: Path) -> None:
+def test_every_command_in_a_document_is_run_by_a_test_or_in_ci(document: Path) -> None:
     functions = set().union(*FUNCTIONS.values())
     for command in commands(document):
         [begin] = [begin for begin in COMMANDS if command.startswith(begin)]

@@ -1,4 +1,4 @@
-"""Every package is pinned, with its hashes, and so is every package that these need."""
+"""Every package and every dependency of it is pinned with hashes."""
 
 import re
 from importlib.metadata import distribution, distributions
@@ -16,13 +16,13 @@ COMPILED = [PROJECT / "requirements-dev.txt", *(PROJECT / "requirements").glob("
 
 
 def lines(file: Path) -> list[str]:
-    """Return the requirements of a file, a line each, without comments."""
+    """Return the requirements in a file, one for each line, without comments."""
     text = file.read_text().replace("\\\n", "")
     return list(filter(None, (line.partition("#")[0].strip() for line in text.splitlines())))
 
 
 def pins(file: Path) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for line in lines(file):
         pin = PIN.match(line)
         assert pin is not None, f"{file}: {line} is not pinned"
@@ -31,7 +31,7 @@ def pins(file: Path) -> dict[str, str]:
 
 
 def asked_for(file: Path) -> list[Requirement]:
-    """Return what an input asks for, itself and by `-r`."""
+    """Return the requirements in an input and in the files that it includes by `-r`."""
     found = []
     for line in lines(file):
         option, _, name = line.partition(" ")
@@ -42,14 +42,14 @@ def asked_for(file: Path) -> list[Requirement]:
     return found
 
 
-def test_what_is_installed_is_what_is_pinned() -> None:
+def test_installed_packages_have_their_pinned_versions() -> None:
     pinned = {**pins(PROJECT / "requirements-dev.txt"), **pins(PROJECT / "requirements" / "uv.txt")}
     for installed in distributions():
         assert installed.version == pinned[canonicalize_name(installed.name)]
 
 
-def test_what_travels_to_lambda_is_complete() -> None:
-    """Chalice installs these alone there, so that what they need must be pinned beside them."""
+def test_the_packages_for_lambda_include_their_dependencies() -> None:
+    """Chalice installs only the packages in requirements.txt, so it must list dependencies, too."""
     travelling = pins(PROJECT / "requirements.txt")
     for name in travelling:
         for needed in map(Requirement, distribution(name).requires or []):
@@ -58,7 +58,7 @@ def test_what_travels_to_lambda_is_complete() -> None:
 
 
 @pytest.mark.parametrize("file", COMPILED, ids=lambda file: file.stem)
-def test_a_compiled_file_has_what_its_input_asks_for(file: Path) -> None:
+def test_a_compiled_file_satisfies_its_input(file: Path) -> None:
     compiled = pins(file)
     for requirement in asked_for(file.with_suffix(".in")):
         version = compiled.get(canonicalize_name(requirement.name))
@@ -75,7 +75,7 @@ def test_every_compiled_requirement_has_a_version_and_hashes(file: Path) -> None
 
 
 @pytest.mark.parametrize("file", COMPILED, ids=lambda file: file.stem)
-def test_a_compiled_file_does_not_say_where_packages_come_from(file: Path) -> None:
+def test_a_compiled_file_records_no_package_index(file: Path) -> None:
     text = file.read_text()
     for word in ("://", "file:", " @ ", "--index", "--extra", "--find", "# via", "# from"):
         assert word not in text
@@ -83,7 +83,7 @@ def test_a_compiled_file_does_not_say_where_packages_come_from(file: Path) -> No
 
 @pytest.mark.parametrize("file", COMPILED, ids=lambda file: file.stem)
 def test_a_compiled_file_has_the_extras_that_its_packages_need(file: Path) -> None:
-    """pip wants a hash of `coverage[toml]` where a package needs that, not only of `coverage`."""
+    """pip needs an entry `coverage[toml]` if a package requires that; `coverage` isn't enough."""
     extras = {
         canonicalize_name(needed.name): needed.extras
         for needed in map(Requirement, (line.partition(" --hash")[0] for line in lines(file)))

@@ -1,4 +1,4 @@
-"""The script that sets up virtual environments, piece by piece."""
+"""The functions of `tools/set_up.py`."""
 
 import ast
 import os
@@ -34,7 +34,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
-    """A complete environment, whose Python is this one."""
+    """A complete environment with the Python of the tests."""
     folder = tmp_path / ".venv"
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").symlink_to(sys.executable)
@@ -49,7 +49,7 @@ def test_the_script_has_the_syntax_of_python_3_8() -> None:
 
 
 @pytest.mark.parametrize("version", [(3, 8, 18), (3, 10, 13)])
-def test_an_old_python_is_refused_with_what_is_needed(version: tuple[int, ...]) -> None:
+def test_an_old_python_is_refused_with_the_version_that_is_needed(version: tuple[int, ...]) -> None:
     with pytest.raises(SetUpError) as refused:
         check_version(version)
     found, cure = str(refused.value).splitlines()
@@ -65,13 +65,13 @@ def test_a_complete_environment_is_ready_until_its_files_change(environment: Pat
     assert not is_ready(environment, files)
 
 
-def test_an_environment_without_its_python_is_not_ready(environment: Path) -> None:
+def test_an_environment_whose_python_is_missing_is_not_ready(environment: Path) -> None:
     (environment / "bin" / "python").unlink()
     (environment / "bin" / "python").symlink_to("/nowhere/python")
     assert not is_ready(environment, [])
 
 
-def test_an_environment_of_another_python_is_ready_unless_this_one_is_asked_for(
+def test_an_environment_with_another_python_is_ready_unless_this_one_is_required(
     environment: Path,
 ) -> None:
     python = environment / "bin" / "python"
@@ -131,11 +131,11 @@ def test_a_requirement_that_is_not_compiled_yet_is_found(
         ("", None),
     ],
 )
-def test_the_progress_is_in_pips_lines(line: str, shown: str | None) -> None:
+def test_the_current_step_is_read_from_pips_output(line: str, shown: str | None) -> None:
     assert step(line) == shown
 
 
-def test_what_takes_long_has_lines_with_the_step_and_the_seconds(
+def test_a_long_command_prints_lines_with_the_step_and_the_seconds(
     progress: Progress, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(set_up, "EVERY_SECONDS", 0.0)
@@ -146,17 +146,19 @@ def test_what_takes_long_has_lines_with_the_step_and_the_seconds(
     assert "  0 s: collecting six==1" in err.splitlines()
 
 
-def test_what_is_quick_has_no_lines(progress: Progress, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_quick_command_prints_nothing(
+    progress: Progress, capfd: pytest.CaptureFixture[str]
+) -> None:
     run(["echo", "Collecting six==1"], "installing", progress, 0)
     progress.end("done")
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_command_that_fails_is_shown_by_its_last_lines(progress: Progress) -> None:
+def test_the_error_of_a_failed_command_has_its_last_lines(progress: Progress) -> None:
     with pytest.raises(SetUpError) as failed:
         run(["sh", "-c", "seq 30; echo no such package >&2; exit 3"], "installing", progress, 0)
     shown = str(failed.value).splitlines()
-    assert shown[0] == "installing failed; all that was said is in .herald/set-up.log:"
+    assert shown[0] == "installing failed. The whole output is in .herald/set-up.log; its end:"
     assert shown[-2:] == ["  30", "  no such package"]
     assert len(shown) == 16
     assert Path(".herald/set-up.log").read_text().startswith("1\n2\n")
@@ -171,7 +173,7 @@ def test_a_command_that_fails_is_shown_by_its_last_lines(progress: Progress) -> 
         ({"PIP_NO_INDEX": "1"}, True),
     ],
 )
-def test_pip_installs_where_it_has_an_index_of_its_own(
+def test_an_index_in_pips_configuration_is_found(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], own: bool
 ) -> None:
     for name in [name for name in os.environ if name.startswith("PIP_")]:

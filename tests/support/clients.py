@@ -1,4 +1,4 @@
-"""Clients of a running Herald, which use it as a user's program would."""
+"""Clients that use a running Herald as a user's program would."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ EVERY_SCOPE = "ws:connect messages:send messages:broadcast users:read connection
 RECEIVE_SECONDS = 30.0
 ACCEPTED = ("pong", "ack", "joined", "left", "refreshed")
 QUIET_SECONDS = 0.3
-"""How long a test waits before it believes that no frame will arrive."""
+"""The time without a frame after which a test concludes that none will arrive."""
 
 
 def token(
@@ -41,7 +41,7 @@ def token(
 class Client:
     """A client of one gateway. Its WebSockets stay open until `close`."""
 
-    has_herald = True  # another app's frames are not those of `docs/asyncapi.yaml`
+    has_herald = True  # `docs/asyncapi.yaml` describes only Herald's frames
 
     def __init__(self, running: Running) -> None:
         self.running = running
@@ -127,7 +127,7 @@ class Socket:
     """An open WebSocket that speaks JSON."""
 
     def __init__(self, connection: ClientConnection, *, checked: bool) -> None:
-        """`checked`: every frame must be one of `docs/asyncapi.yaml`."""
+        """Wrap a connection; if `checked`, each frame must match `docs/asyncapi.yaml`."""
         self.connection = connection
         self._checked = checked
 
@@ -188,7 +188,7 @@ def configured(**environment: str) -> Configuration:
 
 @contextlib.contextmanager
 def served(configuration: Configuration) -> Iterator[Running]:
-    """Run a gateway in a thread of its own. Raises its errors, also those of its stop."""
+    """Run a gateway in its own thread. Raises its errors, also those of its shutdown."""
     started: list[Running] = []
     errors: list[BaseException] = []
     ready = threading.Event()
@@ -216,7 +216,7 @@ def served(configuration: Configuration) -> Iterator[Running]:
         if started:
             yield started[0]
     finally:
-        with contextlib.suppress(RuntimeError):  # it is closed: the gateway didn't start
+        with contextlib.suppress(RuntimeError):  # the port is closed: the gateway didn't start
             loop.call_soon_threadsafe(stop.set)
         thread.join()
     if errors:

@@ -1,4 +1,4 @@
-"""Copies of the project, in which commands don't meet those of the developer."""
+"""Copies of the project, apart from the developer's own running commands."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ from gateway.configuration import PROJECT
 
 
 def copy_project(to: Path) -> Path:
-    """Copy what the commands need to the new folder `to`, and return it."""
+    """Copy the files that the commands need to the new folder `to`, and return it."""
     to.mkdir()
     shutil.copy(PROJECT / "app.py", to)
     for folder in (".chalice", "chalicelib", "clients", "console", "gateway", "infra"):

@@ -1,4 +1,4 @@
-"""The echo app behind a gateway: it records its events, and runs the code that it is sent."""
+"""A client of the echo app, which records its events and runs the code in its messages."""
 
 import dataclasses
 import json

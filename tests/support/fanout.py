@@ -1,4 +1,4 @@
-"""A scene for tests of the fan-out: people are connected, all messages are queued, and the test
+"""A scene for tests of the fan-out: connected users, messages that are all queued, and a test that
 plays SQS."""
 
 import json

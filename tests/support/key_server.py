@@ -1,4 +1,4 @@
-"""An identity provider: key pairs, a JWK Set of their public halves, and a server that has it."""
+"""An identity provider: key pairs, and a server that publishes a JWK Set of the public keys."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ KINDS = {"RS256": RSAKey, "ES256": ECKey}
 
 
 class AnySignature(JWSRegistry):
-    """Every algorithm and header, without joserfc's warning about the name `EdDSA`."""
+    """Return a registry of all algorithms and headers, which doesn't warn about `EdDSA`."""
 
     def __init__(self) -> None:
         super().__init__(strict_check_header=False)
@@ -31,13 +31,13 @@ class AnySignature(JWSRegistry):
 
 
 def signed(key: Key, algorithm: str, headers: dict[str, Any], claims: dict[str, Any]) -> str:
-    """Make a token with joserfc: Herald verifies by another library."""
+    """Sign a token with joserfc, since Herald verifies with another library."""
     return jwt.encode({"alg": algorithm, **headers}, claims, key, registry=AnySignature())
 
 
 @dataclass(frozen=True)
 class KeyPair:
-    """A private key, and the JWK that publishes its public half."""
+    """A private key, and the JWK that publishes its public key."""
 
     algorithm: str
     kid: str
@@ -64,7 +64,7 @@ class KeyPair:
 
     @property
     def key(self) -> Any:
-        """The private key, as joserfc has it."""
+        """Return the private key in joserfc's form."""
         return KINDS.get(self.algorithm, OKPKey)(self.private, self.private)
 
 
@@ -79,7 +79,7 @@ def serialized(pairs: Iterable[KeyPair]) -> Iterator[bytes]:
 
 
 class KeyServer(ThreadingHTTPServer):
-    """Serves `body` with `status`, and counts how often."""
+    """Serves `body` with `status`, and counts the requests."""
 
     daemon_threads = True
 
@@ -90,7 +90,7 @@ class KeyServer(ThreadingHTTPServer):
         self.headers: dict[str, str] = {}
         self.body: bytes = b""
         self.requests = 0
-        self.hold = threading.Event()  # set, but while answers are held back
+        self.hold = threading.Event()  # cleared while answers are held back
         self.hold.set()
 
     def publish(self, *pairs: KeyPair, also: tuple[Any, ...] = ()) -> None:
@@ -107,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in self.server.headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(self.server.body)))
-        with contextlib.suppress(ConnectionError):  # who asked may have given up
+        with contextlib.suppress(ConnectionError):  # the client may have given up
             self.end_headers()
             self.wfile.write(self.server.body)
 
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def key_server(tls: SSLContext | None = None) -> Iterator[KeyServer]:
-    """A server in a thread of its own, on a free port of the loopback address."""
+    """Run a server in its own thread, on a free port of the loopback address."""
     server = KeyServer("http" if tls is None else "https")
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)

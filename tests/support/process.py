@@ -1,4 +1,4 @@
-"""Commands as a person runs them: in processes of their own, which print."""
+"""Herald's commands as child processes, with their output."""
 
 import configparser
 import os
@@ -18,7 +18,7 @@ START_SECONDS = 30.0
 
 
 class Command:
-    """A running `python -m gateway …`, and what it has printed."""
+    """A running `python -m gateway …`, and its output so far."""
 
     def __init__(self, checkout: Path, *arguments: str, **environment: str) -> None:
         self.process = subprocess.Popen(
@@ -29,7 +29,7 @@ class Command:
             stderr=subprocess.STDOUT,
             text=True,
             bufsize=1,
-            start_new_session=True,  # a group of its own, as a shell gives it
+            start_new_session=True,  # a process group, as a shell creates
         )
         self.output = ""
 
@@ -39,7 +39,7 @@ class Command:
 
     @property
     def lives(self) -> bool:
-        """Whether a process of the group is still running."""
+        """True while a process of the group is running."""
         try:
             os.killpg(self.process.pid, 0)
         except ProcessLookupError:
@@ -118,7 +118,7 @@ def processes_of(parent: int) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process exists."""
+    """Return whether a process exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -127,5 +127,5 @@ def alive(pid: int) -> bool:
 
 
 def children() -> set[str]:
-    """The ids of this thread's child processes."""
+    """Return the ids of the calling thread's child processes."""
     return set(Path("/proc/thread-self/children").read_text().split())

@@ -1,4 +1,4 @@
-"""What `docs/openapi.yaml` and `docs/asyncapi.yaml` say, asked of frames and answers."""
+"""Check frames and answers against `docs/openapi.yaml` and `docs/asyncapi.yaml`."""
 
 from functools import cache
 from typing import Any
@@ -14,14 +14,14 @@ DOCUMENTS = {
     name: yaml.safe_load((PROJECT / "docs" / name).read_text())
     for name in ("openapi.yaml", "asyncapi.yaml")
 }
-BASE = "https://herald.invalid/"  # where the documents find each other
+BASE = "https://herald.invalid/"  # the documents refer to each other by these names
 REGISTRY: Registry[Any] = Registry().with_resources(
     (BASE + name, DRAFT202012.create_resource(document)) for name, document in DOCUMENTS.items()
 )
 
 
 GATEWAY_ERROR = {"message", "connectionId", "requestId"}
-"""API Gateway's own, where a function failed."""
+"""The fields of API Gateway's own error, for when a function failed."""
 
 
 @cache
@@ -44,7 +44,7 @@ def check_sent(frame: Any) -> None:
 
 
 def check_answer(name: str, answer: Any) -> None:
-    """Raise ValidationError unless REST may answer so, by its schema's name."""
+    """Raise ValidationError unless `answer` matches the schema `name` of REST's answers."""
     _validator("openapi.yaml", name).validate(answer)
 
 

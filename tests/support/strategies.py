@@ -1,4 +1,4 @@
-"""Hypothesis strategies that tests of several modules share."""
+"""Hypothesis strategies for several modules' tests."""
 
 from hypothesis import strategies as st
 
@@ -11,4 +11,4 @@ json_values = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
-"""Any JSON value, as Python has it."""
+"""Any JSON value, as a Python object."""

@@ -1,4 +1,4 @@
-"""A stub of `@connections` with scripted responses, for what the local gateway never does."""
+"""A stub of `@connections` with scripted responses that the local gateway never gives."""
 
 import socket
 import ssl
@@ -21,7 +21,7 @@ RAW_RESPONSES: dict[str, bytes] = {
     "half a head": b"HTTP/1.1 200 OK\r\nContent-Le",
     "half a body": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfour",
     "half a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\nfour",
-    "garbage": b"this is no HTTP\r\n\r\n",
+    "garbage": b"this is not HTTP\r\n\r\n",
     "endless": b"HTTP/1.1 200 OK\r\nX-Filler: " + b"x" * 200_000,
     "no length": b"HTTP/1.0 200 OK\r\n\r\n",
 }

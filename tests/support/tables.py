@@ -1,4 +1,4 @@
-"""Shared by the tests of the store: Herald's tables, and a client that counts its calls."""
+"""Herald's tables for tests of the store, and a client that counts its calls."""
 
 import re
 from collections import defaultdict
@@ -31,7 +31,7 @@ TABLES = Tables(
 CREATED_WITH = ("AttributeDefinitions", "BillingMode", "GlobalSecondaryIndexes", "KeySchema")
 HISTORY_SECONDS = 300
 NOW = EpochMs(1_995_477_071_772)
-"""In the far future, since an emulator deletes expired items, as DynamoDB does."""
+"""A time in the far future, since emulators delete expired items, as DynamoDB does."""
 
 LATER = EpochSeconds(NOW // 1000 + 3600)
 UNLIMITED = Rate.per_second(1_000_000, 1_000_000)
@@ -59,7 +59,10 @@ class Counted:
 
 
 def assert_placeholders_are_used(parameters: dict[str, Any]) -> None:
-    """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.html"""
+    """Raise AssertionError if an expression doesn't use a placeholder, as DynamoDB does.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.html
+    """
     expressions = " ".join(
         value for name, value in parameters.items() if name.endswith("Expression")
     )
@@ -99,7 +102,7 @@ def connections_of(
 
 
 def users_of(client: Any, messages: Rate = UNLIMITED, quota: int = 0) -> Users:
-    """Users over `client`, with unlimited rates unless given."""
+    """Return the users over `client`, with unlimited rates unless given."""
     return Users(
         Store(client, TABLES),
         message_limiter=limiter(MESSAGE_RATE_ATTRIBUTE, messages, quota),
@@ -133,9 +136,9 @@ def scan(client: Any, table: str) -> Iterator[Any]:
 
 
 class Remembering:
-    """A DynamoDB client that scans a table again only after a write, which has to go through it.
+    """A DynamoDB client that caches scans until a write. All writes must go through it.
 
-    It is for tests that look at whole tables after each step: most steps write nothing.
+    For tests that read whole tables after each step, since most steps write nothing.
     """
 
     READS = frozenset({"batch_get_item", "get_item", "get_paginator", "query", "scan"})
@@ -165,7 +168,7 @@ class Remembering:
 
 
 def create(client: Any, tables: Tables) -> None:
-    """Create the tables with the keys and indexes of Herald's, and without the rest."""
+    """Create tables with the keys and indexes of Herald's, and no other options."""
     for logical_id, name in zip(infra.TABLES.values(), astuple(tables), strict=True):
         properties = infra.RESOURCES[logical_id]["Properties"]
         used = {key: properties[key] for key in CREATED_WITH if key in properties}

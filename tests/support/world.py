@@ -1,7 +1,7 @@
 """A model of API Gateway and its clients, and Herald over a DynamoDB client that can be stopped.
 
-It does what the local gateway can't be made to do: events come late, twice or never, and handlers
-die between any two of their DynamoDB calls.
+It does what the local gateway can't: events arrive late, twice or never, and handlers die between
+any two of their DynamoDB calls.
 """
 
 import threading
@@ -160,7 +160,7 @@ class World:
         self.trouble = False
         self.queue: list[dict[str, Any]] = []
         self.estimate: int | None = None
-        """The number of active connections that the fan-out is told; None is unknown."""
+        """The number of active connections that the fan-out sees; None means unknown."""
         self.calls = 0
         """The number of calls to `@connections`."""
         self.received: defaultdict[str, list[str]] = defaultdict(list)

@@ -14,14 +14,14 @@ def test_an_answer_is_ready_before_api_gateway_and_lambda_give_up() -> None:
     assert aws_limits.WORK_SECONDS < aws_limits.INTEGRATION_SECONDS < aws_limits.FUNCTION_SECONDS
 
 
-def test_what_outlives_a_handler_is_longer_than_its_time_out() -> None:
+def test_limits_that_must_outlive_a_handler_exceed_its_time_out() -> None:
     assert aws_limits.HANDSHAKE_SECONDS >= aws_limits.INTEGRATION_SECONDS
     assert aws_limits.HANDLER_MS >= aws_limits.FUNCTION_SECONDS * 1000
     assert aws_limits.CLAIM_MS > aws_limits.FUNCTION_SECONDS * 1000
     assert aws_limits.VISIBILITY_SECONDS > aws_limits.FUNCTION_SECONDS
 
 
-def test_what_is_stored_or_passed_on_leaves_room_for_the_rest() -> None:
+def test_stored_and_forwarded_values_leave_room_within_awss_limits() -> None:
     assert aws_limits.ITEM_CONTENT_BYTES < 0.75 * aws_limits.ITEM_BYTES
     assert aws_limits.TOKEN_BYTES < aws_limits.HEADER_BYTES
     assert aws_limits.CONTEXT_BYTES < aws_limits.AUTHORIZER_RESULT_BYTES

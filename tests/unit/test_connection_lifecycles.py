@@ -38,12 +38,12 @@ from tests.support.world import (
 )
 
 EXPLORE = os.environ.get("LIFE_EXAMPLES")
-"""How many random lives to try, new ones each time; by default always the same few."""
+"""The number of random lives to try, new ones in each run; by default, the same few."""
 
 USERS = ("alice",)
 
 SOON = st.sampled_from([0, 1, 2, 3, 50, 50, 50])
-"""How many calls a handler makes before something else happens; 50 are more than any makes."""
+"""The number of calls that a handler makes before something else happens; 50 means all."""
 
 
 class Life(RuleBasedStateMachine):
@@ -165,7 +165,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def no_open_socket_is_forgotten(self) -> None:
-        """Except one that a handler evicts; the handler may have crashed since."""
+        """Exempt a socket that a handler is evicting; the handler may have crashed since."""
         if not self.evicts or (self.smooth and not self.handlers):
             assert self._sockets("open") <= self._items()
 

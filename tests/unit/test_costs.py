@@ -1,4 +1,4 @@
-"""The number of DynamoDB calls for each event or request, which decides the bill."""
+"""The number of DynamoDB calls for each event or request, which determines the bill."""
 
 import json
 from typing import Any
@@ -73,7 +73,7 @@ def test_disconnecting_takes_at_most_two_calls(
 ) -> None:
     socket = connected(herald, world, user)
     say(herald, socket, action="join", group="room-1")
-    for _ in range(2):  # with a group that the token does not name; then when it is gone already
+    for _ in range(2):  # first with a group that the token does not name, then without an item
         client.calls.clear()
         herald.lifecycle.on_disconnect(socket.event())
         assert len(client.calls) == 2

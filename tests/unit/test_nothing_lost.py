@@ -41,14 +41,14 @@ from tests.support.world import (
 )
 
 EXPLORE = os.environ.get("LIFE_EXAMPLES")
-"""How many random runs to try; by default it tries the same few each time."""
+"""The number of random runs, new ones in each test run; by default, the same few."""
 
 USERS = ("alice", "bob", "carol")
 ROOM = "room-1"
 ONE_PAGE = FanoutLimits(slice_seconds=0.0)  # a worker re-queues its jobs after one page
 SENDER = Principal("server", 10**12, scopes=SCOPES | {Scope.MESSAGES_BROADCAST})
 SOON = st.sampled_from([0, 1, 2, 3, 4, 50, 50, 50])
-"""How many calls a handler makes before something else happens; 50 means all."""
+"""The number of calls that a handler makes before something else happens; 50 means all."""
 
 
 @dataclass
@@ -166,7 +166,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(user=st.sampled_from(USERS), known=st.booleans(), told=st.booleans(), soon=SOON)
     def a_client_drops_or_comes_back(self, user: str, known: bool, told: bool, soon: int) -> None:
-        """API Gateway may or may not notice a loss (`known`), and report it (`told`)."""
+        """Let API Gateway notice a loss (`known`) and report it (`told`), or not."""
         reader = self.readers[user]
         socket = reader.socket
         if socket is None:
@@ -195,7 +195,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(user=st.sampled_from(USERS))
     def a_client_leaves(self, user: str) -> None:
-        """Run it to its end and alone: this test is not about a join at the same time."""
+        """Run it without interruption: this test does not cover concurrent joins."""
         reader = self.readers[user]
         room = reader.room
         if reader.socket and room and room.joined and not room.leaving and not self.handlers:
@@ -326,7 +326,7 @@ class Lives(RuleBasedStateMachine):
             for room in reader.rooms
         )
 
-    # --- How it is done
+    # --- Helpers
 
     def _connect(self, reader: Reader, *, again: bool = True) -> None:
         """Connect without interruption, and join the room again if the client was in it."""
@@ -402,7 +402,9 @@ class Lives(RuleBasedStateMachine):
 
 @pytest.mark.ministack
 @pytest.mark.timeout(0 if EXPLORE else 300)
-def test_no_message_is_lost(life: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_message_reaches_its_audience_once_and_in_order(
+    life: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)
     run_machine(
         type("Machine", (Lives,), {"client": life}),

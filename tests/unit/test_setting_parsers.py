@@ -1,4 +1,4 @@
-"""What each parser accepts, returns and says about itself."""
+"""The texts that each parser accepts, its values and its description."""
 
 from enum import StrEnum
 from ipaddress import ip_network

@@ -1,4 +1,4 @@
-"""Which stage a function belongs to, and what its resources are called."""
+"""The stage of a function, and the names of its resources."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How Herald's parts are put together, and what `import app` loads."""
+"""The construction of Herald's parts, and the modules that `import app` loads."""
 
 import subprocess
 import sys

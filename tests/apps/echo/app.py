@@ -1,7 +1,7 @@
-"""An app that shows a test what Lambda functions are given, and does what it is told.
+"""An app that records the events of its functions, and runs code that a test sends.
 
-Every event is appended to the file that EVENTS names. A message's text is Python for the handler
-to run, so a test can make it slow, wrong or dead.
+Every event is appended to the file in the variable EVENTS. The message handler runs a message's
+text as Python, so a test can make it slow, fail or exit.
 """
 
 import json

@@ -1,5 +1,7 @@
-"""Herald as it is in eleven minutes: whoever is silent until then is stale, and no handshake of now
-is still under way."""
+"""Herald with a clock eleven minutes ahead.
+
+Connections of the present are stale there, and no handshake is still in progress.
+"""
 
 import importlib.util
 import time

@@ -1,4 +1,4 @@
-"""An app that sends a client back what it sent, as the Autobahn test suite expects of a server."""
+"""An app that echoes each message, as the Autobahn test suite expects from a server."""
 
 import contextlib
 import os

@@ -70,7 +70,7 @@ def connect_event(bearer: str) -> tuple[str, dict[str, Any]]:
 
 
 def test_a_policy_allows_heralds_routes_and_nothing_else() -> None:
-    """Whichever request it was made for, since API Gateway caches it for the token's others."""
+    """API Gateway caches a policy for the token's other requests, so it must allow them all."""
     good = token("alice", scope="")
     declared, *results = invoke(
         rest_event("GET", "/users/alice", good), rest_event("POST", "/messages", good)

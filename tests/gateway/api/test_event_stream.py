@@ -1,4 +1,4 @@
-"""The stream of events, and what its watchers see of it."""
+"""The stream of events, as its watchers see it."""
 
 import asyncio
 from typing import Any

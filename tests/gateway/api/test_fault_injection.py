@@ -1,4 +1,4 @@
-"""The faults that can be switched on."""
+"""Faults, switched on and off."""
 
 from gateway.api.fault_injection import NO_FAULT, DeliveryFault, FaultInjection
 

@@ -1,4 +1,4 @@
-"""How the server listens."""
+"""The listening socket of the server."""
 
 import errno
 import socket

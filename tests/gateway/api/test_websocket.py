@@ -73,7 +73,7 @@ def test_a_slow_handler_times_out_without_delaying_others(
     echo.run(slow, "import time; time.sleep(30)")
     assert quick.ask("1/0")["message"] == "Internal server error"
     assert slow.receive()["message"] == "Endpoint request timed out"
-    # It is killed when its own time is over, of which nobody but the log is told.
+    # The function is killed at its own time-out, which only the log reports.
     eventually(lambda: "message failed: Task timed out after 1.00 seconds" in caplog.text)
     assert slow.ask("1/0")["message"] == "Internal server error"
 

@@ -94,7 +94,7 @@ class Local:
         return self.http.post("/messages", json=MESSAGE, headers=headers)
 
     def replays(self, bearer: str, key: str) -> bool:
-        """Whether the tables hold an earlier request with this idempotency key."""
+        """Return whether the tables hold an earlier request with this idempotency key."""
         response = self.post(bearer, key)
         assert response.status_code == 200, response.text
         return bool(response.headers.get("Idempotent-Replayed") == "true")
@@ -165,7 +165,7 @@ def configure(checkout: Path, stage: str, **variables: str) -> None:
     path.write_text(json.dumps(config))
 
 
-def test_alone_it_serves_with_tables_of_its_own(local: Callable[..., Local]) -> None:
+def test_chalice_local_without_run_uses_tables_of_its_own(local: Callable[..., Local]) -> None:
     herald = local().serving()
     alice = herald.token()
     assert herald.post(alice).status_code == 200
@@ -181,7 +181,9 @@ def test_alone_it_serves_with_tables_of_its_own(local: Callable[..., Local]) -> 
     assert "Restarting" not in herald.output
 
 
-def test_its_data_survives_a_reload(checkout: Path, local: Callable[..., Local]) -> None:
+def test_the_data_of_chalice_local_survives_a_reload(
+    checkout: Path, local: Callable[..., Local]
+) -> None:
     herald = local().serving()
     alice = herald.token()
     assert not herald.replays(alice, "key")
@@ -198,7 +200,7 @@ def test_its_data_survives_a_reload(checkout: Path, local: Callable[..., Local])
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("how", [[], ["--no-autoreload"]])
-def test_no_process_or_file_is_left_however_it_ends(
+def test_chalice_local_leaves_no_process_or_file_however_it_ends(
     checkout: Path, local: Callable[..., Local], number: int, how: list[str]
 ) -> None:
     herald = local(*how).serving()
@@ -213,7 +215,7 @@ def test_no_process_or_file_is_left_however_it_ends(
 def test_a_worker_whose_parent_has_gone_ends_at_once(checkout: Path) -> None:
     """A parent may be killed before its worker has looked it up.
 
-    Then another process has adopted the worker, which must not wait for that one's end.
+    Then another process has adopted the worker, and the worker must not wait for that process.
     """
     worker = subprocess.run(
         [Path(sys.executable).with_name("chalice"), "local", "--port", str(free_port())],
@@ -228,7 +230,7 @@ def test_a_worker_whose_parent_has_gone_ends_at_once(checkout: Path) -> None:
     assert not (checkout / ".herald").exists()
 
 
-def test_beside_run_it_shares_tables_queue_and_sockets(
+def test_chalice_local_shares_the_tables_queue_and_sockets_of_run(
     local: Callable[..., Local], run: Callable[..., Command]
 ) -> None:
     url = run(HERALD_HISTORY_TABLE="another-name").until(r"ws://\S+\?token=\S+")[0]
@@ -241,7 +243,7 @@ def test_beside_run_it_shares_tables_queue_and_sockets(
     assert not re.search(OWN, herald.output)
 
 
-def test_beside_run_without_autoreload_a_message_reaches_its_sockets(
+def test_chalice_local_without_autoreload_reaches_the_sockets_of_run(
     local: Callable[..., Local], run: Callable[..., Command]
 ) -> None:
     url = run().until(r"ws://\S+\?token=\S+")[0]
@@ -251,7 +253,7 @@ def test_beside_run_without_autoreload_a_message_reaches_its_sockets(
         assert json.loads(bob.recv(timeout=30))["messages"][0]["data"] == 1
 
 
-def test_it_follows_a_run_that_starts_and_stops(
+def test_chalice_local_follows_a_run_that_starts_and_stops(
     local: Callable[..., Local], run: Callable[..., Command]
 ) -> None:
     herald = local().serving()
@@ -266,7 +268,7 @@ def test_it_follows_a_run_that_starts_and_stops(
     assert herald.serving(times=3).replays(alice, "key")
 
 
-def test_two_at_once_do_not_share_data(local: Callable[..., Local]) -> None:
+def test_two_processes_of_chalice_local_do_not_share_data(local: Callable[..., Local]) -> None:
     one, other = local(), local()
     alice = one.serving().token()
     assert not one.replays(alice, "key")
@@ -326,7 +328,9 @@ def test_any_stage_works_and_the_shells_aws_account_is_not_used(
     assert herald.post(herald.token()).status_code == 200
 
 
-def test_without_a_secret_it_says_where_tokens_come_from(local: Callable[..., Local]) -> None:
+def test_chalice_local_without_a_secret_says_where_tokens_come_from(
+    local: Callable[..., Local],
+) -> None:
     herald = local(HERALD_JWT_SECRET="").serving()
     assert "tokens come from your identity provider" in herald.output
     assert herald.post(token()).status_code == 401
@@ -367,7 +371,9 @@ def test_a_missing_emulator_is_reported_with_the_command_that_installs_it(
 
 
 @pytest.mark.parametrize("how", [[], ["--no-autoreload"]])
-def test_a_wrong_setting_ends_it_with_one_line(local: Callable[..., Local], how: list[str]) -> None:
+def test_a_wrong_setting_ends_chalice_local_with_one_line(
+    local: Callable[..., Local], how: list[str]
+) -> None:
     herald = local(*how, HERALD_MESAGE_RATE="5")
     assert herald.end() != 0
     line = "HERALD_MESAGE_RATE is not a setting; did you mean HERALD_MESSAGE_RATE?\n"

@@ -96,7 +96,7 @@ def test_other_origins_are_refused(herald: Client, headers: dict[str, str]) -> N
 
 @pytest.mark.parametrize(("address", "status"), [("127.0.0.1", 200), ("10.0.0.9", 403)])
 def test_other_machines_are_refused(address: str, status: int) -> None:
-    """Also if the gateway listens on the network."""
+    """The gateway may listen on the network; the console still answers this machine only."""
     console = Console(
         configured(HOST="0.0.0.0"),
         Sockets(),

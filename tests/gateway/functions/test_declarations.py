@@ -1,4 +1,4 @@
-"""What a Chalice app declares."""
+"""The declarations that are read from a Chalice app."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Functions with an SQS queue: their batches, and what becomes of the messages."""
+"""Functions with an SQS queue: their batches, retries and deletions."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""When scheduled functions run."""
+"""The times at which scheduled functions run."""
 
 import asyncio
 from typing import Any

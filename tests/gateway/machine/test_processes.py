@@ -26,7 +26,7 @@ def process() -> Iterator["subprocess.Popen[bytes]"]:
 def test_the_end_of_a_process_is_waited_for(
     process: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch, has_pidfd: bool
 ) -> None:
-    """Also where the kernel can't report the end of a process."""
+    """Without `pidfd_open` the kernel can't report the end of a process, so it is polled."""
     if not has_pidfd:
         monkeypatch.delattr(os, "pidfd_open")
     wait = partial(wait_for_end, process.pid, poll_seconds=0.01)

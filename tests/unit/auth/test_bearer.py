@@ -1,4 +1,4 @@
-"""Where the token of a request or a handshake is found."""
+"""The places where a request or a handshake may have its token."""
 
 import pytest
 

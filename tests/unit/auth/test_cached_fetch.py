@@ -1,4 +1,4 @@
-"""When a value is fetched again, and what serves while it can't be."""
+"""Refreshing a cached value, and serving the last good one while the source is down."""
 
 import pytest
 

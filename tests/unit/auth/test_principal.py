@@ -1,4 +1,4 @@
-"""What a principal may do, and how it travels."""
+"""The rights of a principal, its key, and its conversion to the authorizer's context."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a token must be, and the known attacks on verifiers of tokens (RFC 8725 section 2)."""
+"""The requirements of a token, and known attacks on token verifiers (RFC 8725 section 2)."""
 
 import json
 import time

@@ -22,7 +22,7 @@ ENDPOINT = "http://127.0.0.1/prod"
 
 
 def queue_of(number: int, timeouts: EndpointTimeouts | None = None) -> EndpointQueue:
-    """A queue in which a number of tasks are ready."""
+    """Return a queue in which `number` tasks are ready."""
     signer = RequestSigner(
         ENDPOINT, region="r", credentials=lambda: Credentials("AK", "s"), now=time.time
     )

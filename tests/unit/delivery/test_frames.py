@@ -107,7 +107,7 @@ def test_encrypted_data_can_be_decrypted_by_its_recipient(data: Any) -> None:
 
 
 def test_a_message_is_encrypted_once_for_each_user() -> None:
-    """Whatever the order of their connections, and whichever other messages each one gets."""
+    """This holds for any order of connections, and any other messages that each one gets."""
     encryption = CountingEncryption([MASTER_KEY])
     framed = framer(
         [message(1, encrypted=True), message(2), message(3, encrypted=True)], encryption

@@ -45,7 +45,7 @@ Start = Callable[..., Sender]
 
 @pytest.fixture
 def sender_with() -> Iterator[Start]:
-    """Creates senders, and closes them after the test."""
+    """Create senders, and close them after the test."""
     with ExitStack() as stack:
 
         def start(limits: SenderLimits) -> Sender:

@@ -1,4 +1,4 @@
-"""What the tests of the fan-out share."""
+"""Fixtures of the tests of the fan-out."""
 
 from typing import Any
 

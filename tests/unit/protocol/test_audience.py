@@ -1,4 +1,4 @@
-"""Which messages of a request are for a connection."""
+"""The selection of a request's messages for a connection."""
 
 from chalicelib.protocol.audience import Audience, AudienceKind, Selector
 

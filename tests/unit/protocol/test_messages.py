@@ -1,4 +1,4 @@
-"""What a message may hold, and the error for everything else."""
+"""The fields of a message, and the errors for invalid ones."""
 
 import json
 from itertools import islice

@@ -1,4 +1,4 @@
-"""Which JSON is parsed, which is refused by name, and that refusing it is cheap."""
+"""The JSON that is accepted, the errors for the rest, and the low cost of a refusal."""
 
 import json
 from typing import Any

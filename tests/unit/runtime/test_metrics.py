@@ -1,4 +1,4 @@
-"""How metrics are collected, and printed for CloudWatch."""
+"""Metrics: collecting them, and printing them for CloudWatch."""
 
 import json
 import time

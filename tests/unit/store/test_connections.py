@@ -37,7 +37,7 @@ from tests.support.tables import (
 )
 
 AFTER_HANDSHAKE = EpochMs(NOW + HANDSHAKE_SECONDS * 1000 + 1)
-"""When a connection opened at NOW has certainly finished its handshake."""
+"""A time by which a connection opened at NOW has certainly finished its handshake."""
 
 
 @pytest.fixture

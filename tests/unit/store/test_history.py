@@ -73,7 +73,7 @@ def test_a_stream_is_read_from_a_time_on(history: History) -> None:
     assert ids(history.of_user(None, "bob", EpochMs(NOW - 499))) == [young.id]
 
 
-def test_messages_that_ask_for_it_or_go_to_connections_are_not_stored(
+def test_messages_with_store_false_or_to_connections_are_not_stored(
     life: Any, history: History
 ) -> None:
     typing_sign = message(Audience(USERS, ("bob",)), stored=False)

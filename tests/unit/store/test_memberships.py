@@ -74,7 +74,7 @@ def test_a_returning_user_has_been_in_a_group_since_their_earliest_membership(
     connections.open(first)
     connections.open(second)
     connections.remove(first.recipient, EpochMs(NOW + 2000), first.groups)
-    principal = replace(second.principal, groups=("team",))  # which allows `other` no more
+    principal = replace(second.principal, groups=("team",))  # no longer allows `other`
     joined = memberships.joined_since(principal, [second.connection_id], EpochMs(NOW + 3000))
     assert joined == {"team": NOW}
 

@@ -57,7 +57,7 @@ Ask = Callable[..., Any]
 
 @pytest.fixture
 def ask(client: Any, herald: Herald, world: Clients, socket: Socket) -> Ask:
-    """Sends a frame, and returns the answer."""
+    """Send a frame, and return the answer."""
 
     def ask(frame: Any, event: WebSocketEvent | None = None) -> Any:
         body = frame if isinstance(frame, str) else json.dumps(frame)

@@ -5,8 +5,7 @@ in a WebSocket frame. Both read `ANSWERS`, the only place that maps a code to a 
 code of an error frame.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 MAX_DETAIL_CHARACTERS = 500  # enough for a sentence; a name that it quotes may be a megabyte long
 
@@ -132,8 +131,7 @@ class Contended(Unavailable):
     """Concurrent writes to one item conflicted; storage itself is healthy."""
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorAnswer:
+class ErrorAnswer(NamedTuple):
     """The answer to a code: `status` and `title` over HTTP, `frame_code` in an error frame."""
 
     status: int

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from chalicelib import aws_limits
 from chalicelib.auth.principal import user_key
@@ -107,8 +108,7 @@ class Framer:
         return tuple(frames)
 
 
-@dataclass(frozen=True, slots=True)
-class Framing:
+class Framing(NamedTuple):
     """Creates framers: frames are filled up to `frame_bytes`, and `encryption` encrypts entries."""
 
     frame_bytes: int

@@ -10,7 +10,7 @@ import hmac
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from chalicelib.runtime.aws import Credentials
@@ -127,8 +127,7 @@ class SignerFactory:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Template:
+class _Template(NamedTuple):
     """The parts that all requests of one frame in one second share, as signed and as sent."""
 
     before_id: bytes

@@ -1,12 +1,11 @@
 """The sizes that divide the fan-out's work."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chalicelib.store.audience import PAGE_ITEMS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FanoutLimits:
+class FanoutLimits(NamedTuple):
     """How the work is divided into shards, slices and pages; tests divide it more finely."""
 
     shard_recipients: int = 10_000

@@ -17,7 +17,6 @@ position, on the condition that no other job has advanced the shard.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from chalicelib import aws_limits
@@ -52,8 +51,7 @@ class ShardTaken(Exception):
         self.requeue_from = requeue_from
 
 
-@dataclass(frozen=True, slots=True)
-class ShardPosition:
+class ShardPosition(NamedTuple):
     """A position in a shard of a request's audience: after the recipient, or name, `after`."""
 
     request: str

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -32,8 +32,7 @@ MAX_RECEIVES = 5  # the queue's `maxReceiveCount`: after that many failures, a d
 logger = logging.getLogger("herald.jobs")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """The recipients of a job. Jobs with equal targets read the same, so workers batch them."""
 
     tenant: str | None
@@ -83,8 +82,7 @@ class Job:
             raise ValueError("the body is not a Herald job") from error
 
 
-@dataclass(frozen=True, slots=True)
-class ReceivedJob:
+class ReceivedJob(NamedTuple):
     """A job as SQS delivered it; `receives` counts its deliveries, including this one."""
 
     message_id: str

@@ -136,7 +136,7 @@ class Worker:
                 self._advance(claims, position, reports, requeue)
         self._queue.put(
             [
-                Job(requests, replace(target, shard=replace(target.shard, after=after)))
+                Job(requests, target._replace(shard=target.shard._replace(after=after)))
                 for after, requests in requeue.items()
             ]
         )
@@ -246,7 +246,7 @@ def _batches(jobs: Iterable[ReceivedJob]) -> list[Batch]:
 def _split(batch: Batch) -> Batch:
     """Return the batch with a job for each of its requests."""
     return [
-        replace(received, job=replace(received.job, requests={request: size}))
+        received._replace(job=replace(received.job, requests={request: size}))
         for received in batch
         for request, size in received.job.requests.items()
     ]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from chalicelib.errors import Unavailable
 
@@ -42,8 +43,7 @@ class Report:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(NamedTuple):
     """A message that was put into the queue; workers deliver it."""
 
     id: str
@@ -61,8 +61,7 @@ class Interrupted(Unavailable):
         self.reports = reports
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """The answer to a request; `replayed` if it is the stored answer of an earlier request."""
 
     body: bytes

@@ -2,8 +2,8 @@
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 from chalicelib.clock import EpochMs
 
@@ -12,8 +12,7 @@ RANDOM_BITS = 80
 CHARACTERS = 26
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """The time at which a request was accepted, and the seed of its messages' ids.
 
     Each id is its predecessor plus one, as in the specification's monotonic factory, so the ids of

@@ -6,8 +6,7 @@ features that Herald doesn't use (resources, S3 transfers).
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
@@ -40,8 +39,7 @@ def sdk_client(session: Session, service: str, region: str | None = None) -> Any
     return client
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(NamedTuple):
     """The keys that sign a request: long-lived ones, or a role's with their session token."""
 
     access_key: str

@@ -5,7 +5,6 @@ depends on the tables alone, and a reader needs nothing of the pages before.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
 from heapq import merge
@@ -36,8 +35,7 @@ class Source(StrEnum):
     """Named users, then named connections; a position is one of these names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
+class Shard(NamedTuple):
     """A part of an audience: shard `number` of `shards`, starting after the position `after`.
 
     Only EVERYONE is read in more than one shard.

@@ -13,7 +13,7 @@ messages, in the order in which the delays were noted.
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -64,8 +64,7 @@ class RequestNumber(NamedTuple):
         return self.writer == other.writer and self.number <= other.number
 
 
-@dataclass(frozen=True, slots=True)
-class StoredMessage:
+class StoredMessage(NamedTuple):
     """A message of a stream, as it is stored: `content` is encrypted, or else compressed."""
 
     id: str

@@ -9,8 +9,7 @@ out under the same message ids, so that clients drop the messages that they alre
 import hashlib
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal
@@ -30,8 +29,7 @@ Body = dict[str, Any]
 """The body of a response, as the object that is written as JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """The right to carry a request out, until `until`."""
 
     item_id: str
@@ -108,7 +106,7 @@ class Idempotency:
             raise RequestInProgress(
                 "a request with this Idempotency-Key is in progress", retry_after=1.0
             )
-        return replace(claim, stamp=stamp)
+        return claim._replace(stamp=stamp)
 
     def _write_if_held(self, claim: Claim, until: EpochMs, clause: Clause) -> bool:
         """Write if the key is still claimed until `until`, and return whether it was."""

@@ -9,7 +9,6 @@ are attributes of the user's item, so that a charge is part of another write to 
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from chalicelib.clock import EpochMs
@@ -25,8 +24,7 @@ CACHED_USERS = 10_000
 logger = logging.getLogger("herald.limits")
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(NamedTuple):
     """A rate: `burst` requests at once, and one more every `interval` microseconds."""
 
     interval: int
@@ -43,8 +41,7 @@ class Rate:
         return cls(max(1, round(60_000_000 / rate)), max(1, int(rate)))
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """A user's past requests: `due` in epoch microseconds, `quota` as its attribute holds it."""
 
     due: int = 0

@@ -46,8 +46,7 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from chalicelib.auth.principal import group_key, user_key
 from chalicelib.clock import EpochMs, EpochSeconds
@@ -56,8 +55,7 @@ Item = dict[str, Any]
 """An item, or a key, as DynamoDB's client has it: attribute names to typed values."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tables:
+class Tables(NamedTuple):
     """The names of the tables."""
 
     connections: str

@@ -3,8 +3,8 @@
 Each shard has an item in the users table. Its key has no `/`, which every user's key has.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from chalicelib.clock import Clock
 from chalicelib.store.dynamodb import Cancelled, Store
@@ -23,8 +23,7 @@ class SweptTable(StrEnum):
     USERS = "users"
 
 
-@dataclass(frozen=True, slots=True)
-class SweepShard:
+class SweepShard(NamedTuple):
     """One of the SHARDS segments of a table. It is due `interval_ms` after it was last swept."""
 
     table: SweptTable
@@ -41,8 +40,7 @@ CONNECTIONS = [SweepShard(SweptTable.CONNECTIONS, number) for number in range(SH
 USERS = [SweepShard(SweptTable.USERS, number, USERS_INTERVAL_MS) for number in range(SHARDS)]
 
 
-@dataclass(frozen=True, slots=True)
-class ShardProgress:
+class ShardProgress(NamedTuple):
     """How far a shard has been swept.
 
     `position` is the key of the last item read, None before the first; `active` is the number of

@@ -1,7 +1,7 @@
 """Users: their presence, and what they are charged for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chalicelib.auth.principal import Principal, user_key
 from chalicelib.clock import EpochMs, epoch_ms
@@ -12,8 +12,7 @@ from chalicelib.store.rate_limits import UserRateLimiter
 from chalicelib.store.schema import Item, user_expires_at, user_item_key
 
 
-@dataclass(frozen=True, slots=True)
-class Presence:
+class Presence(NamedTuple):
     """A user's presence. `last_seen` is None for a user who never connected."""
 
     user_id: str

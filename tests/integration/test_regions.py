@@ -24,6 +24,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
 
 from chalicelib.auth.principal import Principal, Scope
+from chalicelib.clock import EpochMs
 from chalicelib.delivery.sender import Sender
 from chalicelib.runtime.aws import Credentials
 from chalicelib.runtime.deadlines import Deadline
@@ -151,7 +152,7 @@ def test_a_worker_of_one_region_delivers_to_the_other(
     for record in world.queue:
         record["attributes"]["ApproximateReceiveCount"] = "1"
     assert there.herald.worker.work(world.queue, Deadline.after(20.0)) == []
-    progress = here.herald.progress.of(queued["id"], SENDER, world.now)
+    progress = here.herald.progress.of(queued["id"], SENDER, EpochMs(world.now))
     assert (progress["recipients"], progress["delivered"], progress["done"]) == (6, 6, True)
     assert set(here.stubbed.counts()) == {f"AAAAAAAAAAAAAA{number}=" for number in range(3)}
     assert set(there.stubbed.counts()) == {f"BBBBBBBBBBBBBB{number}=" for number in range(3)}

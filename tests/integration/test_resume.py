@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from chalicelib.clock import EpochMs
 from chalicelib.protocol.ulid import earliest, timestamp_of
 from tests.support.clients import Client, Socket
 
@@ -78,7 +79,7 @@ def test_a_client_without_messages_resumes_from_the_id_of_a_time(herald: Client,
     socket = herald.connect(user)
     seen = first(herald, user, socket)
     moment = timestamp_of(seen["id"])
-    messages, answer = resume(socket, earliest(moment + 500))
+    messages, answer = resume(socket, earliest(EpochMs(moment + 500)))
     assert seen in messages
     assert answer["complete"] is True
 
@@ -87,7 +88,7 @@ def test_a_resume_from_before_the_history_is_not_complete(herald_with: Start, us
     herald = herald_with(HERALD_HISTORY_SECONDS="60")
     socket = herald.connect(user)
     seen = first(herald, user, socket)
-    messages, answer = resume(socket, earliest(timestamp_of(seen["id"]) - 61_000))
+    messages, answer = resume(socket, earliest(EpochMs(timestamp_of(seen["id"]) - 61_000)))
     assert messages == [seen]
     assert (answer["count"], answer["complete"]) == (1, False)
 
@@ -98,7 +99,7 @@ def test_nothing_is_stored_when_the_history_is_off(herald_with: Start, user: str
     seen = first(herald, user, socket)
     socket.connection.close()
     herald.report({"users": [user]})
-    messages, answer = resume(herald.connect(user), earliest(timestamp_of(seen["id"]) - 1))
+    messages, answer = resume(herald.connect(user), earliest(EpochMs(timestamp_of(seen["id"]) - 1)))
     assert messages == []
     assert answer == {"type": "resumed", "count": 0, "complete": False, "ref": "r"}
     assert herald.tables.scan(TableName="herald-history")["Items"] == []

@@ -8,7 +8,6 @@ import base64
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import astuple
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -238,9 +237,9 @@ def test_logs_tables_and_errors_contain_no_secret(
     alices[3].connection.send(b"BINARY" + BODY.encode())
     alices[2].connection.close(4000)
     put_into_the_queue(herald, BODY)
-    stored = [item for table in astuple(TABLES) for item in scan(herald.tables, table)]
+    stored = [item for table in TABLES for item in scan(herald.tables, table)]
     assert sum(item.get("id", {}).get("S", "").startswith("content/") for item in stored) == 2
-    for table in astuple(TABLES):
+    for table in TABLES:
         herald.tables.delete_table(TableName=table)
     send = {"to": {"users": ["alice"]}, "data": BODY}
     headers = {"Authorization": f"Bearer {evidence.token()}"}

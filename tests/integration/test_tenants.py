@@ -6,7 +6,6 @@ exist, and nothing changes there.
 """
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import httpx
 import pytest
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import now_ms
 from chalicelib.fanout.progress import Progress
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import accept, parse_message
@@ -158,7 +158,7 @@ def post_messages(herald: Client, here: Side, there: Side) -> None:
 def queued_message(herald: Client, one: Side) -> str:
     """Return the id of a message that a tenant's alice has queued."""
     sender = Principal("alice", 10**12, tenant=one.tenant)
-    stamp = Stamp.fresh(int(time.time() * 1000))
+    stamp = Stamp.fresh(now_ms())
     draft = parse_message({"to": {"all": True}, "data": 1}, may_encrypt=False)
     [message] = accept([draft], sender="alice", stamp=stamp)
     Progress(Store(herald.tables, TABLES), Encryption(())).begin([message], sender, 1)
@@ -273,7 +273,7 @@ def leave_a_group(herald: Client, here: Side, there: Side) -> None:
 
 def resume_messages(herald: Client, here: Side, there: Side) -> None:
     """Check that a resume returns no messages sent to the same names on the other side."""
-    after = earliest(int(time.time() * 1000))
+    after = earliest(now_ms())
     secret = f"of {there.tenant}, kept from {here.tenant}"
     for to in ({"users": ["alice"]}, {"groups": [TEAM, THEIRS]}, {"all": True}):
         body = {"to": to, "data": secret}

@@ -3,7 +3,6 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple
 from typing import Any
 
 from chalicelib.auth.principal import Principal, group_key, user_key
@@ -169,7 +168,7 @@ class Remembering:
 
 def create(client: Any, tables: Tables) -> None:
     """Create tables with the keys and indexes of Herald's, and no other options."""
-    for logical_id, name in zip(infra.TABLES.values(), astuple(tables), strict=True):
+    for logical_id, name in zip(infra.TABLES.values(), tables, strict=True):
         properties = infra.RESOURCES[logical_id]["Properties"]
         used = {key: properties[key] for key in CREATED_WITH if key in properties}
         client.create_table(**{**used, "TableName": name})
@@ -179,7 +178,7 @@ def empty(client: Any, tables: Tables) -> None:
     """Delete every item of the tables."""
     deletions = [
         (table, {"DeleteRequest": {"Key": {name: item[name] for name in names}}})
-        for table, names in zip(astuple(tables), KEY_ATTRIBUTES.values(), strict=True)
+        for table, names in zip(tables, KEY_ATTRIBUTES.values(), strict=True)
         for item in scan(client, table)
     ]
     for start in range(0, len(deletions), MAX_BATCH_WRITE):

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import defaultdict
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from chalicelib.auth.principal import Principal
@@ -80,10 +80,10 @@ class Scene:
         self.encryption = Encryption((MasterKey("k", b"1" * 32),))
 
     def observe(self) -> None:
-        for field in fields(Tables):
-            for item in scan(self.client, getattr(LIFE, field.name)):
-                keys = [item[name]["S"] for name in KEY_ATTRIBUTES[field.name]]
-                shape = self.shapes[kind_of(field.name, keys)]
+        for field in Tables._fields:
+            for item in scan(self.client, getattr(LIFE, field)):
+                keys = [item[name]["S"] for name in KEY_ATTRIBUTES[field]]
+                shape = self.shapes[kind_of(field, keys)]
                 for name, value in item.items():
                     [type_name] = value
                     shape[attribute_of(name)].add(LISTS.get(type_name, type_name))

@@ -6,10 +6,10 @@ the messages that are for one connection, as an integer: bit n stands for the n-
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
 from operator import or_
+from typing import NamedTuple
 
 
 class AudienceKind(StrEnum):
@@ -21,8 +21,7 @@ class AudienceKind(StrEnum):
     ALL = "all"
 
 
-@dataclass(frozen=True, slots=True)
-class Audience:
+class Audience(NamedTuple):
     """An audience: `names` of one kind (empty for ALL), minus the exceptions."""
 
     kind: AudienceKind

@@ -5,7 +5,7 @@ No I/O here. Each error names the wrong field by its path in the request, and sa
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from chalicelib.clock import EpochMs
 from chalicelib.errors import BadRequest
@@ -20,8 +20,7 @@ DEFAULT_TYPE = "message"
 MESSAGE_FIELDS = ("to", "type", "data", "encrypt", "store")
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A parsed message that has no id, sender or time yet.
 
     `data` is any JSON value. `stored` says whether the history may keep the message.

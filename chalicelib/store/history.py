@@ -139,7 +139,7 @@ class History:
                 streams = [group_stream(tenant, name) for name in audience.names]
             case _:
                 streams = [everyone_stream(tenant)]
-        nameless = replace(message, audience=replace(audience, names=()))
+        nameless = replace(message, audience=audience._replace(names=()))
         item = self._item(nameless, request, message.id)
         return [{"stream": {"S": stream}, **item} for stream in streams]
 

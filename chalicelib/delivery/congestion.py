@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import NamedTuple
 
 from chalicelib.delivery.http_connection import Origin
@@ -58,6 +58,7 @@ class Task:
 
     parcel: Parcel
     queue: "EndpointQueue"
+    _: KW_ONLY
     position: int = 0
     tries: int = 0
     reason: str = ""
@@ -74,6 +75,7 @@ class EndpointQueue:
     origin: Origin
     signer: RequestSigner
     timeouts: EndpointTimeouts = DEFAULT_TIMEOUTS
+    _: KW_ONLY
     window: CongestionWindow = field(default_factory=CongestionWindow)
     ready: deque[Task] = field(default_factory=deque)
     in_flight: int = 0

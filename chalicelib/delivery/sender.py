@@ -39,6 +39,14 @@ CREDENTIAL_ERRORS = frozenset(
 """Errors about our credentials. They say nothing about the connection, so it is not removed."""
 
 
+class PendingLimits(NamedTuple):
+    """How many recipients may be in memory."""
+
+    usual: int = 2048
+    while_silent: int = 50_000
+    """While an endpoint is silent, so that others are not held up by it."""
+
+
 class SenderLimits(NamedTuple):
     """The time-outs and bounds of a sender.
 
@@ -48,14 +56,9 @@ class SenderLimits(NamedTuple):
     http: HttpTimeouts = HttpTimeouts()
     endpoint: EndpointTimeouts = EndpointTimeouts()
     retries: RetryPolicy = RetryPolicy()
+    pending: PendingLimits = PendingLimits()
     overtime_seconds: float = 1.0
     """For reading, after the deadline, which other recipients should have been reached."""
-
-    max_pending: int = 2048
-    """Recipients in memory."""
-
-    max_pending_while_silent: int = 50_000
-    """Recipients in memory while an endpoint is silent, so that others are not held up by it."""
 
 
 DEFAULT_LIMITS = SenderLimits()
@@ -177,7 +180,8 @@ class _SendLoop:
     def _fill_queues(self, source: ReadAhead, now: float) -> None:
         """Take pages while there is room, of which a silent endpoint may occupy more."""
         silent = any(queue.is_silent(now) for queue in self._queues.values())
-        room = self._limits.max_pending_while_silent if silent else self._limits.max_pending
+        limits = self._limits.pending
+        room = limits.while_silent if silent else limits.usual
         queues = self._queues
         while self._pending() < room and (page := source.take()) is not None:
             for parcel in page:

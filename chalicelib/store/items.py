@@ -9,7 +9,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
 from math import inf
 from typing import Any
@@ -48,7 +48,7 @@ class Recipient:
         endpoint: the URL before `/@connections/…`.
         token_until: when its token is no longer accepted, in epoch seconds.
 
-    Fields can be given by position: keywords make reading an audience 5 % slower.
+    Most fields can be given by position: keywords make reading an audience slower.
     """
 
     connection_id: str
@@ -56,7 +56,7 @@ class Recipient:
     tenant: str | None
     endpoint: str
     connected_at: EpochMs = LONG_AGO
-    token_until: float = inf
+    token_until: float = field(default=inf, kw_only=True)
 
     @property
     def user_key(self) -> str:
@@ -224,5 +224,10 @@ def _parse_reach(
 ) -> Recipient:
     connected_at, token_until, endpoint = reach["S"].split(" ", 2)
     return Recipient(
-        connection_id, user_id, tenant, endpoint, epoch_ms(connected_at), float(token_until)
+        connection_id,
+        user_id,
+        tenant,
+        endpoint,
+        epoch_ms(connected_at),
+        token_until=float(token_until),
     )

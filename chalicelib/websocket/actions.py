@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from chalicelib.auth.bearer import Verify
@@ -46,6 +46,7 @@ class Request:
 
     recipient: Recipient
     deadline: Deadline
+    _: KW_ONLY
     principal: Principal = field(init=False)
     ref: str | None = None
     action: str = ""

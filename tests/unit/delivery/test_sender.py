@@ -421,7 +421,7 @@ def test_memory_does_not_grow_with_the_audience(sender: Sender, stubbed: Stub) -
     ahead = 0
     for finished, _ in enumerate(sender.deliver(pages(), Deadline.after(60))):
         ahead = max(ahead, read - finished)
-    assert size < ahead <= SenderLimits().max_pending + 2 * size
+    assert size < ahead <= SenderLimits().pending.usual + 2 * size
 
 
 # --- Credentials

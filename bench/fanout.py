@@ -31,7 +31,7 @@ from bench.stub import CLIENT_CORE, Stub, pin
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "fanout.json"
 PYTHON = sys.executable
-PEERS_PYTHON = str(HERE / ".venv" / "bin" / "python")
+PEERS_PYTHON = str(HERE.parent / ".venv" / "bench" / "bin" / "python")
 
 PEERS: dict[str, list[str]] = {
     "herald": [PYTHON, "-m", "bench.peers.herald"],

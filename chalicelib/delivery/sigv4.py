@@ -10,7 +10,7 @@ import hmac
 import re
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 from chalicelib.runtime.aws import Credentials
@@ -127,7 +127,8 @@ class SignerFactory:
         )
 
 
-class _Template(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Template:
     """The parts that all requests of one frame in one second share, as signed and as sent."""
 
     before_id: bytes

@@ -94,9 +94,9 @@ class Broadcast:
         """Prepare a broadcast.
 
         Args:
-            recipients: the number of connections.
-            quota: requests per second, which must exceed the background traffic.
-            per_worker: the deliveries per second of a worker.
+            recipients: The number of connections.
+            quota: Requests per second, which must exceed the background traffic.
+            per_worker: The deliveries per second of a worker.
         """
         self._environment = simpy.Environment()
         self.gateway = Gateway(self._environment, quota, background(recipients))
@@ -292,10 +292,10 @@ def month(connections: int, broadcasts: int, messages: int, per_cpu: float) -> d
     Each client that reconnects resumes. It is in one group, and its streams are small.
 
     Args:
-        connections: how many are open at all times.
-        broadcasts: messages to all of them, in a month.
-        messages: messages from a client to one other, in a month.
-        per_cpu: deliveries per second of a processor.
+        connections: How many are open at all times.
+        broadcasts: Messages to all of them, in a month.
+        messages: Messages from a client to one other, in a month.
+        per_cpu: Deliveries per second of a processor.
     """
     minutes = HOURS_A_MONTH * 60 * connections
     pings = minutes * 60 / PING_SECONDS

@@ -25,9 +25,9 @@ class Parser(Generic[T]):
         """Describe a kind of value.
 
         Args:
-            parse: returns the value; raises ValueError for a text that isn't accepted.
-            allowed: the accepted texts in words, for error messages and the documentation.
-            secret: keep the text out of error messages, and the value out of any `repr`.
+            parse: Returns the value; raises ValueError for a text that isn't accepted.
+            allowed: The accepted texts in words, for error messages and the documentation.
+            secret: Keep the text out of error messages, and the value out of any `repr`.
         """
         self.parse = parse
         self.allowed = allowed

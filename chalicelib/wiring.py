@@ -86,10 +86,10 @@ class Herald:
         """Take the ports.
 
         Args:
-            sqs, sns: return a client; called when one is first needed, as few requests need it.
-            region: where this function runs; each region has its own fan-out rate.
-            writers: runs writes in threads; shared by the parts that write beside a delivery.
-            fanout_limits: the sizes of shards, slices and pages.
+            sqs, sns: Return a client; called when one is first needed, as few requests need it.
+            region: Where this function runs; each region has its own fan-out rate.
+            writers: Runs writes in threads; shared by the parts that write beside a delivery.
+            fanout_limits: The sizes of shards, slices and pages.
         """
         self.delivery = delivery
         self.metrics = metrics

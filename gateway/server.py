@@ -130,7 +130,7 @@ async def _serving(
 
 
 def _authority(host: str, port: int) -> str:
-    """https://www.rfc-editor.org/rfc/rfc3986#section-3.2"""
+    """Return `host:port` as URLs have it: https://www.rfc-editor.org/rfc/rfc3986#section-3.2"""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -31,10 +31,10 @@ def policy(
     """Return the policy document of a function's role.
 
     Args:
-        stage: the stage whose resources the function may use.
+        stage: The stage whose resources the function may use.
         function: Chalice's name of the function.
-        log_group: where it may log; by default the group of a function that CloudFormation deploys.
-        traced: whether it may send traces to X-Ray.
+        log_group: Where it may log; by default the group of a function that CloudFormation deploys.
+        traced: Whether it may send traces to X-Ray.
     """
 
     logs = _allow(

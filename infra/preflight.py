@@ -35,14 +35,14 @@ def prepare(
     """Check that the stage can work, and write the policies, which Chalice reads later.
 
     Args:
-        environ: the environment that the app is imported with; HERALD_ variables of the shell are
+        environ: The environment that the app is imported with; HERALD_ variables of the shell are
             removed, since the functions won't have them.
-        command: the name of Chalice's command; only `deploy` calls AWS.
-        stage_name: the stage that the command is for.
-        profile: the AWS profile that the command names, if any.
+        command: The name of Chalice's command; only `deploy` calls AWS.
+        stage_name: The stage that the command is for.
+        profile: The AWS profile that the command names, if any.
 
     Raises:
-        SystemExit: with a message that says what is wrong.
+        SystemExit: With a message that says what is wrong.
     """
     try:
         stage = Stage(stage_name)

@@ -41,10 +41,10 @@ def use_newer_python(*module: str) -> None:
     the machine has no newer one (then stderr says what AWS will do).
 
     Args:
-        module: how Python starts the command, such as `-m infra`; by default it is Chalice's.
+        module: How Python starts the command, such as `-m infra`; by default it is Chalice's.
 
     Raises:
-        SystemExit: if DEPLOY_PYTHON isn't a Python that works.
+        SystemExit: If DEPLOY_PYTHON isn't a Python that works.
     """
     wanted = os.environ.get(OVERRIDE)
     if wanted is not None and Path(wanted).resolve() == Path(sys.executable).resolve():

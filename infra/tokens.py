@@ -15,15 +15,15 @@ def stage_token(
     """Return a token for `user` with `scope` that is valid for a day.
 
     Args:
-        stage: the stage that accepts the token.
-        environment: the stage's variables, as `.chalice/config.json` has them.
-        session: where the stage's secret is.
-        user: the token's `sub`.
-        scope: the token's scopes, separated by spaces.
+        stage: The stage that accepts the token.
+        environment: The stage's variables, as `.chalice/config.json` has them.
+        session: Where the stage's secret is.
+        user: The token's `sub`.
+        scope: The token's scopes, separated by spaces.
 
     Raises:
-        DeploymentError: if only an identity provider can make the stage's tokens.
-        ClientError: if the secret can't be read; and the SDK's other errors.
+        DeploymentError: If only an identity provider can make the stage's tokens.
+        ClientError: If the secret can't be read; and the SDK's other errors.
     """
     secret = environment.get("HERALD_JWT_SECRET")
     if not secret:

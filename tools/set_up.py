@@ -44,7 +44,7 @@ MADE, KEPT = "made\n", "kept\n"  # the contents of READY
 EVERY_SECONDS = 5.0  # between two lines of progress
 TAIL = 15  # lines of a failed command that are shown
 DESCRIBE = "import sys; print(*sys.version_info[:3], sys.base_prefix)"
-REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?(==[^\s;#]+)?")
+REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?\s*(==\s*[^\s;#]+)?")
 FOREIGN = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "__PYVENV_LAUNCHER__"}
 
 
@@ -257,23 +257,26 @@ def complete(folder: Path, progress: Progress, lock: int) -> None:
 
 
 def unlocked(locked: Path, sources: Sequence[Path]) -> list[str]:
-    """Return the requirements in `sources` that `locked` lacks, such as newly added ones."""
-    held = {name + version for name, version in requirements(locked)}
-    held |= {name for name, _ in requirements(locked)}
+    """Return the requirements in `sources`, as they are written there, that `locked` lacks."""
+    held = set()
+    for name, version, _ in requirements(locked):
+        held |= {name, name + version}
     return [
-        name + version
+        text
         for source in sources
-        for name, version in requirements(source)
-        if name + version not in held
+        for name, version, text in requirements(source)
+        if name + version not in held or "@" in text
     ]
 
 
-def requirements(file: Path) -> Iterator[tuple[str, str]]:
-    """Yield each requirement's normalized name, and `==version` or an empty text."""
+def requirements(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield each requirement's normalized name, `==version` or nothing, and its whole text."""
     for line in file.read_text(encoding="utf-8").splitlines():
         found = REQUIREMENT.match(line)
         if found:
-            yield re.sub(r"[-_.]+", "-", found[1]).lower(), found[2] or ""
+            name = re.sub(r"[-_.]+", "-", found[1]).lower()
+            text = re.split(r"\s#", line, maxsplit=1)[0].strip()
+            yield name, (found[2] or "").replace(" ", ""), text
 
 
 def install(folder: Path, what: Sequence[str], name: str, progress: Progress, lock: int) -> None:

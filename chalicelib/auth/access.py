@@ -22,7 +22,7 @@ class AccessRules:
 
         Args:
             source_ip: API Gateway's `identity.sourceIp`, never a header, which could be forged.
-            origin: the `Origin` header; None for a request without one, which no page of
+            origin: The `Origin` header; None for a request without one, which no page of
                 another origin can have made.
 
         Raises Forbidden.

@@ -33,9 +33,9 @@ class CachedFetch(Generic[T]):
         """Fetch nothing yet.
 
         Args:
-            name: what the value is called in the log.
-            fetch: returns the current value; raises FetchError.
-            now: the clock, in epoch seconds.
+            name: What the value is called in the log.
+            fetch: Returns the current value; raises FetchError.
+            now: The clock, in epoch seconds.
         """
         self._name = name
         self._fetch = fetch

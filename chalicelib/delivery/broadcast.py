@@ -57,11 +57,11 @@ class Broadcaster:
         Each connection gets its messages in order, in as few frames as possible.
 
         Args:
-            pages: recipients, each with a selection of these messages.
-            deadline: when everything must be delivered and recorded.
+            pages: Recipients, each with a selection of these messages.
+            deadline: When everything must be delivered and recorded.
 
         Raises:
-            Interrupted: the pages could not be read to their end. Its `reports` cover the
+            Interrupted: The pages could not be read to their end. Its `reports` cover the
                 recipients that were read.
         """
         reports = {message.id: Report(message.id) for message in framer.messages}

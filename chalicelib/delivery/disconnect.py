@@ -51,11 +51,11 @@ class Disconnector:
         They are removed first, so that no message is sent to them even if a socket stays open.
 
         Args:
-            deadline: a connection that is not removed by then is left as it is, with a line in the
+            deadline: A connection that is not removed by then is left as it is, with a line in the
                 log.
 
         Raises:
-            Unavailable: a connection could not be removed. The others are disconnected by then.
+            Unavailable: A connection could not be removed. The others are disconnected by then.
         """
         removals = {
             self._writers.submit(self._connections.remove, recipient, self._now()): recipient

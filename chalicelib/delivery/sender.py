@@ -79,10 +79,10 @@ class Sender:
         """Create a sender without connections.
 
         Args:
-            credentials: returns the credentials to sign with; may raise Unavailable.
-            region: used when the host name of an endpoint contains no region.
-            endpoint: replaces the endpoint of every recipient.
-            now: the clock of the signatures, in epoch seconds.
+            credentials: Returns the credentials to sign with; may raise Unavailable.
+            region: Used when the host name of an endpoint contains no region.
+            endpoint: Replaces the endpoint of every recipient.
+            now: The clock of the signatures, in epoch seconds.
         """
         self._signers = SignerFactory(credentials, region=region, now=now)
         self._endpoint = endpoint
@@ -99,10 +99,10 @@ class Sender:
         affect others. The next page is read in another thread meanwhile.
 
         Args:
-            deadline: a frame that is not delivered by then is stale.
+            deadline: A frame that is not delivered by then is stale.
 
         Raises:
-            HeraldError: reading failed. Everything that was read before has its outcome by then.
+            HeraldError: Reading failed. Everything that was read before has its outcome by then.
         """
         try:
             loop = self._idle_loops.pop()

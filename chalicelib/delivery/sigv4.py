@@ -35,8 +35,8 @@ class RequestSigner:
         """Sign for `endpoint`.
 
         Args:
-            credentials: called once a second, since the credentials of a role change.
-            now: the clock, in epoch seconds.
+            credentials: Called once a second, since the credentials of a role change.
+            now: The clock, in epoch seconds.
         """
         parts = urlsplit(endpoint)
         self._host = parts.netloc

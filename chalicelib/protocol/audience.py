@@ -66,9 +66,9 @@ class Selector:
         """Return the selection for a connection.
 
         Args:
-            user_id: the connection's user.
-            connection_id: its id.
-            by_groups: the selection for its groups, from `of_groups`.
+            user_id: The connection's user.
+            connection_id: Its id.
+            by_groups: The selection for its groups, from `of_groups`.
         """
         included = (
             self.for_all

@@ -103,8 +103,8 @@ class Connections:
         """Take the parts.
 
         Args:
-            limit: the most connections that a user may have.
-            cached_principals: the number of refreshed connections whose principals are cached.
+            limit: The most connections that a user may have.
+            cached_principals: The number of refreshed connections whose principals are cached.
         """
         self._store = store
         self._tables = store.tables
@@ -124,10 +124,10 @@ class Connections:
         Opening a connection again changes nothing.
 
         Raises:
-            LimitReached: the user has as many connections as allowed. This is exact, however many
+            LimitReached: The user has as many connections as allowed. This is exact, however many
                 connect at once.
-            RateLimited: the user connects too often.
-            ConnectionGone: its `$disconnect` came first.
+            RateLimited: The user connects too often.
+            ConnectionGone: Its `$disconnect` came first.
         """
         write = partial(self._write_open, connection)
         self._connect_limiter.charge(connection.recipient.user_key, connection.timestamp, write)
@@ -170,16 +170,16 @@ class Connections:
         """Record a frame from the client, and charge its user.
 
         Args:
-            connection_id: the connection's id.
-            opened_as: the principal that it was opened with; only `refresh` changes it.
-            messages: the number of messages in the frame.
+            connection_id: The connection's id.
+            opened_as: The principal that it was opened with; only `refresh` changes it.
+            messages: The number of messages in the frame.
 
         Returns:
             The connection's present principal.
 
         Raises:
-            ConnectionGone: the connection is terminated.
-            RateLimited, QuotaExceeded: the user sends too much.
+            ConnectionGone: The connection is terminated.
+            RateLimited, QuotaExceeded: The user sends too much.
         """
         principal = self._refreshed.get(connection_id, opened_as)
         for _ in range(TRIES):
@@ -240,8 +240,8 @@ class Connections:
         `$disconnect` has overtaken its `$connect`.
 
         Args:
-            recipient: the connection.
-            groups: a guess at the groups that it is in. If it is right, one call is saved.
+            recipient: The connection.
+            groups: A guess at the groups that it is in. If it is right, one call is saved.
 
         Returns:
             Whether the connection was stored.

@@ -49,8 +49,8 @@ class Idempotency:
         The claim's stamp is that of the request's first try.
 
         Raises:
-            IdempotencyKeyReused: the key belongs to another request.
-            RequestInProgress: another function is carrying the request out.
+            IdempotencyKeyReused: The key belongs to another request.
+            RequestInProgress: Another function is carrying the request out.
         """
         claim = Claim(idempotency_id(sender.key, key), stamp, EpochMs(stamp.now + CLAIM_MS))
         digest = hashlib.sha256(encode(request, sort_keys=True)).hexdigest()

@@ -45,8 +45,8 @@ class Recipient:
     """A connection as delivery needs it.
 
     Attributes:
-        endpoint: the URL before `/@connections/…`.
-        token_until: when its token is no longer accepted, in epoch seconds.
+        endpoint: The URL before `/@connections/…`.
+        token_until: When its token is no longer accepted, in epoch seconds.
 
     Most fields can be given by position: keywords make reading an audience slower.
     """

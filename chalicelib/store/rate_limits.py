@@ -62,9 +62,9 @@ class RateLimit:
         """Define a limit.
 
         Args:
-            attribute: the attribute of users' items that holds `Usage.due`.
-            rate: the most that it allows.
-            daily_quota: messages per UTC day; 0 for no quota.
+            attribute: The attribute of users' items that holds `Usage.due`.
+            rate: The most that it allows.
+            daily_quota: Messages per UTC day; 0 for no quota.
         """
         self._attribute = attribute
         self._rate = rate
@@ -163,9 +163,9 @@ class UserRateLimiter:
         """Enforce `limit`.
 
         Args:
-            limit: what users may do.
-            fails_open: whether requests pass while storage is unavailable; else they are refused.
-            cached_users: the number of users whose usage is cached.
+            limit: What users may do.
+            fails_open: Whether requests pass while storage is unavailable; else they are refused.
+            cached_users: The number of users whose usage is cached.
         """
         self._limit = limit
         self._fails_open = fails_open
@@ -176,14 +176,14 @@ class UserRateLimiter:
         """Charge one request that sends `messages` messages.
 
         Args:
-            user_key: the user's key in the users table.
-            write: writes the charge, and raises what it likes.
-            messages: counted towards the daily quota.
+            user_key: The user's key in the users table.
+            write: Writes the charge, and raises what it likes.
+            messages: Counted towards the daily quota.
 
         Raises:
-            RateLimited, QuotaExceeded: with the seconds after which a retry will succeed.
-            Contended: others charged the same user too often meanwhile.
-            Unavailable: from `write`, unless the limiter fails open.
+            RateLimited, QuotaExceeded: With the seconds after which a retry will succeed.
+            Contended: Others charged the same user too often meanwhile.
+            Unavailable: From `write`, unless the limiter fails open.
         """
         usage = self._usages.get(user_key, Usage())
         for _ in range(TRIES):

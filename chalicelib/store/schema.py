@@ -48,6 +48,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from chalicelib import aws_limits
 from chalicelib.auth.principal import group_key, user_key
 from chalicelib.clock import EpochMs, EpochSeconds
 
@@ -77,7 +78,7 @@ KEY_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
 # --- Times to live
 
 DAY_SECONDS = 24 * 60 * 60
-MAX_CONNECTION_SECONDS = 2 * 60 * 60  # API Gateway then closes the connection
+MAX_CONNECTION_SECONDS = aws_limits.CONNECTION_SECONDS
 EXPIRY_GRACE_SECONDS = 10 * 60  # TTL is the last resort: disconnects and sweeps come first
 USER_SECONDS = 90 * DAY_SECONDS
 IDEMPOTENCY_SECONDS = DAY_SECONDS

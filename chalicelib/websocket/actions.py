@@ -73,7 +73,7 @@ class Actions:
         """Take the parts that the actions use.
 
         Args:
-            may_encrypt: whether there is a key for messages that ask for encryption.
+            may_encrypt: Whether there is a key for messages that ask for encryption.
         """
         self._dispatcher = dispatcher
         self._delivery = delivery

@@ -33,9 +33,9 @@ class ConnectionLifecycle:
         """Take the parts.
 
         Args:
-            disconnector: evicts the oldest connection of a user who has as many as allowed;
+            disconnector: Evicts the oldest connection of a user who has as many as allowed;
                 None refuses the new connection instead.
-            endpoint: overrides the endpoint of the event.
+            endpoint: Overrides the endpoint of the event.
         """
         self._verify = verify
         self._rules = rules
@@ -52,11 +52,11 @@ class ConnectionLifecycle:
         everybody.
 
         Raises:
-            Unauthorized, Forbidden: for the token, the address or the origin.
-            BadRequest: for the subprotocols, or a token that names too many groups.
-            LimitReached, RateLimited: if the user has too many connections, or connects too often.
-            ConnectionGone: if the client has left already.
-            Unavailable: if storage or the keys can't be reached.
+            Unauthorized, Forbidden: For the token, the address or the origin.
+            BadRequest: For the subprotocols, or a token that names too many groups.
+            LimitReached, RateLimited: If the user has too many connections, or connects too often.
+            ConnectionGone: If the client has left already.
+            Unavailable: If storage or the keys can't be reached.
         """
         principal = event.principal or authenticate(event, self._verify)
         self._rules.check(event.source_ip, event.headers.get("origin"))

@@ -59,8 +59,8 @@ class Sweeper:
         """Take the parts.
 
         Args:
-            store: its connections and users tables are swept.
-            page_items: how many items to scan at a time.
+            store: Its connections and users tables are swept.
+            page_items: How many items to scan at a time.
         """
         self._store = store
         self._progress = progress

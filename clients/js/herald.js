@@ -46,7 +46,7 @@ export class HeraldError extends Error {
 /**
  * Events, each with a `detail`:
  *
- * - `open`: connected; `{ again }` says whether for the first time
+ * - `open`: connected; `{ again }` is true after a reconnect
  * - `message`: `{ id, type, from, timestamp, data, encrypted }`, once for each id
  * - `resumed`: reconnected, and the missed messages have arrived: `{ count, complete }`; unless it
  *   is `complete`, some may be lost

@@ -55,7 +55,7 @@ class HeraldError(Exception):
 
     @property
     def passes(self) -> bool:
-        """Return whether the request may succeed later, or may have succeeded without an answer."""
+        """True if the request may succeed later, or may have succeeded without an answer."""
         return self.code in ("disconnected", "timeout") or "retryAfterMs" in self.details
 
 
@@ -97,9 +97,8 @@ class Herald:
         self.gaps = 0
         """The number of times that messages may be lost, since the history no longer had them."""
         self._groups: dict[str, None] = {}
-        self._after = (
-            ""  # resume from here: the last message delivered, or a time up to which all were
-        )
+        # Resume from here: the last message delivered, or a time up to which all were.
+        self._after = ""
         self._held: list[Message] | None = None  # messages that arrive while it resumes
         self._clock_offset: float | None = None  # the server's clock minus the monotonic one, s
         self._last_frame = 0.0

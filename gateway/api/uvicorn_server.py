@@ -18,9 +18,8 @@ from gateway.api.sockets import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
 from gateway.configuration import Configuration, ConfigurationError
 
 MAX_HEADER_BYTES = 10_240
-"""https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html
-
-The library's own limit is lower; it would refuse a large token before the authorizer sees it."""
+"""API Gateway's limit. The library's own is lower, and would refuse a large token before the
+authorizer sees it. https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html"""
 
 
 class Server(uvicorn.Server):

@@ -285,16 +285,17 @@ Transport.start = start_or_die
 
 
 def test_a_job_whose_worker_is_killed_runs_again_and_reaches_everybody(tmp_path: Path) -> None:
-    shutil.copytree(PROJECT / "chalicelib", tmp_path / "chalicelib")
-    (tmp_path / "app.py").write_text((PROJECT / "app.py").read_text() + DYING)
-    configuration = replace(configured(HERALD_INLINE_RECIPIENTS="2"), project=tmp_path)
+    project = tmp_path / "herald"
+    shutil.copytree(PROJECT / "chalicelib", project / "chalicelib")
+    (project / "app.py").write_text((PROJECT / "app.py").read_text() + DYING)
+    configuration = replace(configured(HERALD_INLINE_RECIPIENTS="2"), project=project)
     with served(configuration) as running, contextlib.closing(Client(running)) as herald:
         sockets = [herald.connect(f"user-{number}") for number in range(6)]
         hide_jobs_for(2, client("sqs", running.aws), running.aws["HERALD_FANOUT_QUEUE_URL"])
         [message_id] = queued(herald, {"to": {"all": True}, "data": "hello"})
         report = final(herald, message_id)
         assert (report["recipients"], report["delivered"]) == (6, 6)
-        assert (tmp_path / "died").exists()
+        assert (project / "died").exists()
         for socket in sockets:
             assert socket.messages() == ["hello"]
 

@@ -252,7 +252,7 @@ def test_a_package_that_the_team_has_just_added_is_installed_without_hashes(
     done = make("token", "USER=alice")
     out, err = done.communicate(timeout=WAIT_SECONDS)
     assert (done.returncode, out) == (0, "a token for alice\n"), err
-    assert "requirements-dev.txt has no hashes for slow==1." in err
+    assert "requirements-dev.txt has no hashes for Slow==1." in err
     assert "Run `make lock` to add them.\n" in err
     subprocess.run([clone / ".venv" / "bin" / "python", "-c", "import slow"], check=True)
 

@@ -45,7 +45,8 @@ def asked_for(file: Path) -> list[Requirement]:
 def test_installed_packages_have_their_pinned_versions() -> None:
     pinned = {**pins(PROJECT / "requirements-dev.txt"), **pins(PROJECT / "requirements" / "uv.txt")}
     for installed in distributions():
-        assert installed.version == pinned[canonicalize_name(installed.name)]
+        version = pinned.get(canonicalize_name(installed.name))
+        assert installed.version == version, f"{installed.name}: run make lock"
 
 
 def test_the_packages_for_lambda_include_their_dependencies() -> None:

@@ -236,9 +236,9 @@ class Herald(wiring.Herald):
         """Compose Herald.
 
         Args:
-            evicts: evict the oldest connection at the limit, instead of refusing the new one.
-            inline: queue a message with more recipients; None delivers everything inline.
-            delivery: the port to the sockets; the world by default.
+            evicts: Evict the oldest connection at the limit, instead of refusing the new one.
+            inline: Queue a message with more recipients; None delivers everything inline.
+            delivery: The port to the sockets; the world by default.
         """
         settings = replace(
             Settings.from_environ({"HERALD_JWT_SECRET": SECRET}),

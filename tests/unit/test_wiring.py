@@ -29,6 +29,10 @@ def test_the_authorizers_need_no_sdk() -> None:
 
 
 def test_every_part_can_be_built_without_a_call_to_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a call to AWS")
+
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", refuse)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     settings = Settings(jwt_secret="s" * 32)
     herald = Herald.on_aws(

@@ -1,4 +1,4 @@
-"""Prepares those of Chalice's commands that deploy or describe a stage, before they import the app.
+"""The checks and files that a deploying command of Chalice needs before it imports the app.
 
 `chalice deploy` can't succeed without what Chalice can't make. If that is missing, it stops here
 with a message that says what to run; otherwise each function gets its own policy.

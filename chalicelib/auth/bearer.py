@@ -1,4 +1,4 @@
-"""Finding the token of a request."""
+"""Find the token of a request."""
 
 from collections.abc import Callable, Mapping, Sequence
 

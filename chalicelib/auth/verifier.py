@@ -20,12 +20,12 @@ from chalicelib import aws_limits
 from chalicelib.auth.jwks import Key, KeySource, key_sources
 from chalicelib.auth.principal import Principal, parse_scopes
 from chalicelib.errors import BadRequest, Unauthorized, Unavailable
+from chalicelib.protocol.messages import MAX_NAME_CHARACTERS
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.settings import Settings
 
 MAX_TOKEN_BYTES = aws_limits.TOKEN_BYTES
 MAX_CONTEXT_BYTES = aws_limits.CONTEXT_BYTES
-MAX_NAME_CHARACTERS = 128
 MAX_EXPIRY = 253_402_300_799  # the last second of the year 9999, in epoch seconds
 TOKEN_TYPES = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
 """The accepted values of `typ` (RFC 8725 section 3.11): any JWT, or an access token (RFC 9068).

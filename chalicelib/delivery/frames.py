@@ -1,4 +1,4 @@
-"""WebSocket frames: groups messages into frames, and builds and hashes each one only once."""
+"""Pack messages into WebSocket frames, and build and hash each frame only once."""
 
 import hashlib
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ class Framer:
         """
         return self._frames_for(selection, user_id if selection & self._encrypted else None)
 
-    def _frames(self, selection: int, reader: str | None) -> tuple[Frame, ...]:
+    def _frames(self, selection: int, user_id: str | None) -> tuple[Frame, ...]:
         frames: list[Frame] = []
         entries: list[_Entry] = []
         size = len(_HEAD) + len(_TAIL)
@@ -99,12 +99,12 @@ class Framer:
             if not selection >> index & 1:
                 continue
             if entries and size + entry.size + 1 > self._frame_bytes:
-                frames.append(_frame(entries, reader))
+                frames.append(_frame(entries, user_id))
                 entries, size = [], len(_HEAD) + len(_TAIL)
             entries.append(entry)
             size += entry.size + 1
         if entries:
-            frames.append(_frame(entries, reader))
+            frames.append(_frame(entries, user_id))
         return tuple(frames)
 
 
@@ -120,7 +120,7 @@ class Framing(NamedTuple):
 
 
 class _Entry:
-    """A message as it appears in frames. `size` is in bytes, and the same for every reader."""
+    """A message as it appears in frames. `size` is in bytes, and the same for every user."""
 
     def __init__(
         self, message: Message, tenant: str | None, encryption: Encryption, cache_bytes: int
@@ -141,18 +141,18 @@ class _Entry:
             self._text = encode(self._fields)
             self.size = len(self._text)
 
-    def text(self, reader: str | None) -> bytes:
-        """Return the entry for `reader`; None stands for everybody."""
+    def text(self, user_id: str | None) -> bytes:
+        """Return the entry for a user; None stands for all users."""
         if not self.message.encrypted:
             return self._text
-        assert reader is not None  # noqa: S101 - frames with encrypted messages have a reader
-        return self._encrypted_for(reader)
+        assert user_id is not None  # noqa: S101 - frames with encrypted messages have a user
+        return self._encrypted_for(user_id)
 
-    def _encrypt(self, reader: str) -> bytes:
-        data = self._encryption.encrypt(self._data, user_key(self._tenant, reader))
+    def _encrypt(self, user_id: str) -> bytes:
+        data = self._encryption.encrypt(self._data, user_key(self._tenant, user_id))
         return encode({**self._fields, "data": data})
 
 
-def _frame(entries: Sequence[_Entry], reader: str | None) -> Frame:
-    body = _HEAD + b",".join(entry.text(reader) for entry in entries) + _TAIL
+def _frame(entries: Sequence[_Entry], user_id: str | None) -> Frame:
+    body = _HEAD + b",".join(entry.text(user_id) for entry in entries) + _TAIL
     return frame_of(body, tuple(entry.message for entry in entries))

@@ -75,7 +75,7 @@ class OutcomeRecorder:
         return list(self._delivery.deliver([parcels], deadline))
 
     def is_unconfirmed(self, outcome: Outcome) -> bool:
-        """Return whether the socket may not be open yet, rather than gone.
+        """Return whether a `gone` socket may still be in its handshake.
 
         `@connections` answers 410 until the `$connect` of a connection has ended.
         """

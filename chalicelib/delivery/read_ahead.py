@@ -1,4 +1,4 @@
-"""Reading the next page of recipients while the current one is being sent."""
+"""Read the next page of recipients while the current one is being sent."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, wait

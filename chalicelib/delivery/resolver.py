@@ -1,4 +1,4 @@
-"""Name resolution beside the sending: `getaddrinfo` blocks, so it runs in threads."""
+"""Resolve host names in threads beside the sending, since `getaddrinfo` blocks."""
 
 import socket
 import threading

@@ -40,7 +40,7 @@ CREDENTIAL_ERRORS = frozenset(
 
 
 class PendingLimits(NamedTuple):
-    """How many recipients may be in memory."""
+    """The number of recipients that may be in memory."""
 
     usual: int = 2048
     while_silent: int = 50_000

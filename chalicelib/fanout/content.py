@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from chalicelib import aws_limits
 from chalicelib.clock import EpochSeconds
 from chalicelib.errors import HeraldError
 from chalicelib.protocol.encryption import Encryption
@@ -16,9 +17,9 @@ from chalicelib.protocol.messages import Message
 from chalicelib.protocol.strict_json import encode
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.expressions import number
-from chalicelib.store.schema import Item
+from chalicelib.store.schema import Item, content_id
 
-PART_BYTES = 300_000  # an item has at most 400 KB
+PART_BYTES = aws_limits.ITEM_CONTENT_BYTES
 
 
 class ContentLost(HeraldError):
@@ -26,7 +27,7 @@ class ContentLost(HeraldError):
 
 
 class StoredContent(NamedTuple):
-    """Where a request's messages are: in how many parts, and whether these are encrypted."""
+    """The number of parts that hold a request's messages, and whether they are encrypted."""
 
     parts: int
     sealed: bool
@@ -54,7 +55,7 @@ class Contents:
         starts = range(0, len(packed), PART_BYTES)
         for index, start in enumerate(starts):
             item: Item = {
-                "id": {"S": _part_id(messages[0].id, index)},
+                "id": {"S": content_id(messages[0].id, index)},
                 "part": {"B": packed[start : start + PART_BYTES]},
                 "expiresAt": number(expires_at),
             }
@@ -63,7 +64,7 @@ class Contents:
 
     def get(self, request: str, stored: StoredContent) -> list[Message]:
         """Load the messages of a request. Raises ContentLost."""
-        ids = [_part_id(request, index) for index in range(stored.parts)]
+        ids = [content_id(request, index) for index in range(stored.parts)]
         found = {
             item["id"]["S"]: bytes(item["part"]["B"])
             for page in self._store.batch_get(self._table, "id", ids)
@@ -75,7 +76,3 @@ class Contents:
         except KeyError:
             raise ContentLost("a job's messages have expired, or their key was removed") from None
         return [Message.from_dict(fields) for fields in json.loads(content)]
-
-
-def _part_id(request: str, index: int) -> str:
-    return f"content/{request}/{index}"

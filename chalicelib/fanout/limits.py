@@ -6,7 +6,7 @@ from chalicelib.store.audience import PAGE_ITEMS
 
 
 class FanoutLimits(NamedTuple):
-    """How the work is divided into shards, slices and pages; tests divide it more finely."""
+    """The sizes of shards, slices and pages. Tests use smaller ones."""
 
     shard_recipients: int = 10_000
     """Recipients in a shard: about a second of one worker's time."""

@@ -52,7 +52,7 @@ class ShardTaken(Exception):
 
 
 class ShardPosition(NamedTuple):
-    """A position in a shard of a request's audience: after the recipient, or name, `after`."""
+    """A position in a shard of a request's audience. `after` is the last recipient before it."""
 
     request: str
     shard: int
@@ -60,7 +60,7 @@ class ShardPosition(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """A request that has progress: the number of its shards, and its messages' size in bytes."""
+    """The number of shards of a request that was begun, and the size of its messages in bytes."""
 
     shards: int
     content_bytes: int

@@ -1,6 +1,6 @@
-"""The publisher: puts a request's messages into the queue, one job for each audience shard.
+"""The publisher: puts a request's messages into the queue, one job for each shard of the audience.
 
-It is apart from the worker, so that a function that only publishes doesn't load the worker.
+It is apart from the worker, so that `messaging` depends on queueing jobs, not on running them.
 """
 
 from collections.abc import Callable, Sequence

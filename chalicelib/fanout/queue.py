@@ -70,7 +70,7 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        """Return the job that `to_json` was called on. Raises ValueError for other text."""
+        """Parse what `to_json` returned. Raises ValueError for other text."""
         try:
             fields: dict[str, Any] = json.loads(text)
             tenant = None if fields["tenant"] is None else str(fields["tenant"])

@@ -18,7 +18,7 @@ from chalicelib.store.schema import fanout_rate_key
 
 SECOND = 1_000_000  # in microseconds, the unit of all clocks here
 STEP_SECONDS = 0.1  # of frames in a reservation: fewer make it more even, but cost more writes
-ACTIVE_FOR = SECOND  # after a reservation a tenant counts as active for so long
+ACTIVE_FOR = SECOND  # how long a tenant counts as active after a reservation
 FORGOTTEN_AFTER = 60 * SECOND
 MAX_FORGOTTEN = 50  # clocks that one write removes, which bounds the expression's length
 TRIES = 5

@@ -208,7 +208,7 @@ class Worker:
 
 
 class _TimeSlice:
-    """Pages up to the first one that ends after `end`.
+    """The pages that are taken until `end`, at least one.
 
     `position` is that of the last page that was taken, None at the end of all pages.
     """

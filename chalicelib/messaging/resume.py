@@ -145,26 +145,25 @@ class _Missed:
             since: The time from which on the connection may have missed messages.
             kept_since: The time from which on messages are kept; older ones count as lost.
         """
-        late = {
+        delayed = {
             entry.id: entry
             for entry in self._history.delayed(self._principal.tenant, kept_since)
             if self._is_for_user(entry, joined)
         }
         oldest = earliest(kept_since)
-        for entry in self._by_id(joined, since, late):
-            if entry.id >= oldest or entry.id in late:
+        for entry in self._by_id(joined, since, delayed):
+            if entry.id >= oldest or entry.id in delayed:
                 yield entry
             else:
                 self.lost = True
 
     def _by_id(
-        self, joined: dict[str, EpochMs], since: EpochMs, late: dict[str, StoredMessage]
+        self, joined: dict[str, EpochMs], since: EpochMs, delayed: dict[str, StoredMessage]
     ) -> Iterator[StoredMessage]:
-        """Yield the entries of the user's streams that are later than the client's last message, or
-        in doubt."""
+        """Yield the user's entries that the client missed, or may have missed."""
         history, tenant = self._history, self._principal.tenant
         streams = (
-            sorted(late.values(), key=_id),
+            sorted(delayed.values(), key=_id),
             history.of_user(tenant, self._principal.user_id, since),
             history.of_everyone(tenant, since),
             *(history.of_group(tenant, group, max(since, at)) for group, at in joined.items()),
@@ -182,7 +181,7 @@ class _Missed:
                 in_doubt = [
                     one
                     for one in in_doubt
-                    if one.id in late or not one.request.precedes(entry.request)
+                    if one.id in delayed or not one.request.precedes(entry.request)
                 ]
         yield from in_doubt
 
@@ -207,7 +206,7 @@ class _Missed:
         )
 
     def _is_for_user(self, entry: StoredMessage, joined: dict[str, EpochMs]) -> bool:
-        """Return whether a late message, which can be for anybody, is for this user."""
+        """Return whether a delayed message, which can be for anybody, is for this user."""
         message = self._open(entry)
         if message is None:
             return False

@@ -84,7 +84,7 @@ class Submissions:
             if isinstance(claim, Reply):
                 self._users.charge(sender, stamp.now, 0)
                 return claim
-            with self._releasing_on_failure(claim, stamp):
+            with self._ending_claim_on_failure(claim, stamp):
                 self._users.charge(sender, stamp.now, len(drafts))
                 messages = accept(
                     drafts, sender=sender.user_id, stamp=claim.stamp if claim else stamp
@@ -99,8 +99,7 @@ class Submissions:
     def _read(
         self, sender: Principal, headers: Mapping[str, str], body: str | bytes, stamp: Stamp
     ) -> tuple[list[Draft], Claim | Reply | None]:
-        """Return what a request wants to send, and what its `Idempotency-Key` gets: a claim, or the
-        answer of an earlier request; None without a key."""
+        """Return a request's drafts, and the claim or stored answer of its key, or None."""
         key = idempotency_key(headers)
         request = json_body(headers, body)
         drafts = parse_messages(request, may_encrypt=self._may_encrypt)
@@ -118,11 +117,12 @@ class Submissions:
             raise
 
     @contextmanager
-    def _releasing_on_failure(self, claim: Claim | None, stamp: Stamp) -> Iterator[None]:
-        """Release a claim when an error prevents its request from being carried out.
+    def _ending_claim_on_failure(self, claim: Claim | None, stamp: Stamp) -> Iterator[None]:
+        """End a claim when an error prevents its request from being carried out.
 
         If this is the first try (its stamp is the claim's) and the request was refused, nothing was
-        done, so the key is free for another request. Otherwise the next try continues this one.
+        done: the key is forgotten, and any request may use it. Otherwise the claim is released, and
+        the next try continues this request under the same ids.
         """
         try:
             yield

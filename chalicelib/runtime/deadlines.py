@@ -1,4 +1,4 @@
-"""Deadlines, and those of an invocation by the time that Lambda leaves it."""
+"""The deadline of some work, and how an invocation's deadlines follow from Lambda's time-out."""
 
 import time
 from typing import Any, Final
@@ -27,7 +27,7 @@ class Deadline:
         return max(0.0, self.at - time.monotonic())
 
     def passed(self) -> bool:
-        """Return whether no time is left."""
+        """Return whether the deadline has passed."""
         return time.monotonic() >= self.at
 
     def earlier(self, seconds: float) -> "Deadline":

@@ -1,4 +1,4 @@
-"""Find the recipients of audiences: a stream of connections, page by page.
+"""Find the recipients of audiences, page by page.
 
 Every page says where it ends, and another reader can go on from there: the order of reading
 depends on the tables alone, and a reader needs nothing of the pages before.

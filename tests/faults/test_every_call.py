@@ -188,7 +188,7 @@ def cases() -> list[Any]:
 
 
 @pytest.mark.parametrize("operation", CALLS, ids=lambda operation: operation.__name__)
-def test_an_operation_makes_these_calls(stage: Scene, operation: Operation) -> None:
+def test_an_operation_makes_its_known_number_of_calls(stage: Scene, operation: Operation) -> None:
     stage.plan = Plan(untouched, 0, 1000)
     operation(stage)
     assert len(stage.calls) == CALLS[operation], stage.calls

@@ -84,6 +84,36 @@ def test_the_modules_that_a_page_names_exist(document: str) -> None:
         assert (PROJECT / path).exists() or (PROJECT / "chalicelib" / path).exists(), path
 
 
+FOLDERS = (
+    *("chalicelib", "gateway", "infra", "bench", "tests", "tools"),
+    *(
+        "auth",
+        "store",
+        "delivery",
+        "fanout",
+        "messaging",
+        "protocol",
+        "rest",
+        "runtime",
+        "websocket",
+    ),
+)
+PATH = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w/]+)\.py\b")
+STORED_BY = re.compile(r"`((?:store|fanout|websocket)/\w+)`")  # as the data model names modules
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_paths_of_modules_in_a_document_exist(document: Path) -> None:
+    text = document.read_text()
+    names = PATH.findall(text)
+    if document.name == "data-model.md":
+        names += STORED_BY.findall(text)
+    for name in names:
+        assert any((root / f"{name}.py").exists() for root in (PROJECT, PROJECT / "chalicelib")), (
+            name
+        )
+
+
 def test_every_rule_of_the_standards_has_a_test_or_a_reason() -> None:
     text = (PROJECT / "docs" / "security.md").read_text()
     assert len(re.findall(r"test_\w+\.py::test_", text)) > 80

@@ -68,7 +68,7 @@ def test_sending_to_two_users_takes_three_calls(
     assert client.calls == ["transact_write_items", "batch_write_item", "batch_get_item"]
 
 
-def test_disconnecting_takes_at_most_two_calls(
+def test_disconnecting_takes_two_calls_after_a_join_or_without_an_item(
     client: Any, herald: Herald, world: World, user: str
 ) -> None:
     socket = connected(herald, world, user)

@@ -82,7 +82,7 @@ def test_a_request_whose_handler_died_is_queued_again_under_the_same_ids(
         )
 
     dying = Handler(scene.aws, submit)
-    for _ in range(7):  # claim, charge, keep, read, keep as late, content, progress
+    for _ in range(7):  # claim, charge, append, read, mark as delayed, content, progress
         dying.step()
     dying.crash()
     assert scene.world.queue == []

@@ -133,7 +133,7 @@ def test_an_event_without_failures_costs_no_call(
     assert counted.calls == []  # Lambda deletes the jobs
 
 
-def test_an_event_that_can_not_be_settled_is_unavailable(
+def test_an_event_that_cannot_be_settled_is_unavailable(
     sqs: Any, event: list[dict[str, Any]]
 ) -> None:
     with pytest.raises(Unavailable, match="the queue is unreachable"):

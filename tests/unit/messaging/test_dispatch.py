@@ -144,7 +144,7 @@ def test_without_a_queue_a_large_audience_is_delivered_inline() -> None:
         message(AudienceKind.CONNECTIONS, *"abcd"),
     ],
 )
-def test_an_audience_that_can_not_be_large_is_delivered_while_it_is_read(small: Message) -> None:
+def test_an_audience_that_cannot_be_large_is_delivered_while_it_is_read(small: Message) -> None:
     parts = Parts(pages_of=(2, 2))
     send(parts, small)
     assert parts.calls == ["append", "send", "page", "page"]
@@ -165,7 +165,7 @@ def test_an_audience_that_may_be_large_is_read_before_it_is_delivered(large: lis
 
 
 @pytest.mark.parametrize("unread", [1, 0])
-def test_an_audience_that_can_not_be_read_in_time_is_queued(unread: int) -> None:
+def test_an_audience_that_cannot_be_read_in_time_is_queued(unread: int) -> None:
     parts = Parts(pages_of=(1,) * (1 + unread))
     send(parts, GROUP, seconds=0.0)
     last = ["mark_delayed", "publish"] if unread else ["send"]

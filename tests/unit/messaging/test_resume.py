@@ -143,7 +143,7 @@ def test_late_messages_reach_only_their_audience(scene: Scene) -> None:
     assert scene.resume(had)[0] == sorted(wanted)
 
 
-def test_a_message_to_several_of_her_groups_arrives_once(scene: Scene) -> None:
+def test_a_message_to_several_groups_of_a_user_arrives_once(scene: Scene) -> None:
     scene.say(action="join", group="room-1")
     [had] = scene.send(to())
     [both] = scene.send({"to": {"groups": ["team", "room-1"]}, "data": 1})
@@ -187,7 +187,7 @@ def test_a_membership_outlives_its_connection(scene: Scene, known: bool) -> None
     assert scene.resume(had)[0] == [missed]
 
 
-def test_a_user_who_left_a_group_gets_nothing_of_it_even_if_another_connection_was_in(
+def test_a_user_who_left_a_group_gets_nothing_of_it_even_if_another_connection_was_in_it(
     scene: Scene,
 ) -> None:
     scene.say(action="join", group="room-1")

@@ -128,7 +128,7 @@ def test_a_sender_over_the_limit_is_refused_before_anything_is_read() -> None:
         (BODY, {**JSON, "idempotency-key": ""}, BadRequest),
     ],
 )
-def test_a_request_that_can_not_be_read_is_charged_too(
+def test_a_request_that_cannot_be_read_is_charged_too(
     body: str, headers: dict[str, str], error: type[HeraldError]
 ) -> None:
     parts = Parts()
@@ -175,7 +175,7 @@ def test_the_key_of_a_request_that_was_refused_is_free_again(step: str) -> None:
     assert parts.calls[-1] == "forget"
 
 
-def test_the_key_of_a_later_try_that_was_refused_stays_claimed_for_the_next() -> None:
+def test_the_claim_of_a_later_try_that_was_refused_is_released_for_the_next() -> None:
     parts = Parts(
         errors={"send": Forbidden("no")}, claimed=Claim("item", EARLIER, EpochMs(NOW + 1))
     )
@@ -185,7 +185,7 @@ def test_the_key_of_a_later_try_that_was_refused_stays_claimed_for_the_next() ->
 
 
 @pytest.mark.parametrize("error", [Unavailable("storage"), RuntimeError(), KeyboardInterrupt()])
-def test_the_key_of_a_request_that_broke_off_stays_claimed_for_the_next_try(
+def test_the_claim_of_a_request_that_broke_off_is_released_for_the_next_try(
     error: BaseException,
 ) -> None:
     parts = Parts(errors={"send": error})
@@ -194,12 +194,12 @@ def test_the_key_of_a_request_that_broke_off_stays_claimed_for_the_next_try(
     assert parts.calls[-1] == "release"
 
 
-def test_a_request_is_answered_even_if_its_answer_can_not_be_stored() -> None:
+def test_a_request_is_answered_even_if_its_answer_cannot_be_stored() -> None:
     parts = Parts(errors={"finish": Unavailable("storage")})
     assert submit(parts, headers=WITH_KEY).status == 200
 
 
-def test_an_error_is_raised_even_if_its_key_can_not_be_freed() -> None:
+def test_an_error_is_raised_even_if_its_key_cannot_be_freed() -> None:
     parts = Parts(errors={"send": Forbidden("no"), "forget": Unavailable("storage")})
     with pytest.raises(Forbidden):
         submit(parts, headers=WITH_KEY)

@@ -68,7 +68,7 @@ def test_depth_is_measured_in_one_pass() -> None:
         parse_json(text)
 
 
-def test_a_lone_surrogate_can_not_be_encoded() -> None:
+def test_a_lone_surrogate_cannot_be_encoded() -> None:
     with pytest.raises(BadRequest, match="surrogate"):
         encode({"data": "\ud800"})
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,15 @@ from tests.support.copies import copy_project
 from tests.support.echo import echoing
 from tests.support.tables import TABLES, create, empty
 from tests.support.world import LIFE
+
+
+def pytest_configure() -> None:
+    """Let child processes be interrupted, even if a shell started the tests in the background.
+
+    Such a shell ignores SIGINT, and children inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)

@@ -127,7 +127,9 @@ Make = Callable[..., "subprocess.Popen[str]"]
 def make(clone: Path, index: Index) -> Iterator[Make]:
     """Start `make` in the clone; kill processes that outlive the test."""
     started: list[subprocess.Popen[str]] = []
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    # Neither pip's settings nor the flags of a `make` that runs these tests are the newcomer's.
+    others = ("PIP_", "MAKE", "MFLAGS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     environment = {
         **kept,
         "PIP_CONFIG_FILE": os.devnull,

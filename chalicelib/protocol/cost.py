@@ -68,7 +68,12 @@ def written_copies(messages: Iterable[Message]) -> int:
 
 def copies_per_name(message: Message) -> int:
     """Return the copies that the history writes of a message for each name of its audience."""
-    return _steps(len(encode(without_names(message).to_dict())), WRITTEN_BYTES)
+    return copies_of(encode(without_names(message).to_dict()))
+
+
+def copies_of(content: bytes) -> int:
+    """Return the copies of one item with this content. (It is stored in less, if it compresses.)"""
+    return _steps(len(content), WRITTEN_BYTES)
 
 
 def names_of(message: Message) -> tuple[str, ...]:

@@ -1,0 +1,106 @@
+"""The census: how many tenants the fan-out is sending for at the moment.
+
+Every second is a period. Whoever reserves time for a tenant first in a period counts the tenant, in
+one of several counters, so that no item is written often. A counter is an item with a number and
+the period that it belongs to; the counters of a few periods take turns. All environments read the
+counters of this period and of the one before.
+"""
+
+import logging
+import random
+from collections.abc import Callable
+
+from chalicelib.errors import Unavailable
+from chalicelib.store.dynamodb import Cancelled, Store
+from chalicelib.store.expressions import Clause, number, update
+from chalicelib.store.schema import Item, fanout_counter_id, fanout_counter_key
+
+SECOND = 1_000_000  # in microseconds, the unit of all clocks here
+PERIOD = SECOND
+COUNTERS = 8  # of a period: a thousand tenants are 125 writes a second to each
+SLOTS = 4  # periods whose counters exist at the same time
+COMPLETE_AFTER = 7 * PERIOD // 10
+"""From then on in a period, every active tenant has been counted: tenants reserve more often."""
+SOONEST_READ = SECOND // 10
+TRIES = 3
+
+logger = logging.getLogger("herald.fanout")
+
+
+class Census:
+    """Counts the active tenants of a region. Storage in trouble leaves the last known number."""
+
+    def __init__(self, store: Store, *, region: str, now: Callable[[], int]) -> None:
+        """Take the parts. `now` is the clock, in epoch microseconds."""
+        self.tenants = 1
+        self._store = store
+        self._table = store.tables.messages
+        self._region = region
+        self._now = now
+        self._read_at = 0
+        self._pause = SOONEST_READ
+
+    def count(self, period: int) -> None:
+        """Count one more tenant in a period."""
+        counter = random.randrange(COUNTERS)
+        key = fanout_counter_key(self._region, period % SLOTS, counter)
+        another = Clause(
+            add=("tenants :one",),
+            when=("#period = :period",),
+            names={"#period": "period"},
+            values={":one": number(1), ":period": number(period)},
+        )
+        first = Clause(
+            set=("tenants = :one", "#period = :period"),
+            when=("attribute_not_exists(#period) OR #period < :period",),
+            names={"#period": "period"},
+            values={":one": number(1), ":period": number(period)},
+        )
+        try:
+            for clause in (another, first, another):
+                try:
+                    self._store.update(update(self._table, key, clause))
+                except Cancelled:
+                    continue  # it is the first one after all, or not any more
+                return
+        except Unavailable as error:
+            logger.warning("a tenant is not counted: %s", error.detail)
+
+    def refresh(self) -> None:
+        """Read the counters, unless that was a moment ago.
+
+        While the number changes they are read more often, so that tenants which begin at the same
+        time soon know of each other.
+        """
+        now = self._now()
+        if now < self._read_at:
+            return
+        try:
+            tenants = self._read(now)
+        except Unavailable as error:
+            logger.warning("the last known number of tenants is used: %s", error.detail)
+            self._read_at = now + PERIOD
+            return
+        changed = tenants != self.tenants
+        self.tenants = tenants
+        self._pause = SOONEST_READ if changed else min(PERIOD, 2 * self._pause)
+        self._read_at = now + self._pause
+
+    def _read(self, now: int) -> int:
+        """Return the number of tenants that are active now."""
+        period, elapsed = divmod(now, PERIOD)
+        ids = [
+            fanout_counter_id(self._region, counted % SLOTS, counter)
+            for counted in (period - 1, period)
+            for counter in range(COUNTERS)
+        ]
+        pages = self._store.batch_get(self._table, "id", ids)
+        items = [item for page in pages for item in page]
+        counted = _total(items, period)
+        if elapsed < COMPLETE_AFTER:
+            counted = max(counted, _total(items, period - 1))
+        return max(1, counted)
+
+
+def _total(items: list[Item], period: int) -> int:
+    return sum(int(item["tenants"]["N"]) for item in items if int(item["period"]["N"]) == period)

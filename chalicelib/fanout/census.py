@@ -19,12 +19,18 @@ SECOND = 1_000_000  # in microseconds, the unit of all clocks here
 PERIOD = SECOND
 COUNTERS = 8  # of a period: a thousand tenants are 125 writes a second to each
 SLOTS = 4  # periods whose counters exist at the same time
-COMPLETE_AFTER = 7 * PERIOD // 10
-"""From then on in a period, every active tenant has been counted: tenants reserve more often."""
+STEP = SECOND // 10  # how often a tenant reserves: more often is more even, but costs more
+STEP_PER_TENANT = SECOND // 200  # so that many tenants don't write too often together
+LONGEST_STEP = SECOND // 2
+SLACK = SECOND // 5  # by which a worker may reserve later than that
 SOONEST_READ = SECOND // 10
-TRIES = 3
 
 logger = logging.getLogger("herald.fanout")
+
+
+def step(tenants: int) -> int:
+    """Return how often a tenant reserves when so many are active."""
+    return max(STEP, min(LONGEST_STEP, tenants * STEP_PER_TENANT))
 
 
 class Census:
@@ -38,7 +44,7 @@ class Census:
         self._region = region
         self._now = now
         self._read_at = 0
-        self._pause = SOONEST_READ
+        self._is_first_read = True
 
     def count(self, period: int) -> None:
         """Count one more tenant in a period."""
@@ -81,10 +87,13 @@ class Census:
             logger.warning("the last known number of tenants is used: %s", error.detail)
             self._read_at = now + PERIOD
             return
-        changed = tenants != self.tenants
+        self._read_at = now + SOONEST_READ
+        if tenants == self.tenants and not self._is_first_read:
+            period, elapsed = divmod(now, PERIOD)
+            complete = step(tenants) + SLACK + random.randrange(SOONEST_READ)
+            self._read_at = (period + (elapsed >= complete)) * PERIOD + complete
         self.tenants = tenants
-        self._pause = SOONEST_READ if changed else min(PERIOD, 2 * self._pause)
-        self._read_at = now + self._pause
+        self._is_first_read = False
 
     def _read(self, now: int) -> int:
         """Return the number of tenants that are active now."""
@@ -97,8 +106,9 @@ class Census:
         pages = self._store.batch_get(self._table, "id", ids)
         items = [item for page in pages for item in page]
         counted = _total(items, period)
-        if elapsed < COMPLETE_AFTER:
-            counted = max(counted, _total(items, period - 1))
+        before = _total(items, period - 1)
+        if elapsed < step(before) + SLACK:  # some are not counted in this period yet
+            counted = max(counted, before)
         return max(1, counted)
 
 

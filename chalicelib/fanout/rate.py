@@ -15,15 +15,13 @@ from collections.abc import Callable, Iterator
 
 from chalicelib.delivery.parcel import Parcel
 from chalicelib.errors import Unavailable
-from chalicelib.fanout.census import PERIOD, SECOND, Census
+from chalicelib.fanout.census import LONGEST_STEP, PERIOD, SECOND, Census, step
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
-from chalicelib.store.schema import fanout_clock_key, fanout_expires_at
+from chalicelib.store.schema import Item, fanout_clock_key, fanout_expires_at
 
-STEP_SECONDS = 0.1  # of frames in a reservation: fewer make it more even, but cost more writes
-STEP_SECONDS_PER_TENANT = 0.005  # so many tenants' reservations don't become too many together
-LONGEST_STEP_SECONDS = 0.5  # shorter than the census needs to count a tenant in each period
+LONGEST_SLEEP_SECONDS = LONGEST_STEP / SECOND  # after that a waiting tenant is counted again
 LOCAL_FOR = SECOND  # how long storage in trouble is left alone
 TRIES = 5
 
@@ -56,6 +54,7 @@ class FanoutRateLimiter:
         self._sleep = sleep
         self._census = Census(store, region=region, now=now)
         self._known_due: tuple[str, int] = ("", 0)  # of the tenant that reserved last
+        self._counted: tuple[str, int] = ("", 0)  # the tenant, and the period
         self._local_until = 0
         self._local_due = 0
 
@@ -74,20 +73,23 @@ class FanoutRateLimiter:
 
     def step(self) -> int:
         """Return how many frames to send on one reservation."""
+        if self._now() >= self._local_until:
+            self._census.refresh()
         tenants = self._census.tenants
-        seconds = max(STEP_SECONDS, min(LONGEST_STEP_SECONDS, tenants * STEP_SECONDS_PER_TENANT))
-        return max(1, int(self.per_second * seconds / tenants))
+        return max(1, self.per_second * step(tenants) // SECOND // tenants)
 
     def wait(self, tenant: str | None, frames: int, until: Deadline) -> None:
         """Reserve time for frames, and sleep until it comes, but not longer than `until`."""
         due = self._reserve(tenant, frames)
-        self._sleep(min(until.left(), max(0, due - self._now()) / SECOND))
+        while (left := min(until.left(), (due - self._now()) / SECOND)) > LONGEST_SLEEP_SECONDS:
+            self._sleep(LONGEST_SLEEP_SECONDS)
+            self._stay_counted(tenant)
+        self._sleep(max(0.0, left))
 
     def _reserve(self, tenant: str | None, frames: int) -> int:
         """Reserve time for frames; return when it begins."""
         now = self._now()
         if now >= self._local_until:
-            self._census.refresh()
             try:
                 return self._reserve_shared(tenant, frames)
             except Unavailable as error:
@@ -97,6 +99,23 @@ class FanoutRateLimiter:
         self._local_due = due + self._cost(frames)
         return due
 
+    def _stay_counted(self, tenant: str | None) -> None:
+        """Count a tenant whose worker waits for so long that nobody reserves in this period."""
+        now, hashed = self._now(), _hash(tenant)
+        if now < self._local_until or self._counted == (hashed, now // PERIOD):
+            return
+        key = fanout_clock_key(self._region, hashed)
+        try:
+            self._store.update(update(self._table, key, _in_period(now)))
+        except Cancelled:
+            pass  # another worker of the tenant did
+        except Unavailable:
+            self._local_until = now + LOCAL_FOR
+            return
+        else:
+            self._census.count(now // PERIOD)
+        self._counted = (hashed, now // PERIOD)
+
     def _reserve_shared(self, tenant: str | None, frames: int) -> int:
         """Advance a tenant's clock by the time that frames take; return where it was.
 
@@ -105,18 +124,25 @@ class FanoutRateLimiter:
         hashed = _hash(tenant)
         key = fanout_clock_key(self._region, hashed)
         is_busy = self._known_due[0] == hashed and self._known_due[1] > self._now()
+        counted = self._counted == (hashed, self._now() // PERIOD)
         for _ in range(TRIES):
             now = self._now()
-            action = update(self._table, key, self._advance(now, frames, is_busy=is_busy))
+            clauses = [self._advance(now, frames, is_busy=is_busy)]
+            if not counted:
+                clauses.append(_in_period(now))
             try:
-                clock = self._store.update(action, ReturnValues="ALL_OLD")
-            except Cancelled:
-                is_busy = not is_busy
+                clock = self._store.update(
+                    update(self._table, key, *clauses), ReturnValues="ALL_OLD"
+                )
+            except Cancelled as cancelled:
+                clock = cancelled.items[0] or {}
+                is_busy = _number(clock, "due") > now
+                counted = counted or _number(clock, "period") >= now // PERIOD
                 continue
-            period = now // PERIOD
-            if int(clock.get("period", {"N": "0"})["N"]) < period:
-                self._census.count(period)
-            begins = int(clock["due"]["N"]) if is_busy else now
+            if not counted:
+                self._census.count(now // PERIOD)
+            self._counted = (hashed, now // PERIOD)
+            begins = _number(clock, "due") if is_busy else now
             self._known_due = (hashed, begins + self._cost(frames))
             return begins
         return self._now()  # with that many competing reservations, the rate is kept anyway
@@ -124,25 +150,19 @@ class FanoutRateLimiter:
     def _advance(self, now: int, frames: int, *, is_busy: bool) -> Clause:
         """Return the clause that advances a clock which is in the future, or else is idle."""
         cost = self._cost(frames)
-        values = {
-            ":now": number(now),
-            ":period": number(now // PERIOD),
-            ":expires": number(fanout_expires_at(now)),
-        }
-        names = {"#due": "due", "#period": "period"}
-        common = ("#period = :period", "expiresAt = :expires")
+        expires = number(fanout_expires_at(now))
         if is_busy:
             return Clause(
-                set=("#due = #due + :cost", *common),
+                set=("#due = #due + :cost", "expiresAt = :expires"),
                 when=("#due > :now",),
-                names=names,
-                values={**values, ":cost": number(cost)},
+                names={"#due": "due"},
+                values={":cost": number(cost), ":now": number(now), ":expires": expires},
             )
         return Clause(
-            set=("#due = :due", *common),
+            set=("#due = :due", "expiresAt = :expires"),
             when=("attribute_not_exists(#due) OR #due <= :now",),
-            names=names,
-            values={**values, ":due": number(now + cost)},
+            names={"#due": "due"},
+            values={":due": number(now + cost), ":now": number(now), ":expires": expires},
         )
 
     def _cost(self, frames: int) -> int:
@@ -189,6 +209,20 @@ def _take(
         frames += len(parcel.frames)
         end += 1
     return parcels[start:end], frames, end
+
+
+def _in_period(now: int) -> Clause:
+    """Return the clause that notes that a tenant is counted in this period, once."""
+    return Clause(
+        set=("#period = :period",),
+        when=("attribute_not_exists(#period) OR #period < :period",),
+        names={"#period": "period"},
+        values={":period": number(now // PERIOD)},
+    )
+
+
+def _number(item: Item, name: str) -> int:
+    return int(item[name]["N"]) if name in item else 0
 
 
 def _hash(tenant: str | None) -> str:

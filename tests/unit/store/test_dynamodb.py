@@ -164,14 +164,15 @@ def test_the_sdk_does_not_wait_for_a_throttled_batch(monkeypatch: pytest.MonkeyP
     client = dynamodb_client(Session())
     sent: list[str] = []
 
-    def throttle(request: Any, **_: Any) -> AWSResponse:
+    def throttle(request: Any, **_: Any) -> Any:
         sent.append(request.headers["X-Amz-Target"].decode().partition(".")[2])
-        body = b'{"__type": "com.amazonaws.dynamodb.v20120810#ThrottlingException"}'
-        response: Any = AWSResponse(request.url, 400, {"content-type": "application/json"}, None)
-        response._content = body
+        headers: Any = {"content-type": "application/json"}
+        response: Any = AWSResponse(request.url, 400, headers, None)
+        response._content = b'{"__type": "com.amazonaws.dynamodb.v20120810#ThrottlingException"}'
         return response
 
-    client.meta.events.register("before-send.dynamodb", throttle)
+    answer: Any = throttle
+    client.meta.events.register("before-send.dynamodb", answer)
     store = Store(client, TABLES)
     item = user_item_key("u")
     assert store.batch_put(TABLES.users, [item]) == [item]

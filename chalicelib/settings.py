@@ -250,8 +250,8 @@ class Settings:
     fanout_rate: int = _setting(
         whole_number(0, suffix=", per second"),
         "Frames that all workers together may send, and requests of more than 100 frames with them,"
-        " in equal shares for the tenants; 0 means no limit. The rest of the account's quota (10,000"
-        " a second by default) is left to smaller requests",
+        " in equal shares for the tenants; 0 means no limit. The rest of the account's quota"
+        " (10,000 a second by default) is left to smaller requests",
         default=8000,
     )
     notify_topic_arn: str | None = _setting(

@@ -7,6 +7,7 @@ from chalicelib.auth.principal import Principal, Scope
 from chalicelib.clock import Clock
 from chalicelib.delivery.broadcast import Broadcaster, Throttle
 from chalicelib.delivery.frames import Framer, Framing
+from chalicelib.delivery.outcomes import RECORDING_SECONDS
 from chalicelib.delivery.parcel import Parcel
 from chalicelib.fanout.publisher import FanoutPublisher
 from chalicelib.fanout.rate import FanoutRateLimiter
@@ -124,8 +125,12 @@ class Dispatcher:
         return [one._replace(stored=one.id not in unstored) for one in queued]
 
     def _throttle(self, bill: Bill, sender: Principal, deadline: Deadline) -> Throttle:
-        """Return what charges the sender for a page of parcels, then yields these in time."""
-        pace = self._rate_limiter.for_tenant(sender.tenant, deadline, free_frames=FREE_FRAMES)
+        """Return what charges the sender for a page of parcels, then yields these in time.
+
+        What would be too late is not held back, so that it is reported as stale.
+        """
+        until = deadline.earlier(RECORDING_SECONDS)
+        pace = self._rate_limiter.for_tenant(sender.tenant, until, free_frames=FREE_FRAMES)
 
         def throttle(parcels: list[Parcel]) -> Iterator[list[Parcel]]:
             copies = sum(

@@ -280,7 +280,7 @@ class UserRateLimiter:
         raise Contended("too many requests of this user at once", retry_after=1.0)
 
     def _cache(self, user_key: str, usage: Usage) -> None:
+        self._usages.pop(user_key, None)  # it becomes the newest; other threads may charge, too
         self._usages[user_key] = usage
-        self._usages.move_to_end(user_key)
         if len(self._usages) > self._cached_users:
             self._usages.popitem(last=False)

@@ -21,9 +21,9 @@ from typing import Any
 import simpy
 
 from chalicelib.delivery.congestion import MAX_WINDOW
+from chalicelib.fanout import census
 from chalicelib.fanout.limits import DEFAULT_LIMITS
 from chalicelib.fanout.publisher import shards_for
-from chalicelib.fanout.rate import STEP_SECONDS
 from chalicelib.store.audience import PAGE_ITEMS
 
 RESULTS = Path(__file__).parent / "results"
@@ -147,7 +147,7 @@ class Broadcast:
     def _slice(self, job: Job, seconds: float) -> Event:
         end = self._environment.now + seconds
         while job.left and self._environment.now < end:
-            page = min(PAGE_ITEMS, job.left, max(1, int(self._pace * STEP_SECONDS)))
+            page = min(PAGE_ITEMS, job.left, max(1, int(self._pace * census.STEP / census.SECOND)))
             self._due = max(self._due, self._environment.now) + page / self._pace
             waits = self._due - page / self._pace - self._environment.now
             yield self._environment.timeout(max(page / self._per_worker, waits))

@@ -206,11 +206,12 @@ class Settings:
     )
     message_rate: float = _setting(
         rate("second"),
-        "Requests to send messages, for each user, over REST and WebSockets together",
+        "Units for each user, over REST and WebSockets together. A request costs a unit for each"
+        " 100 copies that it writes or sends, and at least one",
         default=20.0,
     )
     message_burst: int = _setting(
-        whole_number(1), "How many of these a user may make at once", default=40
+        whole_number(1), "How many units a user may use at once", default=40
     )
     connect_rate: float = _setting(
         rate("minute"),
@@ -219,7 +220,8 @@ class Settings:
     )
     daily_message_quota: int = _setting(
         whole_number(0),
-        "Messages for each user and UTC day, counting each message of a POST; 0 means no limit",
+        "Messages for each user and UTC day, counting each message of a POST, or a request's units"
+        " where these are more; 0 means no limit",
         default=0,
     )
     limiter_failure: LimiterFailure = _setting(  # noqa: RUF009 - it is a `field`
@@ -230,8 +232,8 @@ class Settings:
     )
     inline_recipients: int = _setting(
         whole_number(0),
-        "A request to at most this many connections is delivered before it is answered; a larger"
-        " one goes through the queue",
+        "A request of at most this many frames (one for most messages and each connection) is"
+        " delivered before it is answered; a larger one goes through the queue",
         default=1000,
     )
     fanout_queue_url: str | None = _setting(
@@ -247,9 +249,9 @@ class Settings:
     )
     fanout_rate: int = _setting(
         whole_number(0, suffix=", per second"),
-        "Frames that all workers together may send, in equal shares for the tenants; 0 means no"
-        " limit. The rest of the account's quota (10,000 a second by default) is left to requests"
-        " that are delivered before they are answered",
+        "Frames that all workers together may send, and requests of more than 100 frames with them,"
+        " in equal shares for the tenants; 0 means no limit. The rest of the account's quota"
+        " (10,000 a second by default) is left to smaller requests",
         default=8000,
     )
     notify_topic_arn: str | None = _setting(

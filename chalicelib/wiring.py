@@ -22,6 +22,7 @@ from chalicelib.delivery.notices import Notifier, Topic
 from chalicelib.delivery.outcomes import OutcomeRecorder
 from chalicelib.delivery.parcel import Delivery
 from chalicelib.delivery.sender import Sender
+from chalicelib.fanout.charges import FanoutCharges
 from chalicelib.fanout.limits import DEFAULT_LIMITS, FanoutLimits
 from chalicelib.fanout.progress import Progress
 from chalicelib.fanout.publisher import FanoutPublisher
@@ -31,6 +32,7 @@ from chalicelib.fanout.worker import Worker
 from chalicelib.messaging.dispatch import Dispatcher
 from chalicelib.messaging.resume import Resumer
 from chalicelib.messaging.submissions import Submissions
+from chalicelib.protocol.cost import COPIES_PER_UNIT
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.rest.user_connections import UserConnections
 from chalicelib.runtime.aws import credentials, sdk_client
@@ -42,6 +44,7 @@ from chalicelib.store.dynamodb import Store, dynamodb_client
 from chalicelib.store.history import History
 from chalicelib.store.idempotency import Idempotency
 from chalicelib.store.memberships import Memberships
+from chalicelib.store.paced_writes import WriteLimits
 from chalicelib.store.rate_limits import Rate, RateLimit, UserRateLimiter
 from chalicelib.store.schema import (
     CONNECT_RATE_ATTRIBUTE,
@@ -211,9 +214,12 @@ class Herald:
             broadcaster=self._broadcaster,
             publisher=self._publisher if settings.fanout_queue_url else None,
             history=self.history,
+            users=self.users,
             framing=self._framing,
-            inline_recipients=settings.inline_recipients,
+            rate_limiter=self._rate_limiter,
+            inline_frames=settings.inline_recipients,
             connections_per_user=settings.max_connections_per_user,
+            now=self.now,
             metrics=self.metrics,
         )
 
@@ -236,13 +242,18 @@ class Herald:
             broadcaster=self._broadcaster,
             progress=self.progress,
             queue=self.queue,
-            rate_limiter=FanoutRateLimiter(
-                self._store, region=self._region, per_second=self._settings.fanout_rate
-            ),
+            rate_limiter=self._rate_limiter,
+            charges=FanoutCharges(self.users.owe, now=self.now),
             framing=self._framing,
             now=self.now,
             metrics=self.metrics,
             limits=self._fanout_limits,
+        )
+
+    @cached_property
+    def _rate_limiter(self) -> FanoutRateLimiter:
+        return FanoutRateLimiter(
+            self._store, region=self._region, per_second=self._settings.fanout_rate
         )
 
     @cached_property
@@ -340,7 +351,14 @@ class Herald:
             encryption=self.encryption,
             writers=self._writers,
             now=self.now,
+            limits=self._write_limits(),
         )
+
+    def _write_limits(self) -> WriteLimits:
+        """Return the budget of a request's history: what its sender's rate or burst pays for."""
+        settings, limits = self._settings, WriteLimits()
+        units = max(settings.message_rate, settings.message_burst / limits.large_seconds)
+        return limits._replace(copies_per_second=units * COPIES_PER_UNIT)
 
     @cached_property
     def _audiences(self) -> Audiences:

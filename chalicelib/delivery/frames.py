@@ -1,7 +1,7 @@
 """Pack messages into WebSocket frames, and build and hash each frame only once."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -82,6 +82,12 @@ class Framer:
                 )
             self._encrypted |= entry.message.encrypted << index
         self._frames_for = lru_cache(CACHED_SELECTIONS)(self._frames)
+        self.count = lru_cache(CACHED_SELECTIONS)(self._count)
+
+    @property
+    def most_frames(self) -> int:
+        """Return the most frames that a recipient can get."""
+        return self.count((1 << len(self._entries)) - 1)
 
     def frames(self, selection: int, user_id: str) -> tuple[Frame, ...]:
         """Return the frames that carry the selected messages to a user.
@@ -92,20 +98,26 @@ class Framer:
         return self._frames_for(selection, user_id if selection & self._encrypted else None)
 
     def _frames(self, selection: int, user_id: str | None) -> tuple[Frame, ...]:
-        frames: list[Frame] = []
+        return tuple(_frame(entries, user_id) for entries in self._packed(selection))
+
+    def _count(self, selection: int) -> int:
+        """Return the number of frames that carry the selected messages, without building them."""
+        return sum(1 for _ in self._packed(selection))
+
+    def _packed(self, selection: int) -> Iterator[list["_Entry"]]:
+        """Yield the entries of each frame that carries the selected messages."""
         entries: list[_Entry] = []
         size = len(_HEAD) + len(_TAIL)
         for index, entry in enumerate(self._entries):
             if not selection >> index & 1:
                 continue
             if entries and size + entry.size + 1 > self._frame_bytes:
-                frames.append(_frame(entries, user_id))
+                yield entries
                 entries, size = [], len(_HEAD) + len(_TAIL)
             entries.append(entry)
             size += entry.size + 1
         if entries:
-            frames.append(_frame(entries, user_id))
-        return tuple(frames)
+            yield entries
 
 
 class Framing(NamedTuple):

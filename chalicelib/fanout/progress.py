@@ -67,10 +67,15 @@ class Begun(NamedTuple):
 
 
 class ClaimedMessages(NamedTuple):
-    """The messages that a job may deliver, and the correlation id of their request."""
+    """The messages that a job may deliver, and what is known of their request.
+
+    `paid` is the number of units that its sender paid before it was queued.
+    """
 
     messages: list[Message]
     correlation_id: str | None
+    sender_key: str
+    paid: int
 
 
 class Progress:
@@ -87,11 +92,19 @@ class Progress:
         sender: Principal,
         shards: int,
         correlation_id: str | None = None,
+        *,
+        paid: int = 1,
     ) -> Begun:
         """Store the messages of a request that will be delivered in `shards` shards.
 
-        `correlation_id` is for the logs of the workers. A request that an earlier try has begun
-        keeps the shards that it has.
+        A request that an earlier try has begun keeps what was stored then.
+
+        Args:
+            messages: The messages of the request.
+            sender: Who sent them.
+            shards: The number of shards.
+            correlation_id: For the logs of the workers.
+            paid: The units that the sender has paid.
         """
         request, now = messages[0].id, messages[0].timestamp
         expires_at = queued_expires_at(now)
@@ -102,6 +115,7 @@ class Progress:
             "parts": number(stored.parts),
             "sealed": {"BOOL": stored.sealed},
             "shards": number(shards),
+            "paid": number(paid),
             "expiresAt": number(expires_at),
         }
         if correlation_id is not None:
@@ -166,7 +180,9 @@ class Progress:
             raise ShardTaken(_requeue_from(cancelled.items[0], start.shard, job_id)) from None
         stored = StoredContent(int(item["parts"]["N"]), item["sealed"]["BOOL"])
         correlation_id = item["correlation"]["S"] if "correlation" in item else None
-        return ClaimedMessages(self._contents.get(start.request, stored), correlation_id)
+        paid = int(item["paid"]["N"]) if "paid" in item else 1  # queued by an earlier version
+        messages = self._contents.get(start.request, stored)
+        return ClaimedMessages(messages, correlation_id, item["sender"]["S"], paid)
 
     def advance(
         self, start: ShardPosition, job_id: str, end: str | None, reports: Sequence[Report]

@@ -35,8 +35,10 @@ class FanoutPublisher:
         self._active_connections = active_connections
         self._limits = limits
 
-    def publish(self, messages: Sequence[Message], sender: Principal) -> list[Queued]:
-        """Queue the messages of a request.
+    def publish(
+        self, messages: Sequence[Message], sender: Principal, paid: int = 1
+    ) -> list[Queued]:
+        """Queue the messages of a request, for which the sender has paid so many units.
 
         Raises Unavailable. Some jobs may be queued then; a new try with the same message ids
         delivers nothing twice.
@@ -46,7 +48,7 @@ class FanoutPublisher:
         if source is Source.EVERYONE:
             recipients = self._active_connections() or 0
             shards = shards_for(recipients, self._limits.shard_recipients)
-        begun = self._progress.begin(messages, sender, shards, correlation_id())
+        begun = self._progress.begin(messages, sender, shards, correlation_id(), paid=paid)
         requests = {messages[0].id: begun.content_bytes}
         self._queue.put(
             [

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 from chalicelib.clock import Clock
 from chalicelib.delivery.broadcast import Broadcaster
-from chalicelib.delivery.frames import Framing
+from chalicelib.delivery.frames import Framer, Framing
+from chalicelib.delivery.parcel import Parcel
 from chalicelib.errors import HeraldError, Unavailable
+from chalicelib.fanout.charges import FanoutCharges, SentCopies
 from chalicelib.fanout.limits import DEFAULT_LIMITS, FanoutLimits
-from chalicelib.fanout.progress import Progress, ShardPosition, ShardTaken
+from chalicelib.fanout.progress import ClaimedMessages, Progress, ShardPosition, ShardTaken
 from chalicelib.fanout.queue import MAX_RECEIVES, Job, Queue, ReceivedJob, Target
 from chalicelib.fanout.rate import FanoutRateLimiter
 from chalicelib.protocol.messages import Message
@@ -24,7 +26,7 @@ from chalicelib.protocol.reports import Report
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.logs import correlated
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.store.audience import Audiences, Page
+from chalicelib.store.audience import Audiences, Page, Source
 
 RESERVED_SECONDS = 3.0  # for the last recipients; with less time left, no job is begun
 BATCH_BYTES = 16 * 1024 * 1024  # of messages, which a worker holds in memory
@@ -44,8 +46,12 @@ class _Claim(NamedTuple):
 
     start: ShardPosition
     job: Job
-    messages: list[Message]
-    correlation_id: str | None
+    claimed: ClaimedMessages
+
+    @property
+    def messages(self) -> list[Message]:
+        """Return the messages of the request."""
+        return self.claimed.messages
 
 
 class Worker:
@@ -59,6 +65,7 @@ class Worker:
         progress: Progress,
         queue: Queue,
         rate_limiter: FanoutRateLimiter,
+        charges: FanoutCharges,
         framing: Framing,
         now: Clock,
         metrics: Metrics,
@@ -69,6 +76,7 @@ class Worker:
         self._progress = progress
         self._queue = queue
         self._rate_limiter = rate_limiter
+        self._charges = charges
         self._framing = framing
         self._now = now
         self._metrics = metrics
@@ -130,9 +138,9 @@ class Worker:
         target = batch[0].job.target
         claims, requeue = self._claim(batch)
         if claims:
-            ids = {claim.correlation_id or "" for claim in claims.values()}
+            ids = {claim.claimed.correlation_id or "" for claim in claims.values()}
             with correlated(" ".join(sorted(ids)).strip() or None):
-                position, reports = self._deliver(target, claims.values(), end, deadline)
+                position, reports = self._deliver(target, claims, end, deadline)
                 self._advance(claims, position, reports, requeue)
         self._queue.put(
             [
@@ -155,39 +163,55 @@ class Worker:
             for request, size in job.requests.items():
                 start = ShardPosition(request, shard.number, shard.after)
                 try:
-                    messages, correlation_id = self._progress.claim(start, job.id, last_try)
+                    claimed = self._progress.claim(start, job.id, last_try)
                 except ShardTaken as taken:
                     if taken.requeue_from is not None:
                         requeue[taken.requeue_from][request] = size
                 else:
-                    claims[request] = _Claim(start, job, messages, correlation_id)
+                    claims[request] = _Claim(start, job, claimed)
         return claims, requeue
 
     def _deliver(
-        self, target: Target, claims: Iterable[_Claim], end: Deadline, deadline: Deadline
+        self, target: Target, claims: Mapping[str, _Claim], end: Deadline, deadline: Deadline
     ) -> tuple[str | None, dict[str, Report]]:
         """Deliver the claimed messages to the recipients that are read until `end`.
 
-        Returns the position of the last one, None at the shard's end, and a report by message id.
+        Charges the senders for what is sent, even if a page fails. Returns the position of the last
+        recipient, None at the shard's end, and a report by message id.
         """
         messages = sorted(
-            (message for claim in claims for message in claim.messages),
+            (message for claim in claims.values() for message in claim.messages),
             key=lambda message: message.id,  # keeps each sender's order
         )
         framer = self._framing.framer(messages, target.tenant)
-        time_slice = _TimeSlice(
-            self._audiences.pages(
-                [message.audience for message in messages],
-                target.tenant,
-                target.shard,
-                self._rate_limiter.page_items(self._limits.page_items),
-            ),
-            end,
-        )
+        time_slice = self._time_slice(target, framer, end)
         throttled_until = deadline.earlier(RESERVED_SECONDS)
         tenant_throttle = self._rate_limiter.for_tenant(target.tenant, throttled_until)
-        reports = self._broadcaster.send(framer, time_slice, deadline, tenant_throttle.throttle)
+        copies = SentCopies({m.id: request for request, c in claims.items() for m in c.messages})
+
+        def throttle(parcels: list[Parcel]) -> Iterator[list[Parcel]]:
+            copies.add(parcels)
+            return tenant_throttle.throttle(parcels)
+
+        try:
+            reports = self._broadcaster.send(framer, time_slice, deadline, throttle)
+        finally:
+            self._charges.charge(
+                (claim.start, claim.claimed, copies.of(request))
+                for request, claim in claims.items()
+            )
         return time_slice.position, {report.id: report for report in reports}
+
+    def _time_slice(self, target: Target, framer: Framer, end: Deadline) -> "_TimeSlice":
+        """Return the pages of a slice, none of which takes more than a second of the rate."""
+        most = self._limits.page_items
+        share = self._rate_limiter.share()
+        at_once = None if share is None else max(1, int(share / framer.most_frames))
+        if at_once is not None and target.source is not Source.EVERYONE:
+            most = min(most, at_once)  # a scan has to pass many recipients of other tenants
+        audiences = [message.audience for message in framer.messages]
+        pages = self._audiences.pages(audiences, target.tenant, target.shard, most)
+        return _TimeSlice(pages if at_once is None else _cut(pages, at_once), end)
 
     def _advance(
         self,
@@ -225,6 +249,19 @@ class _TimeSlice:
             if self._end.passed():
                 return
         self.position = None
+
+
+def _cut(pages: Iterable[Page], most: int) -> Iterator[Page]:
+    """Yield pages of at most so many recipients.
+
+    A part of a page of named users is not a page; the reader keeps these small.
+    """
+    for page in pages:
+        recipients = page.recipients
+        while len(recipients) > most:
+            part, recipients = recipients[:most], recipients[most:]
+            yield Page(part, part[-1][0].connection_id)
+        yield Page(recipients, page.position)
 
 
 def _batches(jobs: Iterable[ReceivedJob]) -> list[Batch]:

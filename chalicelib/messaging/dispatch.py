@@ -4,18 +4,25 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from chalicelib.auth.principal import Principal, Scope
-from chalicelib.delivery.broadcast import Broadcaster
-from chalicelib.delivery.frames import Framing
+from chalicelib.clock import Clock
+from chalicelib.delivery.broadcast import Broadcaster, Throttle
+from chalicelib.delivery.frames import Framer, Framing
+from chalicelib.delivery.outcomes import RECORDING_SECONDS
+from chalicelib.delivery.parcel import Parcel
 from chalicelib.fanout.publisher import FanoutPublisher
+from chalicelib.fanout.rate import FanoutRateLimiter
 from chalicelib.protocol.audience import Audience, AudienceKind
+from chalicelib.protocol.cost import Bill, sent_copies, units_of
 from chalicelib.protocol.messages import Message
-from chalicelib.protocol.reports import Queued, Report
+from chalicelib.protocol.reports import Interrupted, Queued, Report
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.audience import Audiences, Page
 from chalicelib.store.history import History
+from chalicelib.store.users import Users
 
 READING_SECONDS = 10.0  # an audience that isn't fully read by then is queued, however small
+FREE_FRAMES = 100  # of a request, which inline delivery sends without reserving time for them
 
 
 class Dispatcher:
@@ -28,34 +35,48 @@ class Dispatcher:
         broadcaster: Broadcaster,
         publisher: FanoutPublisher | None,
         history: History,
+        users: Users,
         framing: Framing,
-        inline_recipients: int,
+        rate_limiter: FanoutRateLimiter,
+        inline_frames: int,
         connections_per_user: int,
+        now: Clock,
         metrics: Metrics,
     ) -> None:
         """Take the parts and the limits.
 
         Args:
-            publisher: Queues messages with more than `inline_recipients` recipients. Without it,
-                all messages are delivered inline.
+            publisher: Queues messages that take more than `inline_frames` frames. Without it, all
+                messages are delivered inline.
+            users: Charges senders for what they send.
             connections_per_user: The most connections that a user can have.
         """
         self._audiences = audiences
         self._broadcaster = broadcaster
         self._publisher = publisher
         self._history = history
+        self._users = users
         self._framing = framing
-        self._inline_recipients = inline_recipients
+        self._rate_limiter = rate_limiter
+        self._inline_frames = inline_frames
         self._connections_per_user = connections_per_user
+        self._now = now
         self._metrics = metrics
 
+    def units(self, messages: Sequence[Message]) -> int:
+        """Return the units to charge before `send`: what is known without the audience."""
+        return units_of(self._history.copies(messages))
+
     def send(
-        self, messages: Sequence[Message], sender: Principal, deadline: Deadline
+        self, messages: Sequence[Message], sender: Principal, deadline: Deadline, *, paid: int = 1
     ) -> Sequence[Report | Queued]:
         """Deliver the messages of one request, or queue all of them.
 
+        The sender is charged for frames that `paid` doesn't cover before they are sent.
+
         Args:
             deadline: When delivery must end.
+            paid: The units that the sender has been charged; see `units`.
 
         Returns:
             A report for each message, or for each a note that it is queued.
@@ -69,29 +90,61 @@ class Dispatcher:
         framer = self._framing.framer(messages, sender.tenant)
         audiences = [message.audience for message in messages]
         # First the history, then the recipients: a client that connects in between can resume.
-        self._history.append(messages, sender.tenant)
+        unstored = self._history.append(messages, sender.tenant)
         pages: Iterable[Page] = self._audiences.pages(audiences, sender.tenant)
-        if self._publisher is not None and self._may_exceed_inline(audiences):
-            pages, complete = self._read_ahead(iter(pages), deadline)
+        if self._publisher is not None and self._may_exceed_inline(framer, audiences):
+            pages, complete = self._read_ahead(framer, iter(pages), deadline)
             if not complete:
-                return self._queue(self._publisher, messages, sender)
+                return self._queue(self._publisher, messages, sender, paid, unstored)
         started = time.monotonic()
-        reports = self._broadcaster.send(framer, pages, deadline)
+        throttle = self._throttle(Bill(messages=len(messages), paid=paid), sender, deadline)
+        try:
+            reports = self._broadcaster.send(framer, pages, deadline, throttle)
+        except Interrupted as interrupted:
+            _note_unstored(interrupted.reports, unstored)
+            raise
+        _note_unstored(reports, unstored)
         self._metrics.count("MessagesAccepted", len(messages))
         self._metrics.value("FanoutDuration", (time.monotonic() - started) * 1000)
         return reports
 
     def _queue(
-        self, publisher: FanoutPublisher, messages: Sequence[Message], sender: Principal
-    ) -> list[Queued]:
-        self._history.mark_delayed(messages, sender.tenant)
-        queued = publisher.publish(messages, sender)
+        self,
+        publisher: FanoutPublisher,
+        messages: Sequence[Message],
+        sender: Principal,
+        paid: int,
+        unstored: frozenset[str],
+    ) -> Sequence[Queued]:
+        kept = [message for message in messages if message.id not in unstored]
+        # Without this note a resume may miss a message that is in its stream.
+        unstored |= self._history.mark_delayed(kept, sender.tenant)
+        queued = publisher.publish(messages, sender, paid)
         self._metrics.count("MessagesAccepted", len(messages))
         self._metrics.count("FanoutQueued", len(messages))
-        return queued
+        return [one._replace(stored=one.id not in unstored) for one in queued]
 
-    def _may_exceed_inline(self, audiences: Sequence[Audience]) -> bool:
-        """Return whether the audiences could have too many recipients for inline delivery.
+    def _throttle(self, bill: Bill, sender: Principal, deadline: Deadline) -> Throttle:
+        """Return what charges the sender for a page of parcels, then yields these in time.
+
+        What would be too late is not held back, so that it is reported as stale.
+        """
+        until = deadline.earlier(RECORDING_SECONDS)
+        pace = self._rate_limiter.for_tenant(sender.tenant, until, free_frames=FREE_FRAMES)
+
+        def throttle(parcels: list[Parcel]) -> Iterator[list[Parcel]]:
+            copies = sum(
+                sent_copies(len(frame.body)) for parcel in parcels for frame in parcel.frames
+            )
+            debt = bill.add(copies)
+            if debt is not None:
+                self._users.owe(sender.key, self._now(), debt)
+            yield from pace.throttle(parcels)
+
+        return throttle
+
+    def _may_exceed_inline(self, framer: Framer, audiences: Sequence[Audience]) -> bool:
+        """Return whether the audiences could take too many frames for inline delivery.
 
         If they can't, sending begins with the first page, before the others are read.
         """
@@ -104,24 +157,31 @@ class Dispatcher:
                     most += len(audience.names)
                 case _:
                     return True
-        return most > self._inline_recipients
+        return most * framer.most_frames > self._inline_frames
 
-    def _read_ahead(self, pages: Iterator[Page], deadline: Deadline) -> tuple[list[Page], bool]:
-        """Read pages until there is one recipient too many for inline delivery, or time is up.
+    def _read_ahead(
+        self, framer: Framer, pages: Iterator[Page], deadline: Deadline
+    ) -> tuple[list[Page], bool]:
+        """Read pages until there is one frame too many for inline delivery, or time is up.
 
         Returns the pages, and whether they are complete. If not, they are dropped: the workers read
         the audience from its start, since jobs can share a read only if they start alike.
         """
         until = deadline.within(READING_SECONDS)
         read: list[Page] = []
-        recipients = 0
+        frames = 0
         for page in pages:
             read.append(page)
-            recipients += len(page.recipients)
+            frames += sum(framer.count(selection) for _, selection in page.recipients)
             late = until.passed() and page.position is not None
-            if late or recipients > self._inline_recipients:
+            if late or frames > self._inline_frames:
                 return read, False
         return read, True
+
+
+def _note_unstored(reports: Iterable[Report], unstored: frozenset[str]) -> None:
+    for report in reports:
+        report.stored = report.id not in unstored
 
 
 def _scope_for(message: Message) -> Scope:

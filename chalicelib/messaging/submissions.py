@@ -85,11 +85,12 @@ class Submissions:
                 self._users.charge(sender, stamp.now, 0)
                 return claim
             with self._ending_claim_on_failure(claim, stamp):
-                self._users.charge(sender, stamp.now, len(drafts))
                 messages = accept(
                     drafts, sender=sender.user_id, stamp=claim.stamp if claim else stamp
                 )
-                sent = self._dispatcher.send(messages, sender, deadline)
+                units = self._dispatcher.units(messages)
+                self._users.charge(sender, stamp.now, len(messages), units=units)
+                sent = self._dispatcher.send(messages, sender, deadline, paid=units)
             answer, status = _answer(sent, time.monotonic() - started)
             if claim is not None:
                 with _logging_unavailable():

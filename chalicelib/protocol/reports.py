@@ -20,11 +20,15 @@ class Result(StrEnum):
 
 @dataclass(slots=True)
 class Report:
-    """The delivery of one message, in numbers; `recipients` is computed as their sum."""
+    """The delivery of one message, in numbers; `recipients` is computed as their sum.
+
+    `stored` is False if the history should have kept the message and could not.
+    """
 
     id: str
     counts: dict[Result, int] = field(default_factory=lambda: dict.fromkeys(Result, 0))
     failed: list[dict[str, str]] = field(default_factory=list)
+    stored: bool = True
 
     def add(self, connection_id: str, user_id: str, result: Result, reason: str) -> None:
         """Count one recipient; list a failed one unless `MAX_FAILED` are listed already."""
@@ -40,17 +44,19 @@ class Report:
             "recipients": sum(self.counts.values()),
             **{str(result): count for result, count in self.counts.items()},
             "failed": self.failed,
+            **({} if self.stored else {"stored": False}),
         }
 
 
 class Queued(NamedTuple):
-    """A message that was put into the queue; workers deliver it."""
+    """A message that was put into the queue; workers deliver it. For `stored` see `Report`."""
 
     id: str
+    stored: bool = True
 
     def to_dict(self) -> dict[str, object]:
         """Return the message's entry in an answer."""
-        return {"id": self.id, "queued": True}
+        return {"id": self.id, "queued": True, **({} if self.stored else {"stored": False})}
 
 
 class Interrupted(Unavailable):

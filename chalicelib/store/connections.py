@@ -165,7 +165,13 @@ class Connections:
             raise LimitReached(self._limit, recipients)
 
     def record_activity(
-        self, connection_id: str, opened_as: Principal, now: EpochMs, messages: int
+        self,
+        connection_id: str,
+        opened_as: Principal,
+        now: EpochMs,
+        messages: int,
+        *,
+        units: int = 1,
     ) -> Principal:
         """Record a frame from the client, and charge its user.
 
@@ -173,6 +179,7 @@ class Connections:
             connection_id: The connection's id.
             opened_as: The principal that it was opened with; only `refresh` changes it.
             messages: The number of messages in the frame.
+            units: What the frame costs; see `protocol.cost`.
 
         Returns:
             The connection's present principal.
@@ -185,7 +192,9 @@ class Connections:
         for _ in range(TRIES):
             write = partial(self._write_activity, connection_id, principal, now)
             try:
-                self._message_limiter.charge(opened_as.key, now, write, messages=messages)
+                self._message_limiter.charge(
+                    opened_as.key, now, write, messages=messages, units=units
+                )
             except _PrincipalChanged as changed:
                 principal = changed.principal
                 self._cache_principal(connection_id, principal)

@@ -28,6 +28,18 @@ MAX_BATCH_GET = aws_limits.BATCH_GET_KEYS
 MAX_BATCH_WRITE = aws_limits.BATCH_WRITE_ITEMS
 RETRY_AFTER_SECONDS = 1.0
 
+BATCH_THROTTLED = "BatchThrottled"
+"""The code of a throttled `BatchWriteItem`, in place of AWS's; see `_leave_throttled_batches`."""
+THROTTLED_CODES = frozenset(
+    {
+        BATCH_THROTTLED,
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "ThrottlingException",
+    }
+)
+"""https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html"""
+
 logger = logging.getLogger("herald.storage")
 
 _Response = TypeVar("_Response")
@@ -62,7 +74,19 @@ def dynamodb_client(session: Session) -> "DynamoDBClient":
     """Create a client. Raises Unavailable if AWS isn't configured."""
     with reaching_storage():
         client: DynamoDBClient = sdk_client(session, "dynamodb")
+    client.meta.events.register("needs-retry.dynamodb.BatchWriteItem", _leave_throttled_batches)
     return client
+
+
+def _leave_throttled_batches(response: Any, **_: Any) -> None:
+    """Keep the SDK from retrying a throttled batch.
+
+    It would wait for up to a second, and its caller knows better how long others may wait. The
+    SDK's own handler comes after this one, and retries the codes that it knows.
+    """
+    error = response[1].get("Error", {}) if response is not None else {}
+    if error.get("Code") in THROTTLED_CODES:
+        error["Code"] = BATCH_THROTTLED
 
 
 @contextmanager
@@ -181,20 +205,22 @@ class Store:
         with reaching_storage():
             self._client.put_item(TableName=table, Item=item)
 
-    def batch_put(self, table: str, items: Sequence[Item]) -> None:
-        """Put up to 25 items, replacing those that have their keys.
+    def batch_put(self, table: str, items: Sequence[Item]) -> list[Item]:
+        """Put up to 25 items in one try, replacing those that have their keys.
 
-        When it raises Unavailable, some of them may have been written.
+        Returns the items that are not written, since DynamoDB throttles. When it raises
+        Unavailable, some of them may have been written.
         """
         requests: Any = {table: [{"PutRequest": {"Item": item}} for item in items]}
-        for attempt in range(self._retries.batch_tries):
-            with reaching_storage():
+        with reaching_storage():
+            try:
                 response = self._client.batch_write_item(RequestItems=requests)
-            requests = response["UnprocessedItems"]  # DynamoDB throttles
-            if not requests:
-                return
-            _back_off(self._retries.batch_backoff_seconds, attempt)
-        raise Unavailable("storage is too busy", retry_after=RETRY_AFTER_SECONDS)
+            except ClientError as error:
+                if error_code(error) not in THROTTLED_CODES:
+                    raise
+                return list(items)  # none of them could be written
+        unprocessed: Any = response["UnprocessedItems"].get(table, [])
+        return [request["PutRequest"]["Item"] for request in unprocessed]
 
     def transact(self, actions: Sequence[Action]) -> None:
         """Carry out all actions or nothing, in one call. Raises Cancelled if a condition fails.

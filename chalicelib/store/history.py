@@ -8,12 +8,15 @@ is found or finds the message here.
 A *delayed* message reaches its recipients long after its id was made, because it waits in the queue
 or is part of a second try of a request. It is also stored in its tenant's stream of delayed
 messages, in the order in which the delays were noted.
+
+The history must not fail a request. A message for which there is no room in time is sent all the
+same, and its sender is told that it is not stored.
 """
 
+import logging
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 from itertools import count
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -21,12 +24,14 @@ from uuid import uuid4
 from chalicelib import aws_limits
 from chalicelib.clock import Clock, EpochMs
 from chalicelib.protocol.audience import AudienceKind
+from chalicelib.protocol.cost import copies_of, names_of, without_names, written_copies
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.protocol.ulid import CHARACTERS, earliest
-from chalicelib.store.dynamodb import MAX_BATCH_WRITE, Store
+from chalicelib.store.dynamodb import Store
 from chalicelib.store.expressions import number
+from chalicelib.store.paced_writes import PacedWriter, PricedItem, WriteLimits
 from chalicelib.store.schema import (
     Item,
     delayed_stream,
@@ -43,6 +48,9 @@ REACH_BACK_MS = DELAYED_MS + aws_limits.HANDLER_MS + CLOCK_MS
 
 PAGE_ITEMS = 200
 TIME_CHARACTERS = 10  # of an id; the others are random
+DEFAULT_LIMITS = WriteLimits()
+
+logger = logging.getLogger("herald.history")
 
 
 class RequestNumber(NamedTuple):
@@ -87,73 +95,82 @@ class History:
         encryption: Encryption,
         writers: Executor,
         now: Clock,
+        limits: WriteLimits = DEFAULT_LIMITS,
     ) -> None:
         """Store nothing when `seconds` is 0. `writers` runs the writes of large requests."""
         self.seconds = seconds
-        self._store = store
         self._table = store.tables.history
+        self._store = store
         self._encryption = encryption
         self._now = now
         self._writer = uuid4().hex[:12]
         self._numbers = count()
-        self._writers = writers
+        self._paced_writer = PacedWriter(store, self._table, writers=writers, limits=limits)
 
     # --- Writes
 
-    def append(self, messages: Sequence[Message], tenant: str | None) -> None:
+    def copies(self, messages: Iterable[Message]) -> int:
+        """Return the copies that `append` writes; see `protocol.cost`."""
+        return written_copies(filter(self._is_kept, messages))
+
+    def append(self, messages: Sequence[Message], tenant: str | None) -> frozenset[str]:
         """Store the messages of one request, except those that ask not to be stored.
 
-        To be called before any of them is sent.
+        To be called before any of them is sent. Returns the ids of the messages that could not be
+        stored in full, since DynamoDB throttles or their time is up.
         """
         request = RequestNumber(self._writer, next(self._numbers))
         now = self._now()
-        items: list[Item] = []
-        for message in filter(self._is_stored, messages):
+        items: list[PricedItem] = []
+        for message in filter(self._is_kept, messages):
             items += self._items(message, tenant, request)
             if now - message.timestamp > DELAYED_MS:
                 items.append(self._delayed_item(message, tenant, request, now))
-        self._put(items)
+        return self._put(items)
 
-    def mark_delayed(self, messages: Sequence[Message], tenant: str | None) -> None:
-        """Note that messages which `append` has stored will be sent after later ones."""
+    def mark_delayed(self, messages: Iterable[Message], tenant: str | None) -> frozenset[str]:
+        """Note that messages which `append` has stored will be sent after later ones.
+
+        Returns the ids of those that could not be noted: a resume may miss them.
+        """
         request = RequestNumber(self._writer, next(self._numbers))
         now = self._now()
-        self._put(
-            [
-                self._delayed_item(message, tenant, request, now)
-                for message in filter(self._is_stored, messages)
-            ]
-        )
+        items = [
+            self._delayed_item(message, tenant, request, now)
+            for message in filter(self._is_kept, messages)
+        ]
+        return self._put(items)
 
-    def _is_stored(self, message: Message) -> bool:
+    def _is_kept(self, message: Message) -> bool:
         kind = message.audience.kind
         return self.seconds > 0 and message.stored and kind is not AudienceKind.CONNECTIONS
 
-    def _items(self, message: Message, tenant: str | None, request: RequestNumber) -> list[Item]:
-        audience = message.audience
-        match audience.kind:
+    def _items(
+        self, message: Message, tenant: str | None, request: RequestNumber
+    ) -> list[PricedItem]:
+        match message.audience.kind:
             case AudienceKind.USERS:
-                names = (name for name in audience.names if name not in audience.except_users)
-                streams = [user_stream(tenant, name) for name in names]
+                streams = [user_stream(tenant, name) for name in names_of(message)]
             case AudienceKind.GROUPS:
-                streams = [group_stream(tenant, name) for name in audience.names]
+                streams = [group_stream(tenant, name) for name in names_of(message)]
             case _:
                 streams = [everyone_stream(tenant)]
-        nameless = replace(message, audience=audience._replace(names=()))
-        item = self._item(nameless, request, message.id)
-        return [{"stream": {"S": stream}, **item} for stream in streams]
+        item, copies = self._item(without_names(message), request, message.id)
+        return [PricedItem({"stream": {"S": stream}, **item}, copies) for stream in streams]
 
     def _delayed_item(
         self, message: Message, tenant: str | None, request: RequestNumber, now: EpochMs
-    ) -> Item:
-        item = self._item(message, request, earliest(now)[:TIME_CHARACTERS] + message.id)
-        return {"stream": {"S": delayed_stream(tenant)}, **item}
+    ) -> PricedItem:
+        position = earliest(now)[:TIME_CHARACTERS] + message.id
+        item, copies = self._item(message, request, position)
+        return PricedItem({"stream": {"S": delayed_stream(tenant)}, **item}, copies)
 
-    def _item(self, message: Message, request: RequestNumber, position: str) -> Item:
+    def _item(self, message: Message, request: RequestNumber, position: str) -> PricedItem:
+        """Return a message's item, without its stream."""
         content = encode(message.to_dict())
         seal = self._encryption.seal
         last_needed = EpochMs(self._now() + REACH_BACK_MS)
-        return {
+        item: Item = {
             "position": {"S": position},
             "turn": {"S": f"{request.writer}/{request.number}"},
             # Encrypted or compressed, never both: the compressed size would leak the content.
@@ -164,22 +181,15 @@ class History:
             ),
             "expiresAt": number(history_expires_at(last_needed, self.seconds)),
         }
+        return PricedItem(item, copies_of(content))
 
-    def _put(self, items: Sequence[Item]) -> None:
-        batches = [
-            items[start : start + MAX_BATCH_WRITE]
-            for start in range(0, len(items), MAX_BATCH_WRITE)
-        ]
-        if len(batches) == 1:
-            self._store.batch_put(self._table, batches[0])
-            return
-        writes = [
-            self._writers.submit(self._store.batch_put, self._table, batch) for batch in batches
-        ]
-        # Wait for all, even if one fails: nothing may be written after the request is answered.
-        errors = [error for write in writes if (error := write.exception()) is not None]
-        for error in errors:
-            raise error
+    def _put(self, items: Sequence[PricedItem]) -> frozenset[str]:
+        """Write items; return the ids of the messages of those that are not written."""
+        unwritten = self._paced_writer.write(items)
+        ids = frozenset(item["position"]["S"][-CHARACTERS:] for item in unwritten)
+        if ids:
+            logger.warning("no room in the history", extra={"messageIds": sorted(ids)})
+        return ids
 
     # --- Reads
 

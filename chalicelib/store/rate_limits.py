@@ -4,6 +4,10 @@ The generic cell rate algorithm (ITU-T I.371, section 6.2.2.1.1) stores one numb
 next request would be due if they kept to their rate (the theoretical arrival time). A request that
 comes earlier than that by more than the burst allows is refused. That number and the day's count
 are attributes of the user's item, so that a charge is part of another write to the same item.
+
+Requests have weights: one of n units advances that time by n intervals. It passes if one unit is
+left, so that no request is too large to be sent, and the next ones wait until it is paid. What
+turns out to be owed after a request has passed is charged as a debt, which nothing refuses.
 """
 
 import logging
@@ -13,6 +17,7 @@ from typing import Any, NamedTuple
 
 from chalicelib.clock import EpochMs
 from chalicelib.errors import Contended, QuotaExceeded, RateLimited, Unavailable
+from chalicelib.protocol.cost import Debt
 from chalicelib.store.expressions import Clause, number
 from chalicelib.store.schema import QUOTA_ATTRIBUTE
 
@@ -25,19 +30,19 @@ logger = logging.getLogger("herald.limits")
 
 
 class Rate(NamedTuple):
-    """A rate: `burst` requests at once, and one more every `interval` microseconds."""
+    """A rate: `burst` units at once, and one more every `interval` microseconds."""
 
     interval: int
     burst: int
 
     @classmethod
     def per_second(cls, rate: float, burst: int) -> "Rate":
-        """Return a rate of `rate` requests a second."""
+        """Return a rate of `rate` units a second."""
         return cls(max(1, round(1_000_000 / rate)), burst)
 
     @classmethod
     def per_minute(cls, rate: float) -> "Rate":
-        """Return a rate of `rate` requests a minute, which may come at once."""
+        """Return a rate of `rate` units a minute, which may come at once."""
         return cls(max(1, round(60_000_000 / rate)), max(1, int(rate)))
 
 
@@ -75,73 +80,108 @@ class RateLimit:
         due, quota = user.get(self._attribute), user.get(QUOTA_ATTRIBUTE)
         return Usage(int(due["N"]) if due else 0, int(quota["N"]) if quota else 0)
 
-    def charge(self, usage: Usage, now: EpochMs, messages: int) -> Charge:
-        """Charge one request that sends `messages` messages, given the user's usage.
+    def charge(self, usage: Usage, now: EpochMs, *, units: int = 1, quota: int = 0) -> Charge:
+        """Charge one request, given the user's usage.
 
         As far as an expression can say it, the clauses' conditions also hold if others have charged
-        the user since. Raises RateLimited and QuotaExceeded.
-        """
-        rate, due = self._charge_rate(usage.due, now * 1000)
-        if not (self._daily_quota and messages):
-            return Charge([rate], Usage(due, usage.quota))
-        quota, count = self._charge_quota(usage.quota, now, messages)
-        return Charge([rate, quota], Usage(due, count))
+        the user since.
 
-    def _charge_rate(self, due: int, now: int) -> tuple[Clause, int]:
-        interval = self._rate.interval
-        latest = now + (self._rate.burst - 1) * interval
+        Args:
+            usage: The user's usage before the request.
+            now: The time of the request.
+            units: The request's weight. It passes if one unit is left.
+            quota: What it counts towards the daily quota.
+
+        Raises:
+            RateLimited, QuotaExceeded: The request is refused.
+        """
+        latest = self._latest(usage.due, now)
+        rate, due = self._advance(usage.due, now, units, latest)
+        if not (self._daily_quota and quota):
+            return Charge([rate], Usage(due, usage.quota))
+        count, used = self._count(usage.quota, now, quota, self._most(usage.quota, now, quota))
+        return Charge([rate, count], Usage(due, used))
+
+    def owe(self, usage: Usage, now: EpochMs, *, units: int, quota: int = 0) -> Charge:
+        """Charge a debt, which is never refused, given the user's usage. See `charge`."""
+        rate, due = self._advance(usage.due, now, units)
+        if not (self._daily_quota and quota):
+            return Charge([rate], Usage(due, usage.quota))
+        count, used = self._count(usage.quota, now, quota)
+        return Charge([rate, count], Usage(due, used))
+
+    def _latest(self, due: int, now: EpochMs) -> int:
+        """Return the latest `due` at which a request may pass. Raises RateLimited."""
+        latest = now * 1000 + (self._rate.burst - 1) * self._rate.interval
         if due > latest:
             raise RateLimited("too many requests", retry_after=(due - latest) / 1_000_000)
-        names = {"#due": self._attribute}
-        if due > now:
-            busy = Clause(
-                set=("#due = #due + :interval",),
-                when=("#due > :at AND #due <= :latest",),
-                names=names,
-                values={
-                    ":interval": number(interval),
-                    ":at": number(now),
-                    ":latest": number(latest),
-                },
-            )
-            return busy, due + interval
-        idle = Clause(
-            set=("#due = :due",),
-            when=("attribute_not_exists(#due) OR #due <= :at",),
-            names=names,
-            values={":due": number(now + interval), ":at": number(now)},
-        )
-        return idle, now + interval
+        return latest
 
-    def _charge_quota(self, quota: int, now: EpochMs, messages: int) -> tuple[Clause, int]:
+    def _advance(
+        self, due: int, now: EpochMs, units: int, latest: int | None = None
+    ) -> tuple[Clause, int]:
+        """Return the clause that advances `due` by units unless it is after `latest`, and `due`
+        after it."""
+        at, cost = now * 1000, units * self._rate.interval
+        names = {"#due": self._attribute}
+        if due <= at:
+            idle = Clause(
+                set=("#due = :due",),
+                when=("attribute_not_exists(#due) OR #due <= :at",),
+                names=names,
+                values={":due": number(at + cost), ":at": number(at)},
+            )
+            return idle, at + cost
+        busy = Clause(
+            set=("#due = #due + :cost",),
+            when=("#due > :at" if latest is None else "#due > :at AND #due <= :latest",),
+            names=names,
+            values={
+                ":cost": number(cost),
+                ":at": number(at),
+                **({} if latest is None else {":latest": number(latest)}),
+            },
+        )
+        return busy, due + cost
+
+    def _most(self, quota: int, now: EpochMs, more: int) -> int:
+        """Return the most that the day's count may be before `more`. Raises QuotaExceeded."""
         day, ms_of_day = divmod(now, DAY_MS)
-        today = day * QUOTA_BASE
-        names = {"#quota": QUOTA_ATTRIBUTE}
-        used = max(0, quota - today)
-        if used + messages > self._daily_quota:
+        used = max(0, quota - day * QUOTA_BASE)
+        if used + more > self._daily_quota:
             raise QuotaExceeded(
                 f"the daily quota is {self._daily_quota} messages, {used} of which are used",
                 retry_after=(DAY_MS - ms_of_day) / 1000,
             )
+        return self._daily_quota - more
+
+    @staticmethod
+    def _count(
+        quota: int, now: EpochMs, more: int, most: int = QUOTA_BASE - 1
+    ) -> tuple[Clause, int]:
+        """Return the clause that counts `more` unless the count is over `most`, and the count
+        after it."""
+        today = now // DAY_MS * QUOTA_BASE
+        names = {"#quota": QUOTA_ATTRIBUTE}
         if quota < today:
             first_today = Clause(
                 set=("#quota = :quota",),
                 when=("attribute_not_exists(#quota) OR #quota < :today",),
                 names=names,
-                values={":quota": number(today + messages), ":today": number(today)},
+                values={":quota": number(today + more), ":today": number(today)},
             )
-            return first_today, today + messages
+            return first_today, today + more
         another_today = Clause(
-            set=("#quota = #quota + :messages",),
+            set=("#quota = #quota + :more",),
             when=("#quota BETWEEN :today AND :most",),
             names=names,
             values={
-                ":messages": number(messages),
+                ":more": number(more),
                 ":today": number(today),
-                ":most": number(today + self._daily_quota - messages),
+                ":most": number(today + most),
             },
         )
-        return another_today, quota + messages
+        return another_today, quota + more
 
 
 WriteCharge = Callable[[Sequence[Clause]], Mapping[str, Any] | None]
@@ -172,22 +212,56 @@ class UserRateLimiter:
         self._cached_users = cached_users
         self._usages: OrderedDict[str, Usage] = OrderedDict()
 
-    def charge(self, user_key: str, now: EpochMs, write: WriteCharge, *, messages: int = 0) -> None:
+    def charge(
+        self,
+        user_key: str,
+        now: EpochMs,
+        write: WriteCharge,
+        *,
+        messages: int = 0,
+        units: int = 1,
+    ) -> None:
         """Charge one request that sends `messages` messages.
 
         Args:
             user_key: The user's key in the users table.
+            now: The time of the request.
             write: Writes the charge, and raises what it likes.
-            messages: Counted towards the daily quota.
+            messages: The quota counts these or the units, whichever are more; without messages,
+                it counts nothing.
+            units: The request's weight; see `RateLimit.charge`.
 
         Raises:
             RateLimited, QuotaExceeded: With the seconds after which a retry will succeed.
             Contended: Others charged the same user too often meanwhile.
             Unavailable: From `write`, unless the limiter fails open.
         """
+        quota = max(messages, units) if messages else 0
+        self._write(
+            user_key,
+            write,
+            lambda usage: self._limit.charge(usage, now, units=units, quota=quota),
+        )
+
+    def owe(self, user_key: str, now: EpochMs, write: WriteCharge, debt: Debt) -> None:
+        """Charge a debt, which is never refused. Raises Contended and Unavailable as `charge`."""
+        self._write(
+            user_key,
+            write,
+            lambda usage: self._limit.owe(usage, now, units=debt.units, quota=debt.quota),
+        )
+
+    def check(self, user_key: str, now: EpochMs) -> None:
+        """Raise RateLimited if the cached usage shows that a charge would be refused."""
+        self._limit.charge(self._usages.get(user_key, Usage()), now)
+
+    def _write(
+        self, user_key: str, write: WriteCharge, charge_given: Callable[[Usage], Charge]
+    ) -> None:
+        """Write a charge, which depends on the user's usage."""
         usage = self._usages.get(user_key, Usage())
         for _ in range(TRIES):
-            charge = self._limit.charge(usage, now, messages)
+            charge = charge_given(usage)
             try:
                 user = write(charge.clauses)
             except Contended:
@@ -205,12 +279,8 @@ class UserRateLimiter:
             self._cache(user_key, usage)
         raise Contended("too many requests of this user at once", retry_after=1.0)
 
-    def check(self, user_key: str, now: EpochMs) -> None:
-        """Raise RateLimited if the cached usage shows that a charge would be refused."""
-        self._limit.charge(self._usages.get(user_key, Usage()), now, 0)
-
     def _cache(self, user_key: str, usage: Usage) -> None:
+        self._usages.pop(user_key, None)  # it becomes the newest; other threads may charge, too
         self._usages[user_key] = usage
-        self._usages.move_to_end(user_key)
         if len(self._usages) > self._cached_users:
             self._usages.popitem(last=False)

@@ -26,11 +26,14 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
 - An `Idempotency-Key`, `key/<tenant>/<user id>/<SHA-256 of the key>`. Attributes: `digest`,
   `acceptedAt`, `seed`, `claimedUntil`, `answer`, `status`. Expires after 24 h.
 - A queued message, `message/<message id>`. Attributes: `sender`, `request`, `parts`, `sealed`,
-  `shards`, `correlation`, a count for each result, `failed`; that of a request's first message also
-  has `at<shard>`, `claim<shard>`, `by<shard>`, `until<shard>`. Expires after 24 h.
+  `shards`, `paid`, `correlation`, a count for each result, `failed`; that of a request's first
+  message also has `at<shard>`, `claim<shard>`, `by<shard>`, `until<shard>`. Expires after 24 h.
 - The content of a queued request, `content/<request id>/<index>`. Attribute: `part`. Expires after
   24 h.
-- The budget of the fan-out, `pace/<region>`. Attributes: `due/<hash of the tenant>`. Never expires.
+- The clock of a tenant in the fan-out, `pace/<region>/<hash of the tenant>`. Attributes: `due`,
+  `period`. Expires a day after its last use.
+- A counter of the tenants that are active in the fan-out, `pace/<region>/active/<slot>/<number>`.
+  Attributes: `tenants`, `period`. Never expires.
 
 **history**: key `stream` and `position`
 
@@ -105,6 +108,11 @@ def queued_expires_at(accepted_at: EpochMs) -> EpochSeconds:
     return _ttl(accepted_at, QUEUED_SECONDS)
 
 
+def fanout_expires_at(now: int) -> EpochSeconds:
+    """Return the TTL of a clock that is used at `now`, in microseconds."""
+    return EpochSeconds(now // 1_000_000 + DAY_SECONDS)
+
+
 def history_expires_at(last_needed: EpochMs, history_seconds: int) -> EpochSeconds:
     """Return the TTL of an item that the history needs, `history_seconds` after `last_needed`."""
     return _ttl(last_needed, history_seconds + 1)
@@ -174,9 +182,19 @@ def content_id(request_id: str, index: int) -> str:
     return f"content/{request_id}/{index}"
 
 
-def fanout_rate_key(region: str) -> Item:
-    """Return the key of the fan-out's budget in a region."""
-    return {"id": {"S": f"pace/{region}"}}
+def fanout_clock_key(region: str, tenant_hash: str) -> Item:
+    """Return the key of a tenant's clock in the fan-out of a region."""
+    return {"id": {"S": f"pace/{region}/{tenant_hash}"}}
+
+
+def fanout_counter_id(region: str, slot: int, counter: int) -> str:
+    """Return the id of a counter of the fan-out's active tenants."""
+    return f"pace/{region}/active/{slot}/{counter}"
+
+
+def fanout_counter_key(region: str, slot: int, counter: int) -> Item:
+    """Return the key of a counter of the fan-out's active tenants."""
+    return {"id": {"S": fanout_counter_id(region, slot, counter)}}
 
 
 # --- history

@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 from chalicelib.auth.principal import Principal, user_key
 from chalicelib.clock import EpochMs, epoch_ms
+from chalicelib.protocol.cost import Debt
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
 from chalicelib.store.items import Connection, connection_ids
-from chalicelib.store.rate_limits import UserRateLimiter
+from chalicelib.store.rate_limits import UserRateLimiter, WriteCharge
 from chalicelib.store.schema import Item, user_expires_at, user_item_key
 
 
@@ -65,12 +66,16 @@ class Users:
         """Raise RateLimited if `charge` certainly would, before any work is done for a request."""
         self._message_limiter.check(principal.key, now)
 
-    def charge(self, principal: Principal, now: EpochMs, messages: int) -> None:
-        """Charge a request that sends `messages` messages.
+    def charge(self, principal: Principal, now: EpochMs, messages: int, *, units: int = 1) -> None:
+        """Charge a request that sends `messages` messages and costs `units`.
 
         Raises RateLimited and QuotaExceeded.
         """
-        self._charge(self._message_limiter, principal, now, messages=messages)
+        self._charge(self._message_limiter, principal, now, messages=messages, units=units)
+
+    def owe(self, user_key: str, now: EpochMs, debt: Debt) -> None:
+        """Charge a debt of the user with this key, which is never refused."""
+        self._message_limiter.owe(user_key, now, self._writer(user_key, now, {}), debt)
 
     def charge_resume(self, principal: Principal, now: EpochMs) -> list[str]:
         """Charge a resume, and return the ids of the user's connections. Raises RateLimited."""
@@ -84,22 +89,29 @@ class Users:
         now: EpochMs,
         *,
         messages: int = 0,
+        units: int = 1,
         return_values: str = "NONE",
     ) -> Item:
         """Charge a request, and return the attributes of the user's item that were asked for."""
+        attributes: Item = {}
+        write = self._writer(principal.key, now, attributes, return_values)
+        limiter.charge(principal.key, now, write, messages=messages, units=units)
+        return attributes
+
+    def _writer(
+        self, user_key: str, now: EpochMs, attributes: Item, return_values: str = "NONE"
+    ) -> WriteCharge:
+        """Return what writes a charge, and adds what DynamoDB returns to `attributes`."""
         expiry = Clause(
             set=("expiresAt = :expires",), values={":expires": number(user_expires_at(now))}
         )
-        attributes: Item = {}
 
         def write(charge: Sequence[Clause]) -> Item | None:
-            key = user_item_key(principal.key)
-            action = update(self._store.tables.users, key, expiry, *charge)
+            action = update(self._store.tables.users, user_item_key(user_key), expiry, *charge)
             try:
                 attributes.update(self._store.update(action, ReturnValues=return_values))
             except Cancelled as cancelled:
                 return cancelled.items[0]
             return None
 
-        limiter.charge(principal.key, now, write, messages=messages)
-        return attributes
+        return write

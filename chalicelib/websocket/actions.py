@@ -52,6 +52,7 @@ class Request:
     action: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
     message: Message | None = None
+    units: int = 1
 
 
 class Actions:
@@ -157,6 +158,7 @@ class Actions:
             stamp = Stamp.fresh(self._now())
             sender = request.principal.user_id
             [request.message] = accept([draft], sender=sender, stamp=stamp)
+            request.units = self._dispatcher.units([request.message])
 
     def _charge(self, request: Request) -> None:
         """Record the client's activity, and charge the user for the frame.
@@ -169,6 +171,7 @@ class Actions:
             request.principal,
             now,
             0 if request.message is None else 1,
+            units=request.units,
         )
         if request.action != "refresh":  # it brings a new token
             request.principal.require_unexpired(now / 1000)
@@ -192,7 +195,9 @@ class Actions:
 
     def _send(self, request: Request) -> ServerFrame:
         assert request.message is not None  # noqa: S101 - reading a `send` fills it in
-        [sent] = self._dispatcher.send([request.message], request.principal, request.deadline)
+        [sent] = self._dispatcher.send(
+            [request.message], request.principal, request.deadline, paid=request.units
+        )
         return server_frames.ack(sent)
 
     def _join(self, request: Request) -> ServerFrame:

@@ -1,8 +1,9 @@
 """Rate limits and quotas through the gateway: the answers at the limits."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-from tests.support.clients import Client, token
+from tests.support.clients import Client, eventually, token
 
 Start = Callable[..., Client]
 
@@ -81,3 +82,56 @@ def test_a_flood_does_not_use_up_other_users_rates(herald_with: Start, user: str
         pongs += answer["type"] == "pong"
         assert answer["type"] == "pong" or answer["code"] == "rate_limited"
     assert pongs == 10
+
+
+def test_a_request_of_ten_thousand_copies_is_paid_for_by_refusals(
+    herald_with: Start, user: str
+) -> None:
+    """At five units a second and a burst of ten, a hundred units are 18 seconds of 429."""
+    herald = herald_with(HERALD_MESSAGE_RATE="5", HERALD_MESSAGE_BURST="10")
+    names = [f"nobody-{number}" for number in range(100)]
+    batch = {"messages": [{"to": {"users": names}, "data": 1}] * 100}
+    small = {"to": {"users": ["nobody"]}, "data": 1}
+    with ThreadPoolExecutor(1) as threads:
+        large = threads.submit(herald.post, batch, user)
+        eventually(lambda: herald.post(small, user).status_code == 429)
+        limited = herald.post(small, user)
+        assert (limited.status_code, limited.json()["code"]) == (429, "rate_limited")
+        assert 10 <= int(limited.headers["Retry-After"]) <= 19 + 10  # and what passed before
+        # Nobody else waits for it.
+        assert herald.post(small, f"{user}-2").status_code == 200
+        answer = large.result()
+    assert answer.status_code == 200
+    stored = [report.get("stored", True) for report in answer.json()["messages"]]
+    # It is written at the pace of its sender, for a limited time.
+    assert stored[0]
+    assert not stored[-1]
+    assert stored == sorted(stored, reverse=True)
+
+
+def test_frames_are_paid_for_before_they_are_sent(herald_with: Start, user: str) -> None:
+    """A message of 100 KB is four copies for each of 60 connections: three units."""
+    herald = herald_with(
+        HERALD_MESSAGE_RATE="0.01",
+        HERALD_MESSAGE_BURST="4",
+        HERALD_MAX_CONNECTIONS_PER_USER="60",
+        HERALD_CONNECT_RATE="100",
+    )
+    for _ in range(60):
+        herald.connect(user)
+    large = {"to": {"users": [user]}, "data": "x" * 100_000, "store": False}
+    answer = herald.post(large, "alice")
+    assert answer.json()["messages"][0]["delivered"] == 60
+    assert herald.post(large, "alice").status_code == 200  # with the unit that is left
+    limited = herald.post(large, "alice")
+    assert (limited.status_code, limited.json()["code"]) == (429, "rate_limited")
+    assert 250 <= int(limited.headers["Retry-After"]) <= 300
+
+
+def test_the_quota_counts_units(herald_with: Start, user: str) -> None:
+    herald = herald_with(HERALD_DAILY_MESSAGE_QUOTA="5")
+    names = [f"nobody-{number}" for number in range(100)]
+    four_units = {"to": {"users": names}, "data": "x" * 3500}
+    assert herald.post(four_units, user).status_code == 200
+    assert herald.post(four_units, user).json()["code"] == "quota_exceeded"
+    assert herald.post({"to": {"users": ["nobody"]}, "data": 1}, user).status_code == 200

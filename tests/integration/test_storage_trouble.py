@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from chalicelib.runtime.aws import CLIENT_LIMITS
+from tests.faults.spoiler import AWS, Exchange, Plan, spoiler, throttled, untouched
 from tests.support.clients import Client, token
 from tests.support.proxy import Proxy, proxy
 
@@ -62,3 +63,43 @@ def test_every_entry_point_answers_503_while_storage_is_down_and_then_recovers(
     herald.connect(user)
     assert herald.report({"users": [user]})["delivered"] == 2
     assert herald.http.get("/health").status_code == 200
+
+
+def throttled_batches(exchange: Exchange) -> None:
+    """Refuse writes to the history, as DynamoDB does when the table has no room."""
+    (throttled if exchange.request.name == "BatchWriteItem" else untouched)(exchange)
+
+
+def test_messages_are_delivered_and_reported_while_the_history_is_throttled(
+    herald_with: Callable[..., Client], user: str
+) -> None:
+    with spoiler() as spoiling:
+        herald = herald_with(
+            AWS_ENDPOINT_URL_DYNAMODB=spoiling.urls[AWS], HERALD_INLINE_RECIPIENTS="1"
+        )
+        spoiling.targets[AWS] = herald.running.aws["AWS_ENDPOINT_URL"]
+        one, two = herald.connect(user), herald.connect(f"{user}-2")
+        spoiling.begin(Plan(throttled_batches, 0, 10**6))
+
+        report = herald.report({"users": [user]})
+        assert (report["delivered"], report["stored"]) == (1, False)
+        assert one.messages() == ["hello"]
+        sent = one.ask({"action": "send", "to": {"users": [f"{user}-2"]}, "data": 1, "ref": "r"})
+        assert (sent["type"], sent["delivered"], sent["stored"]) == ("ack", 1, False)
+        assert two.messages() == [1]
+        assert (
+            "stored"
+            not in herald.post({"to": {"users": [user]}, "data": 2, "store": False}).json()[
+                "messages"
+            ][0]
+        )
+        assert one.messages() == [2]
+
+        answer = herald.post({"to": {"users": [user, f"{user}-2"]}, "data": 3})
+        [entry] = answer.json()["messages"]
+        assert answer.status_code == 202
+        assert entry == {"id": entry["id"], "queued": True, "stored": False}
+        assert (one.messages(), two.messages()) == ([3], [3])
+
+        spoiling.end()
+        assert "stored" not in herald.report({"users": [user]})

@@ -41,6 +41,25 @@ def test_a_slice_makes_five_calls(scene: FanoutScene) -> None:
     assert client.calls == [claim, content, page, advance, "send_message_batch"]
 
 
+def test_the_sender_pays_for_the_frames_of_every_slice(life: Any) -> None:
+    """A frame of 128 KB is four copies, so seven people are 28 copies a message."""
+    scene = FanoutScene(life)
+    large = {"to": {"all": True}, "data": "x" * 120_000, "store": False}
+    client: Any = Counted(scene.aws)
+    charged = 0
+    worker = scene.herald(client).worker  # it remembers what is less than a unit
+    for _ in range(8):
+        scene.post(large)
+        while scene.world.queue:
+            client.calls.clear()
+            records = scene.receive()
+            assert worker.work(records, Deadline.after(NEVER)) == []
+            scene.delete(records, [])
+            charged += client.calls.count("update_item") == 3  # a claim, a charge, an advance
+    copies = 8 * 4 * PEOPLE - 8 * 4 * 2  # the first slice of each request was paid for
+    assert charged == copies // 100
+
+
 # --- Deaths and duplicates
 
 

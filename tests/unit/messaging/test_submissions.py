@@ -29,6 +29,7 @@ from chalicelib.store.idempotency import Claim
 NOW = EpochMs(1_795_477_071_772)
 EARLIER = Stamp(EpochMs(NOW - 60_000), 7)
 SENDER = Principal("alice", 10**12)
+UNITS = 3
 JSON = {"content-type": "application/json"}
 WITH_KEY = {**JSON, "idempotency-key": "key"}
 BODY = json.dumps({"messages": [{"to": {"users": ["bob"]}, "data": number} for number in (1, 2)]})
@@ -55,14 +56,20 @@ class Parts:
     def check(self, sender: Principal, now: EpochMs) -> None:
         self._call("check")
 
-    def charge(self, sender: Principal, now: EpochMs, messages: int) -> None:
-        self._call("charge", messages)
+    def charge(
+        self, sender: Principal, now: EpochMs, messages: int, *, units: int | None = None
+    ) -> None:
+        self._call("charge", messages, *(() if units is None else (units,)))
+
+    def units(self, messages: Any) -> int:
+        return UNITS
 
     def claim(self, sender: Principal, key: str, request: object, stamp: Stamp) -> Any:
         self._call("claim")
         return self.claimed or Claim("item", stamp, EpochMs(NOW + 1))
 
-    def send(self, messages: Any, sender: Principal, deadline: Deadline) -> list[Any]:
+    def send(self, messages: Any, sender: Principal, deadline: Deadline, *, paid: int) -> list[Any]:
+        assert paid == UNITS
         self._call("send")
         self.sent = [message.id for message in messages]
         return [(Queued if self.queues else Report)(message_id) for message_id in self.sent]
@@ -92,10 +99,10 @@ def submit(parts: Any, body: str = BODY, headers: dict[str, str] = JSON) -> Repl
 # --- Without a key
 
 
-def test_a_request_is_charged_for_its_messages_and_answered_with_their_reports() -> None:
+def test_a_request_is_charged_its_units_before_it_is_sent_and_answered_with_reports() -> None:
     parts = Parts()
     reply = submit(parts)
-    assert parts.calls == ["check", ("charge", 2), "send"]
+    assert parts.calls == ["check", ("charge", 2, UNITS), "send"]
     answer = json.loads(reply.body)
     assert (reply.status, reply.replayed) == (200, False)
     assert [message["id"] for message in answer["messages"]] == parts.sent
@@ -143,7 +150,7 @@ def test_a_request_that_cannot_be_read_is_charged_too(
 def test_the_answer_of_a_claimed_request_is_stored() -> None:
     parts = Parts()
     assert submit(parts, headers=WITH_KEY).status == 200
-    assert parts.calls == ["check", "claim", ("charge", 2), "send", ("finish", 200)]
+    assert parts.calls == ["check", "claim", ("charge", 2, UNITS), "send", ("finish", 200)]
 
 
 def test_a_stored_answer_is_returned_and_charged() -> None:

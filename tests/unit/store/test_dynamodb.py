@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError, ConnectTimeoutError
+from botocore.session import Session
 
 from chalicelib.errors import Contended, Unavailable
-from chalicelib.store.dynamodb import Cancelled, Retries, Store
+from chalicelib.store.dynamodb import THROTTLED_CODES, Cancelled, Retries, Store, dynamodb_client
 from chalicelib.store.expressions import Clause, put, update
 from chalicelib.store.schema import user_item_key
 from tests.support.tables import TABLES, Counted
@@ -127,13 +129,54 @@ class Throttled(Counted):
         return {"UnprocessedItems": {table: rest} if rest else {}}
 
 
-def test_items_that_a_batch_left_unwritten_are_written_again(dynamodb: Any, user: str) -> None:
+def test_items_that_a_batch_left_unwritten_are_returned(dynamodb: Any, user: str) -> None:
     client: Any = Throttled(dynamodb)
-    store = Store(client, TABLES, AT_ONCE)
+    store = Store(client, TABLES)
     items = [user_item_key(f"{user}-{number}") for number in range(3)]
-    store.batch_put(TABLES.users, items)
-    assert len(client.calls) == 3
-    assert all(store.get(TABLES.users, item) == item for item in items)
-    many = [user_item_key(f"{user}-{number}") for number in range(9)]
+    assert store.batch_put(TABLES.users, items) == items[1:]
+    assert store.batch_put(TABLES.users, items[1:2]) == []
+    assert client.calls == ["batch_write_item"] * 2
+    found = [store.get(TABLES.users, item) for item in items]
+    assert found == [*items[:2], None]
+
+
+@pytest.mark.parametrize("code", sorted(THROTTLED_CODES))
+def test_a_throttled_batch_is_returned_whole(code: str) -> None:
+    client: Any = Failing(refusal(code))
+    items = [user_item_key("u"), user_item_key("v")]
+    assert Store(client, TABLES).batch_put(TABLES.users, items) == items
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectTimeoutError(endpoint_url="here"), refusal("InternalServerError")]
+)
+def test_a_batch_that_fails_otherwise_raises_unavailable(error: Exception) -> None:
+    client: Any = Failing(error)
     with pytest.raises(Unavailable):
-        store.batch_put(TABLES.users, many)
+        Store(client, TABLES).batch_put(TABLES.users, [user_item_key("u")])
+
+
+def test_the_sdk_does_not_wait_for_a_throttled_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would pause for up to a second, and then try once more."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    client = dynamodb_client(Session())
+    sent: list[str] = []
+
+    def throttle(request: Any, **_: Any) -> Any:
+        sent.append(request.headers["X-Amz-Target"].decode().partition(".")[2])
+        headers: Any = {"content-type": "application/json"}
+        response: Any = AWSResponse(request.url, 400, headers, None)
+        response._content = b'{"__type": "com.amazonaws.dynamodb.v20120810#ThrottlingException"}'
+        return response
+
+    answer: Any = throttle
+    client.meta.events.register("before-send.dynamodb", answer)
+    store = Store(client, TABLES)
+    item = user_item_key("u")
+    assert store.batch_put(TABLES.users, [item]) == [item]
+    assert sent == ["BatchWriteItem"]
+    with pytest.raises(Unavailable):
+        store.put(TABLES.users, item)
+    assert sent == ["BatchWriteItem", "PutItem", "PutItem"]

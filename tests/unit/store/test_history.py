@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+from botocore.exceptions import ConnectTimeoutError
 
 from chalicelib.clock import EpochMs
+from chalicelib.errors import Unavailable
 from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
@@ -134,3 +136,49 @@ def test_names_are_written_in_batches(life: Any) -> None:
     names = tuple(f"user-{number}" for number in range(MAX_BATCH_WRITE + 1))
     history.append([message(Audience(USERS, names))], None)
     assert client.calls == ["batch_write_item"] * 2
+
+
+class Full(Counted):
+    """Leaves the items of some streams unwritten, as DynamoDB does with a hot key."""
+
+    def __init__(self, client: Any, *streams: str) -> None:
+        super().__init__(client)
+        self._streams = streams
+
+    def batch_write_item(self, **parameters: Any) -> Any:
+        self.calls.append("batch_write_item")
+        [(table, requests)] = parameters["RequestItems"].items()
+        full = [r for r in requests if r["PutRequest"]["Item"]["stream"]["S"] in self._streams]
+        if rest := [request for request in requests if request not in full]:
+            self._client.batch_write_item(RequestItems={table: rest})
+        return {"UnprocessedItems": {table: full} if full else {}}
+
+
+def test_a_message_without_room_in_one_of_its_streams_is_not_stored(life: Any) -> None:
+    client: Any = Full(life, "user//hot", "late//")
+    history = history_of(client)
+    to_both = message(Audience(USERS, ("bob", "hot")))
+    to_bob = message(Audience(USERS, ("bob",)))
+    late = message(Audience(USERS, ("bob",)), EpochMs(NOW - DELAYED_MS - 1))
+    assert history.append([to_both, to_bob, late], None) == {to_both.id, late.id}
+    assert set(ids(history.of_user(None, "bob", NOW))) >= {to_both.id, to_bob.id}
+    assert history.append([to_bob], None) == set()
+    assert history.mark_delayed([to_bob], None) == {to_bob.id}
+
+
+def test_a_history_that_cannot_be_reached_raises_unavailable() -> None:
+    class Down:
+        def batch_write_item(self, **_: Any) -> Any:
+            raise ConnectTimeoutError(endpoint_url="here")
+
+    with pytest.raises(Unavailable):
+        history_of(Down()).append([message(Audience(USERS, ("bob",)))], None)
+
+
+def test_messages_that_the_history_does_not_keep_cost_no_copies(life: Any) -> None:
+    kept = message(Audience(USERS, ("bob", "carol")))
+    history = history_of(life)
+    direct = message(Audience(AudienceKind.CONNECTIONS, ("c",)))
+    assert history.copies([kept, message(Audience(GROUPS, ("red",))), direct]) == 3
+    assert history.copies([message(Audience(USERS, ("bob",)), stored=False)]) == 0
+    assert history_of(life, seconds=0).copies([kept]) == 0

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from chalicelib.auth.principal import Principal
 from chalicelib.clock import EpochMs
 from chalicelib.errors import Contended, QuotaExceeded, RateLimited, Unavailable
+from chalicelib.protocol.cost import Debt
 from chalicelib.store.expressions import Clause
 from chalicelib.store.rate_limits import (
     CACHED_USERS,
@@ -27,9 +28,9 @@ MIDNIGHT = EpochMs(NOW - NOW % DAY_MS)
 ONE_A_SECOND = RateLimit("due", Rate.per_second(1, 1))
 
 
-def allowed(users: Users, user: str, now: EpochMs, messages: int = 1) -> bool:
+def allowed(users: Users, user: str, now: EpochMs, messages: int = 1, units: int = 1) -> bool:
     try:
-        users.charge(Principal(user, expires_at=LATER), now, messages)
+        users.charge(Principal(user, expires_at=LATER), now, messages, units=units)
     except (RateLimited, QuotaExceeded):
         return False
     return True
@@ -76,6 +77,46 @@ def test_gcra_allows_the_same_requests_as_a_leaky_bucket(
         level += passed
 
 
+@given(
+    burst=st.integers(1, 50),
+    per_second=st.sampled_from([0.5, 1, 20]),
+    events=st.lists(
+        st.tuples(st.integers(0, 3000), st.integers(1, 200), st.booleans()), max_size=60
+    ),
+)
+def test_a_request_passes_if_one_unit_is_left_and_is_paid_in_full(
+    burst: int, per_second: float, events: list[tuple[int, int, bool]]
+) -> None:
+    """A leaky bucket may overflow by what a request weighs, and by debts, which always pass."""
+    gcra = limiter("due", Rate.per_second(per_second, burst))
+    now, level = NOW, 0.0
+    for gap, units, debt in events:
+        now = EpochMs(now + gap)
+        level = max(0.0, level - gap * per_second / 1000)
+        passed = True
+        if debt:
+            gcra.owe("user", now, written, Debt(units, 0))
+        else:
+            try:
+                gcra.charge("user", now, written, units=units)
+            except RateLimited as limited:
+                passed = False
+                wait = (level + 1 - burst) / per_second
+                assert limited.retry_after == pytest.approx(wait, abs=1e-3)
+            if abs(level + 1 - burst) > 1e-4:
+                assert passed == (level + 1 <= burst)
+        level += units * passed
+
+
+def test_a_request_of_a_hundred_units_is_followed_by_three_seconds_of_refusals() -> None:
+    checked = limiter("due", Rate.per_second(20, 40))
+    checked.charge("user", NOW, written, units=100)
+    with pytest.raises(RateLimited) as limited:
+        checked.charge("user", NOW, written)
+    assert limited.value.retry_after == pytest.approx(3.05)
+    checked.charge("user", EpochMs(NOW + 3050), written)
+
+
 @pytest.mark.parametrize(
     ("rate", "expected"),
     [
@@ -98,7 +139,7 @@ def test_a_user_without_attributes_has_no_usage() -> None:
 
 
 def test_a_limit_without_a_quota_leaves_the_quotas_attribute_alone() -> None:
-    assert ONE_A_SECOND.charge(Usage(0, 7), NOW, 5).usage == Usage((NOW + 1000) * 1000, 7)
+    assert ONE_A_SECOND.charge(Usage(0, 7), NOW, quota=5).usage == Usage((NOW + 1000) * 1000, 7)
 
 
 # --- A limiter
@@ -198,7 +239,70 @@ def test_a_request_without_messages_does_not_count_towards_the_quota() -> None:
     counted.check("user", NOW)  # the request may send nothing
 
 
+@pytest.mark.parametrize(("messages", "units"), [(60, 1), (1, 60)])
+def test_the_quota_counts_messages_or_units_whichever_are_more(messages: int, units: int) -> None:
+    for quota, passes in ((100, True), (99, False)):
+        counted = limiter("due", Rate.per_second(1000, 1000), quota)
+        counted.charge("user", NOW, written, messages=20, units=40)
+        if passes:
+            counted.charge("user", NOW, written, messages=messages, units=units)
+        else:
+            with pytest.raises(QuotaExceeded, match="40 of which are used"):
+                counted.charge("user", NOW, written, messages=messages, units=units)
+
+
+def test_a_debt_counts_towards_the_quota_and_may_exceed_it() -> None:
+    counted = limiter("due", Rate.per_second(1000, 1000), 10)
+    counted.owe("user", NOW, written, Debt(3, 9))
+    counted.charge("user", NOW, written, messages=1)
+    counted.owe("user", NOW, written, Debt(300, 300))
+    with pytest.raises(QuotaExceeded, match="310 of which are used"):
+        counted.charge("user", NOW, written, messages=1)
+    counted.charge("user", EpochMs(MIDNIGHT + DAY_MS), written, messages=10)
+
+
+def test_a_debt_that_cannot_be_written_raises_unless_the_limiter_fails_open() -> None:
+    down = failing(Unavailable("storage is unreachable"))
+    with pytest.raises(Unavailable):
+        UserRateLimiter(ONE_A_SECOND).owe("user", NOW, down, Debt(1, 1))
+    UserRateLimiter(ONE_A_SECOND, fails_open=True).owe("user", NOW, down, Debt(1, 1))
+
+
 # --- Over the tables
+
+
+def test_a_debt_takes_one_call_and_is_seen_by_the_next_check(dynamodb: Any, user: str) -> None:
+    client: Any = Counted(dynamodb)
+    users = users_of(client, Rate.per_second(1, 5), quota=1000)
+    principal = Principal(user, expires_at=LATER)
+    users.charge(principal, NOW, 1)
+    users.owe(principal.key, NOW, Debt(10, 10))
+    assert client.calls == ["update_item"] * 2
+    with pytest.raises(RateLimited) as limited:
+        users.check(principal, NOW)
+    assert limited.value.retry_after == pytest.approx(11 - 4)
+    idle = EpochMs(NOW + 60_000)
+    users.owe(principal.key, idle, Debt(10, 10))
+    assert client.calls == ["update_item"] * 3
+    with pytest.raises(RateLimited) as limited:
+        users.check(principal, idle)
+    assert limited.value.retry_after == pytest.approx(10 - 4)
+
+
+def test_debts_and_charges_of_several_environments_add_up(dynamodb: Any, user: str) -> None:
+    rate = Rate.per_second(1, 100)
+    environments = [users_of(dynamodb, rate, quota=1000) for _ in range(3)]
+    principal = Principal(user, expires_at=LATER)
+    for users in environments:
+        assert allowed(users, user, NOW, 1, units=20)
+    for users in environments:
+        users.owe(principal.key, NOW, Debt(30, 30))
+    for users in environments:
+        with pytest.raises(RateLimited) as limited:
+            users.charge(principal, NOW, 1)
+        assert limited.value.retry_after == pytest.approx(3 * 50 - 99)
+    assert allowed(environments[0], user, EpochMs(NOW + 150_000), 850)
+    assert not allowed(environments[1], user, EpochMs(NOW + 150_000), 1)
 
 
 def test_the_rate_holds_across_environments_and_threads(ministack: Any, user: str) -> None:

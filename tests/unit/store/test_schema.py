@@ -8,6 +8,7 @@ from typing import Any
 
 from chalicelib.auth.principal import Principal
 from chalicelib.clock import EpochMs
+from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.parcel import Parcel
 from chalicelib.fanout.progress import Progress, ShardPosition
 from chalicelib.fanout.rate import FanoutRateLimiter
@@ -45,6 +46,8 @@ def kind_of(table: str, keys: list[str]) -> str:
     match table:
         case "users":
             return "users/sweep" if keys[0].startswith("sweep-") else "users"
+        case "messages" if "/active/" in keys[0]:
+            return "messages/pace/active"
         case "messages":
             return f"messages/{keys[0].partition('/')[0]}"
         case "history" if keys[0].startswith("was/"):
@@ -151,7 +154,7 @@ class Scene:
         rate = FanoutRateLimiter(self.store, region="eu-west-1", per_second=8000)
         list(
             rate.for_tenant("acme", Deadline.after(0)).throttle(
-                [Parcel(recipient("c1", "alice"), ())]
+                [Parcel(recipient("c1", "alice"), (frame_of(b"{}"),))]
             )
         )
         self.observe()

@@ -221,3 +221,6 @@ def test_any_frame_gets_a_documented_answer_and_the_socket_stays_open(
         "ack", "error", "joined", "left", "pong", "refreshed", "resumed",
     ), answer  # fmt: skip
     assert answer.get("code") != "internal"
+    open_socket.connection.send('{"action": "ping"}')  # accepted: fewer than 100 refused in a row
+    while open_socket.receive()["type"] != "pong":
+        pass

@@ -33,9 +33,11 @@ from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Connection, Recipient
+from chalicelib.store.lru import LruDict
 from chalicelib.websocket.event import WebSocketEvent
 
 MAX_REFUSED_FRAMES = 100  # in a row
+FOUND_PRINCIPALS = 10_000  # the connections whose principals are remembered
 ANSWER_SECONDS = 1.0  # extra time to send the answer, in case the action used up its deadline
 
 logger = logging.getLogger("herald.actions")
@@ -88,6 +90,7 @@ class Actions:
         self._now = now
         self._may_encrypt = may_encrypt
         self._metrics = metrics
+        self._found: LruDict[str, Principal] = LruDict(FOUND_PRINCIPALS)
         self._actions: dict[str, Callable[[Request], ServerFrame]] = {
             "ping": self._ping,
             "send": self._send,
@@ -141,11 +144,15 @@ class Actions:
         return self._actions[request.action](request)
 
     def _identify(self, request: Request, event: WebSocketEvent) -> None:
-        """Fill in whose connection it is: from the authorizer, or else from the table.
+        """Fill in whose connection it is: from the authorizer, or else from the table, once.
 
         Raises ConnectionGone, Unavailable.
         """
-        request.principal = event.principal or self._find(event.connection_id).principal
+        principal = event.principal or self._found.get(event.connection_id)
+        if principal is None:
+            principal = self._find(event.connection_id).principal
+            self._found[event.connection_id] = principal
+        request.principal = principal
         request.recipient = event.recipient(request.principal)
 
     def _read(self, request: Request, body: str) -> None:
@@ -261,7 +268,9 @@ class Actions:
         principal.require(Scope.WS_CONNECT)
         if principal.key != request.principal.key:
             raise Forbidden("the token belongs to another user")
-        self._connections.refresh(self._connection(request), principal, self._now())
+        connection = self._connection(request)
+        if principal != connection.principal:  # else up to 52 writes would change nothing
+            self._connections.refresh(connection, principal, self._now())
         return server_frames.refreshed(EpochMs(principal.expires_at * 1000))
 
     def _connection(self, request: Request) -> Connection:

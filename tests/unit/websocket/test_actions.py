@@ -166,6 +166,23 @@ def test_without_an_authorizer_the_table_says_whose_connection_it_is(
     assert answer == {"type": "joined", "group": "room-1"}
 
 
+def test_without_an_authorizer_the_table_is_read_once(
+    ask: Ask, client: Any, socket: Socket
+) -> None:
+    for expected in (["get_item", "transact_write_items"], ["transact_write_items"]):
+        assert ask(None, event(socket, PING, expires_at=None))["type"] == "pong"
+        assert client.calls == expected
+
+
+def test_a_refresh_with_the_same_token_writes_nothing(
+    ask: Ask, client: Any, socket: Socket
+) -> None:
+    fresh = {"action": "refresh", "token": token(socket.user, key=SECRET, exp=10**10)}
+    for writes in (2, 1):
+        assert ask(fresh) == {"type": "refreshed", "expiresAt": 10**13}
+        assert client.calls.count("transact_write_items") == writes
+
+
 def test_only_a_refused_send_counts_as_a_rejected_message(
     ask: Ask, herald: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ To follow one, go to the definition of what it calls:
 
     a POST       post_messages    Submissions.submit → Dispatcher.send → Broadcaster.send → Sender
     a frame      on_ws_message    Actions.receive → an action, such as Dispatcher.send → Sender
-    a handshake  on_ws_connect    ConnectionLifecycle.on_connect → Connections.open
+    a handshake  on_ws_connect    ConnectionLifecycle.on_connect → Handshakes.open
     a job        deliver_queued   Worker.work → Broadcaster.send → Sender
     the sweep    sweep            Sweeper.sweep → Disconnector, OutcomeRecorder → Sender
 
@@ -81,7 +81,6 @@ for variable in sorted(RESERVED & os.environ.keys()):
     logger.warning("%s is set, but has no effect in this version of Herald", variable)
 metrics = Metrics(settings.stage)
 rules = AccessRules(settings)
-answers = answering(app, rules)
 
 
 @cache
@@ -105,6 +104,14 @@ def herald() -> "Herald":
         from chalicelib.wiring import Herald
 
         return Herald.on_aws(settings, verify=verify, rules=rules, metrics=metrics)
+
+
+def charge_read(reader: Principal) -> None:
+    """Charge the caller of a route that sends nothing. Raises RateLimited, Unavailable."""
+    herald().users.charge_read(reader, herald().now())
+
+
+answers = answering(app, rules, charge_read)
 
 
 @app.middleware("all")
@@ -229,7 +236,7 @@ def post_messages(request: RestRequest) -> Reply:
 @answers
 def get_message(request: RestRequest, message_id: str) -> dict[str, object]:
     """Return how far the delivery of a queued message is."""
-    reader = request.caller()
+    reader = request.reader()
     message_id = path_name("messageId", message_id)
     return herald().progress.of(message_id, reader, herald().now())
 
@@ -276,13 +283,13 @@ def delete_connection(request: RestRequest, user_id: str, connection_id: str) ->
 @answers
 def get_keys(request: RestRequest) -> dict[str, object]:
     """Return the keys that decrypt the caller's messages."""
-    caller = request.caller()
-    return {"keys": herald().encryption.keys_of(caller.key)}
+    reader = request.reader()
+    return {"keys": herald().encryption.keys_of(reader.key)}
 
 
 @app.route("/health", methods=["GET"])
 @answers
 def get_health(request: RestRequest) -> dict[str, object]:
-    """Say whether storage can be reached."""
-    herald().check()
+    """Say whether storage can be reached, or could a few seconds ago."""
+    herald().health.require()
     return {"status": "ok"}

@@ -17,6 +17,7 @@ import statistics
 import time
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from bench.quick_mode import full_or_quick
 from bench.quiet import stdout_discarded
@@ -84,15 +85,16 @@ async def _pings(socket: ClientConnection) -> list[float]:
 
 
 async def _flood(socket: ClientConnection) -> None:
-    while True:
-        await socket.send('{"action": "ping"}')
-        await asyncio.sleep(FLOOD_SOCKETS / FLOOD_PER_SECOND)
+    with contextlib.suppress(ConnectionClosed):  # after 100 refusals in a row
+        while True:
+            await socket.send('{"action": "ping"}')
+            await asyncio.sleep(FLOOD_SOCKETS / FLOOD_PER_SECOND)
 
 
 async def _drain(socket: ClientConnection) -> list[str]:
     """Return the codes of all answers, once no more have come for half a second."""
     codes = []
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(TimeoutError, ConnectionClosed):
         while True:
             async with asyncio.timeout(0.5):
                 codes.append(json.loads(await socket.recv()).get("code", "pong"))

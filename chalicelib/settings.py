@@ -43,8 +43,6 @@ RESERVED = frozenset(
         "HERALD_EVENTS",
         "HERALD_EVENT_BUS",
         "HERALD_PRESENCE_MEMBERS",
-        "HERALD_READ_BURST",
-        "HERALD_READ_RATE",
         "HERALD_SERVICE_RATE",
     }
 )
@@ -213,9 +211,19 @@ class Settings:
     message_burst: int = _setting(
         whole_number(1), "How many units a user may use at once", default=40
     )
+    read_rate: float = _setting(
+        rate("second"),
+        "REST requests that send nothing, for each user: presence, connections and closing them,"
+        " progress, keys",
+        default=20.0,
+    )
+    read_burst: int = _setting(
+        whole_number(1), "How many of these a user may make at once", default=40
+    )
     connect_rate: float = _setting(
         rate("minute"),
-        "Connection attempts for each user, and as many resumes; a minute's worth may come at once",
+        "Connection attempts for each user, refused ones among them, and as many resumes; a"
+        " minute's worth may come at once",
         default=60.0,
     )
     daily_message_quota: int = _setting(

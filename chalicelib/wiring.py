@@ -34,6 +34,7 @@ from chalicelib.messaging.resume import Resumer
 from chalicelib.messaging.submissions import Submissions
 from chalicelib.protocol.cost import COPIES_PER_UNIT
 from chalicelib.protocol.encryption import Encryption
+from chalicelib.rest.health import HealthCheck
 from chalicelib.rest.user_connections import UserConnections
 from chalicelib.runtime.aws import credentials, sdk_client
 from chalicelib.runtime.metrics import Metrics
@@ -41,6 +42,7 @@ from chalicelib.settings import ConnectionLimitPolicy, LimiterFailure, Settings
 from chalicelib.store.audience import Audiences
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store, dynamodb_client
+from chalicelib.store.handshakes import Handshakes
 from chalicelib.store.history import History
 from chalicelib.store.idempotency import Idempotency
 from chalicelib.store.memberships import Memberships
@@ -49,6 +51,7 @@ from chalicelib.store.rate_limits import Rate, RateLimit, UserRateLimiter
 from chalicelib.store.schema import (
     CONNECT_RATE_ATTRIBUTE,
     MESSAGE_RATE_ATTRIBUTE,
+    READ_RATE_ATTRIBUTE,
     RESUME_RATE_ATTRIBUTE,
     Tables,
 )
@@ -149,6 +152,7 @@ class Herald:
         return ConnectionLifecycle(
             verify=self._verify,
             rules=self._rules,
+            handshakes=self.handshakes,
             connections=self.connections,
             outcome_recorder=self._outcome_recorder,
             disconnector=self.disconnector if evicts else None,
@@ -192,6 +196,10 @@ class Herald:
             stale_after_seconds=self._settings.stale_after_seconds,
             now=self.now,
         )
+
+    @cached_property
+    def health(self) -> HealthCheck:
+        return HealthCheck(self._store.check)
 
     # --- messaging
 
@@ -315,19 +323,22 @@ class Herald:
 
     # --- store
 
-    def check(self) -> None:
-        """Raise Unavailable unless every table can be read."""
-        self._store.check()
+    @cached_property
+    def handshakes(self) -> Handshakes:
+        settings = self._settings
+        return Handshakes(
+            self._store,
+            limit=settings.max_connections_per_user,
+            limiter=UserRateLimiter(
+                RateLimit(CONNECT_RATE_ATTRIBUTE, Rate.per_minute(settings.connect_rate))
+            ),
+        )
 
     @cached_property
     def connections(self) -> Connections:
-        settings = self._settings
         return Connections(
             self._store,
-            limit=settings.max_connections_per_user,
-            connect_limiter=UserRateLimiter(
-                RateLimit(CONNECT_RATE_ATTRIBUTE, Rate.per_minute(settings.connect_rate))
-            ),
+            handshakes=self.handshakes,
             message_limiter=self._message_limiter,
             memberships=self._memberships,
             metrics=self.metrics,
@@ -335,12 +346,15 @@ class Herald:
 
     @cached_property
     def users(self) -> Users:
+        settings = self._settings
+        reads = Rate.per_second(settings.read_rate, settings.read_burst)
         # A client resumes once for each time that it connects, so one rate serves both.
-        rate = Rate.per_minute(self._settings.connect_rate)
+        resumes = Rate.per_minute(settings.connect_rate)
         return Users(
             self._store,
             message_limiter=self._message_limiter,
-            resume_limiter=UserRateLimiter(RateLimit(RESUME_RATE_ATTRIBUTE, rate)),
+            read_limiter=UserRateLimiter(RateLimit(READ_RATE_ATTRIBUTE, reads)),
+            resume_limiter=UserRateLimiter(RateLimit(RESUME_RATE_ATTRIBUTE, resumes)),
         )
 
     @cached_property

@@ -1,7 +1,7 @@
 """REST requests: the caller, the names in the path, the body and the deadline."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -12,16 +12,22 @@ from chalicelib.auth.principal import Principal, Scope
 from chalicelib.protocol.messages import parse_name
 from chalicelib.runtime.deadlines import answer_deadline
 
+ChargeRead = Callable[[Principal], None]
+"""Charges a caller for a request that sends nothing. Raises RateLimited, Unavailable."""
+
 
 class RestRequest:
     """A request to one of the routes."""
 
-    def __init__(self, request: Request, context: Any, *, rules: AccessRules) -> None:
-        """Take Chalice's request, Lambda's context object, and the rules for callers."""
+    def __init__(
+        self, request: Request, context: Any, *, rules: AccessRules, charge_read: ChargeRead
+    ) -> None:
+        """Take Chalice's request, Lambda's context object, and the rules and charge for callers."""
         self.headers: Mapping[str, str] = request.headers
         self.deadline = answer_deadline(context)
         self._request = request
         self._rules = rules
+        self._charge_read = charge_read
 
     @property
     def body(self) -> str | bytes:
@@ -40,13 +46,22 @@ class RestRequest:
         self._rules.check(context["identity"]["sourceIp"], self.headers.get("origin"))
         return principal
 
-    def owner(self, user_id: str, scope: Scope) -> tuple[str | None, str]:
-        """Return the tenant and the id of the user whom the path names.
+    def reader(self) -> Principal:
+        """Return the caller, charged for a request that sends nothing.
 
-        Raises BadRequest for an id that is not a name, what `caller` raises, and InsufficientScope
-        if the user is not the caller and the caller lacks `scope`.
+        Raises RateLimited, Unavailable, and what `caller` raises.
         """
         caller = self.caller()
+        self._charge_read(caller)
+        return caller
+
+    def owner(self, user_id: str, scope: Scope) -> tuple[str | None, str]:
+        """Return the tenant and the id of the user whom the path names. Charges the caller.
+
+        Raises BadRequest for an id that is not a name, what `reader` raises, and InsufficientScope
+        if the user is not the caller and the caller lacks `scope`.
+        """
+        caller = self.reader()
         user_id = path_name("userId", user_id)
         if user_id != caller.user_id:
             caller.require(scope)

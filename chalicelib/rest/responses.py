@@ -11,7 +11,7 @@ from chalicelib.auth.access import AccessRules
 from chalicelib.errors import ANSWERS, HeraldError, InsufficientScope, InternalError
 from chalicelib.protocol.reports import Interrupted, Reply
 from chalicelib.protocol.strict_json import encode
-from chalicelib.rest.requests import RestRequest
+from chalicelib.rest.requests import ChargeRead, RestRequest
 
 Headers = dict[str, str | list[str]]
 
@@ -34,7 +34,9 @@ View = Callable[..., Reply | dict[str, object] | None]
 logger = logging.getLogger("herald.rest")
 
 
-def answering(app: Chalice, rules: AccessRules) -> Callable[[View], Callable[..., Response]]:
+def answering(
+    app: Chalice, rules: AccessRules, charge_read: ChargeRead
+) -> Callable[[View], Callable[..., Response]]:
     """Return a decorator for the routes' functions.
 
     It passes the current request as the first argument, and answers the returned value as JSON,
@@ -46,8 +48,9 @@ def answering(app: Chalice, rules: AccessRules) -> Callable[[View], Callable[...
         def answered(**path: str) -> Response:
             current = app.current_request
             assert current is not None  # noqa: S101 - Chalice sets it before it calls a route
+            request = RestRequest(current, app.lambda_context, rules=rules, charge_read=charge_read)
             try:
-                return success(view(RestRequest(current, app.lambda_context, rules=rules), **path))
+                return success(view(request, **path))
             except HeraldError as error:
                 return problem(error)
             except Exception:

@@ -102,6 +102,21 @@ def set_active(now: EpochMs) -> Clause:
     )
 
 
+def has_no_refusals() -> Clause:
+    """Return the condition that a connection's last frame was not refused."""
+    return Clause(when=("attribute_not_exists(refused)",))
+
+
+def add_refusal() -> Clause:
+    """Return the addition of a frame to those of a connection that were refused in a row."""
+    return Clause(add=("refused :one",), values={":one": number(1)})
+
+
+def remove_refusals() -> Clause:
+    """Return the end of a row of refused frames."""
+    return Clause(remove=("refused",))
+
+
 def add_group(group: str, most: int) -> Clause:
     """Return the addition of a group to a connection, on condition that it is in it already or in
     fewer than `most` groups."""
@@ -178,6 +193,11 @@ def set_last_seen(now: EpochMs) -> Clause:
         set=("lastSeen = :seen", "expiresAt = :expires"),
         values={":seen": number(now), ":expires": number(user_expires_at(now))},
     )
+
+
+def set_user_expiry(now: EpochMs) -> Clause:
+    """Return the renewal of the TTL of a user's item, for one whose user was not seen."""
+    return Clause(set=("expiresAt = :expires",), values={":expires": number(user_expires_at(now))})
 
 
 def add_tie(connection: Connection) -> Clause:

@@ -11,34 +11,32 @@ Each transition is one transaction over three tables (see `items`), so that a cr
 or nothing. So are the changes of an active connection: `join`, `leave` and `refresh`.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal
 from chalicelib.clock import EpochMs
-from chalicelib.errors import BadRequest, ConnectionGone, TooManyConnections, Unavailable
+from chalicelib.errors import BadRequest, ConnectionGone, Unavailable
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.connection_expressions import (
     add_group,
+    add_refusal,
     add_tie,
     add_tombstone,
-    claim_probe,
     delete_connection,
     delete_membership,
     has_groups,
+    has_no_refusals,
     has_principal,
-    has_room_for,
     has_tie,
     joined_as_it_opened,
-    put_connection,
     put_membership,
     remove_group,
     remove_joined_at,
+    remove_refusals,
     remove_tie,
     set_active,
     set_joined_at,
@@ -50,37 +48,24 @@ from chalicelib.store.connection_expressions import (
 )
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Action, Clause
-from chalicelib.store.items import (
-    Connection,
-    Recipient,
-    Status,
-    connection_ids,
-    joined_at,
-    recipients_of,
-)
+from chalicelib.store.handshakes import Handshakes
+from chalicelib.store.items import Connection, Recipient, Status, joined_at
+from chalicelib.store.lru import LruDict
 from chalicelib.store.memberships import Memberships
 from chalicelib.store.rate_limits import UserRateLimiter
-from chalicelib.store.schema import CLOSED_SLOTS, Item, connection_key
+from chalicelib.store.schema import Item, connection_key
 
 MAX_GROUPS = aws_limits.CONNECTION_GROUPS
-TRIES = 5  # while others change the connection's groups or principal
-CACHED_PRINCIPALS = 10_000
+TRIES = 5  # while others change the connection
+CACHED_CONNECTIONS = 10_000
 
 
-class LimitReached(TooManyConnections):
-    """The user has as many connections as allowed: `recipients`, the oldest first."""
+class _Changed(Exception):
+    """A connection is not as assumed: its token was refreshed, or a frame was refused."""
 
-    def __init__(self, limit: int, recipients: list[Recipient]) -> None:
-        super().__init__(f"the limit of {limit} connections per user is reached")
-        self.recipients = recipients
-
-
-class _PrincipalChanged(Exception):
-    """A connection's principal is another one than assumed, since its token was refreshed."""
-
-    def __init__(self, principal: Principal) -> None:
-        super().__init__("the connection has another principal")
-        self.principal = principal
+    def __init__(self, item: Item) -> None:
+        super().__init__("the connection has changed")
+        self.item = item
 
 
 class Connections:
@@ -93,76 +78,33 @@ class Connections:
         self,
         store: Store,
         *,
-        limit: int,
-        connect_limiter: UserRateLimiter,
+        handshakes: Handshakes,
         message_limiter: UserRateLimiter,
         memberships: Memberships,
         metrics: Metrics,
-        cached_principals: int = CACHED_PRINCIPALS,
+        cached_connections: int = CACHED_CONNECTIONS,
     ) -> None:
         """Take the parts.
 
         Args:
-            limit: The most connections that a user may have.
-            cached_principals: The number of refreshed connections whose principals are cached.
+            handshakes: Opens connections.
+            cached_connections: The number of connections of which it remembers what their items
+                say: the principal of those that were refreshed, and whether a frame was refused.
         """
+        self.handshakes = handshakes
         self._store = store
         self._tables = store.tables
-        self._limit = limit
-        self._connect_limiter = connect_limiter
         self._message_limiter = message_limiter
         self._memberships = memberships
         self._metrics = metrics
-        self._cached_principals = cached_principals
-        self._refreshed: OrderedDict[str, Principal] = OrderedDict()
+        self._refreshed: LruDict[str, Principal] = LruDict(cached_connections)
+        self._refused: LruDict[str, None] = LruDict(cached_connections)
 
     # --- To active
 
     def open(self, connection: Connection) -> None:
-        """Store a connection, its tie to its user, and its memberships.
-
-        Opening a connection again changes nothing.
-
-        Raises:
-            LimitReached: The user has as many connections as allowed. This is exact, however many
-                connect at once.
-            RateLimited: The user connects too often.
-            ConnectionGone: Its `$disconnect` came first.
-        """
-        write = partial(self._write_open, connection)
-        self._connect_limiter.charge(connection.recipient.user_key, connection.timestamp, write)
-
-    def _write_open(self, connection: Connection, charge: Sequence[Clause]) -> Item | None:
-        """Open a connection together with its charge. See `WriteCharge`."""
-        user_clauses = (
-            add_tie(connection),
-            set_last_seen(connection.timestamp),
-            has_room_for(connection.connection_id, self._limit),
-            *charge,
-        )
-        actions = [
-            put_connection(self._tables, connection),
-            update_user(self._tables, connection.recipient.user_key, *user_clauses),
-            *(put_membership(self._tables, connection, group) for group in connection.groups),
-        ]
-        try:
-            self._store.transact(actions)
-        except Cancelled as cancelled:
-            stored, user = cancelled.items[:2]
-            if stored:
-                return None  # it is open already
-            self._require_room(connection.recipient, user or {})
-            return user or {}
-        return None
-
-    def _require_room(self, recipient: Recipient, user: Mapping[str, Any]) -> None:
-        """Raise ConnectionGone or LimitReached if a user's item refuses a connection."""
-        tombstones = [user[slot]["SS"] for slot in CLOSED_SLOTS if slot in user]
-        if any(recipient.connection_id in ids for ids in tombstones):
-            raise ConnectionGone("the client has disconnected already")
-        if len(connection_ids(user)) >= self._limit:
-            recipients = recipients_of(user, recipient.user_id, recipient.tenant)
-            raise LimitReached(self._limit, recipients)
+        """Store a connection. See `Handshakes.open`."""
+        self.handshakes.open(connection)
 
     def record_activity(
         self,
@@ -172,6 +114,7 @@ class Connections:
         messages: int,
         *,
         units: int = 1,
+        refused: bool = False,
     ) -> Principal:
         """Record a frame from the client, and charge its user.
 
@@ -180,6 +123,8 @@ class Connections:
             opened_as: The principal that it was opened with; only `refresh` changes it.
             messages: The number of messages in the frame.
             units: What the frame costs; see `protocol.cost`.
+            refused: Whether the frame will be refused, so that the frames refused before it can't
+                be over with it.
 
         Returns:
             The connection's present principal.
@@ -190,30 +135,38 @@ class Connections:
         """
         principal = self._refreshed.get(connection_id, opened_as)
         for _ in range(TRIES):
-            write = partial(self._write_activity, connection_id, principal, now)
+            clauses = [has_principal(principal), set_active(now)]
+            if not refused and connection_id not in self._refused:
+                clauses.append(has_no_refusals())
+            write = partial(self._write_activity, connection_id, principal, now, clauses)
             try:
                 self._message_limiter.charge(
                     opened_as.key, now, write, messages=messages, units=units
                 )
-            except _PrincipalChanged as changed:
-                principal = changed.principal
-                self._cache_principal(connection_id, principal)
+            except _Changed as changed:
+                principal = Connection.from_item(changed.item).principal
+                self._refreshed[connection_id] = principal
+                if "refused" in changed.item:
+                    self._refused[connection_id] = None
             else:
                 return principal
-        raise Unavailable("the connection's token is changing too fast", retry_after=1.0)
+        raise Unavailable("the connection is changing too fast", retry_after=1.0)
 
     def _write_activity(
-        self, connection_id: str, principal: Principal, now: EpochMs, charge: Sequence[Clause]
+        self,
+        connection_id: str,
+        principal: Principal,
+        now: EpochMs,
+        clauses: Sequence[Clause],
+        charge: Sequence[Clause],
     ) -> Item | None:
         """Record activity together with its charge. See `WriteCharge`.
 
-        Raises _PrincipalChanged if the connection doesn't have this principal.
+        Raises _Changed if a condition of the connection's clauses failed.
         """
-        connection_clauses = (has_principal(principal), set_active(now))
-        user_clauses = (set_last_seen(now), *charge)
         actions = [
-            update_connection(self._tables, connection_id, *connection_clauses),
-            update_user(self._tables, principal.key, *user_clauses),
+            update_connection(self._tables, connection_id, *clauses),
+            update_user(self._tables, principal.key, set_last_seen(now), *charge),
         ]
         try:
             self._store.transact(actions)
@@ -223,7 +176,7 @@ class Connections:
                 return user
             if not stored:
                 raise _ended() from None
-            raise _PrincipalChanged(Connection.from_item(stored).principal) from None
+            raise _Changed(stored) from None
         return None
 
     def revive(self, connection_id: str, now: EpochMs) -> None:
@@ -239,6 +192,31 @@ class Connections:
     def _update_if_present(self, connection_id: str, clause: Clause) -> None:
         with suppress(Cancelled):  # it is terminated: an update would create a ghost
             self._store.update(update_connection(self._tables, connection_id, clause))
+
+    # --- Refused frames
+
+    def count_refusal(self, connection_id: str) -> int:
+        """Count a refused frame; return how many were refused in a row.
+
+        Raises ConnectionGone if the connection is terminated.
+        """
+        action = update_connection(self._tables, connection_id, add_refusal())
+        try:
+            counted = self._store.update(action, ReturnValues="UPDATED_NEW")
+        except Cancelled:
+            raise _ended() from None
+        self._refused[connection_id] = None
+        return int(counted["refused"]["N"])
+
+    def end_refusals(self, connection_id: str) -> None:
+        """Start the count again, since a frame was accepted.
+
+        Takes a call only if a frame was refused before: `record_activity` has noticed if that was
+        in another environment.
+        """
+        if connection_id in self._refused:
+            self._update_if_present(connection_id, remove_refusals())
+            self._refused.pop(connection_id, None)
 
     # --- To terminated
 
@@ -348,7 +326,7 @@ class Connections:
                 ],
             )
             if stored is None:
-                self._cache_principal(connection.connection_id, principal)
+                self._refreshed[connection.connection_id] = principal
                 return
             connection = Connection.from_item(stored)
         raise Unavailable("the connection's groups are changing too fast")
@@ -377,20 +355,6 @@ class Connections:
         """Return the connection with this id; None if it is terminated or never existed."""
         item = self._store.get(self._tables.connections, connection_key(connection_id))
         return None if item is None else Connection.from_item(item)
-
-    def may_probe(self, user_key: str, now: EpochMs) -> bool:
-        """Return whether the connections of a user at the limit may be probed: once a minute."""
-        try:
-            self._store.update(update_user(self._tables, user_key, claim_probe(now)))
-        except Cancelled:
-            return False
-        return True
-
-    def _cache_principal(self, connection_id: str, principal: Principal) -> None:
-        self._refreshed[connection_id] = principal
-        self._refreshed.move_to_end(connection_id)
-        if len(self._refreshed) > self._cached_principals:
-            self._refreshed.popitem(last=False)
 
 
 def _ended() -> ConnectionGone:

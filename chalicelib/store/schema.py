@@ -6,13 +6,14 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
 **connections**: key `connectionId`, index `userId`
 
 - A connection. Attributes: `userId`, `tenant`, `principal`, `tokenUntil`, `endpoint`, `reach`,
-  `connectedAt`, `timestamp`, `status`, `groups`, `+<group>`. Expires 2 h 10 min after it opened.
+  `connectedAt`, `timestamp`, `status`, `groups`, `+<group>`, `refused`. Expires 2 h 10 min after it
+  opened.
 
 **users**: key `user`
 
 - A user, `<tenant>/<user id>`. Attributes: `connections`, `@<connection id>`, `lastSeen`,
-  `connectDue`, `messageDue`, `resumeDue`, `quota`, `probedAt`, `closed0` to `closed2`. Expires
-  90 days after the last activity.
+  `connectDue`, `messageDue`, `readDue`, `resumeDue`, `quota`, `probedAt`, `closed0` to `closed2`.
+  Expires 90 days after the last activity.
 - A shard of the sweep, `sweep-<table>-<number>`. Attributes: `position`, `counted`, `active`,
   `leaseUntil`, `finishedAt`. Expires 90 days after its last sweep.
 
@@ -140,6 +141,7 @@ REACH_PREFIX = "@"
 
 CONNECT_RATE_ATTRIBUTE = "connectDue"
 MESSAGE_RATE_ATTRIBUTE = "messageDue"
+READ_RATE_ATTRIBUTE = "readDue"
 RESUME_RATE_ATTRIBUTE = "resumeDue"
 QUOTA_ATTRIBUTE = "quota"
 CLOSED_SLOTS = ("closed0", "closed1", "closed2")

@@ -37,10 +37,16 @@ class Users:
     """
 
     def __init__(
-        self, store: Store, *, message_limiter: UserRateLimiter, resume_limiter: UserRateLimiter
+        self,
+        store: Store,
+        *,
+        message_limiter: UserRateLimiter,
+        read_limiter: UserRateLimiter,
+        resume_limiter: UserRateLimiter,
     ) -> None:
         self._store = store
         self._message_limiter = message_limiter
+        self._read_limiter = read_limiter
         self._resume_limiter = resume_limiter
 
     def presence(self, tenant: str | None, user_id: str) -> Presence:
@@ -76,6 +82,10 @@ class Users:
     def owe(self, user_key: str, now: EpochMs, debt: Debt) -> None:
         """Charge a debt of the user with this key, which is never refused."""
         self._message_limiter.owe(user_key, now, self._writer(user_key, now, {}), debt)
+
+    def charge_read(self, principal: Principal, now: EpochMs) -> None:
+        """Charge a request that sends nothing. Raises RateLimited."""
+        self._charge(self._read_limiter, principal, now)
 
     def charge_resume(self, principal: Principal, now: EpochMs) -> list[str]:
         """Charge a resume, and return the ids of the user's connections. Raises RateLimited."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -12,12 +13,14 @@ from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.parcel import Delivery
 from chalicelib.errors import (
+    ANSWERS,
     BadRequest,
     ConnectionGone,
     Forbidden,
     HeraldError,
     InternalError,
     TokenExpired,
+    Unavailable,
 )
 from chalicelib.messaging.dispatch import Dispatcher
 from chalicelib.messaging.resume import Resumer
@@ -30,8 +33,11 @@ from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Connection, Recipient
+from chalicelib.store.lru import LruDict
 from chalicelib.websocket.event import WebSocketEvent
 
+MAX_REFUSED_FRAMES = 100  # in a row
+FOUND_PRINCIPALS = 10_000  # the connections whose principals are remembered
 ANSWER_SECONDS = 1.0  # extra time to send the answer, in case the action used up its deadline
 
 logger = logging.getLogger("herald.actions")
@@ -85,6 +91,7 @@ class Actions:
         self._now = now
         self._may_encrypt = may_encrypt
         self._metrics = metrics
+        self._found: LruDict[str, Principal] = LruDict(FOUND_PRINCIPALS)
         self._actions: dict[str, Callable[[Request], ServerFrame]] = {
             "ping": self._ping,
             "send": self._send,
@@ -97,7 +104,8 @@ class Actions:
     def receive(self, event: WebSocketEvent, deadline: Deadline) -> None:
         """Carry out the frame of a MESSAGE event, and send the answer.
 
-        Closes the connection after the answer if its token has expired or it was removed.
+        Closes the connection after the answer if its token has expired, it was removed, or too many
+        of its frames in a row were refused.
         `deadline`: see `Delivery.deliver`. Raises Unavailable if such a connection could not be
         removed.
         """
@@ -114,6 +122,8 @@ class Actions:
             )
             self._refuse(request, InternalError())
         else:
+            with suppress(Unavailable):  # the next accepted frame will try again
+                self._connections.end_refusals(event.connection_id)
             self._delivery.post(
                 event.connection_id,
                 event.endpoint,
@@ -128,16 +138,22 @@ class Actions:
         self._identify(request, event)
         try:
             self._read(request, event.body)
-        finally:
-            self._charge(request)
+        except Exception:
+            self._charge(request, refused=True)
+            raise
+        self._charge(request)
         return self._actions[request.action](request)
 
     def _identify(self, request: Request, event: WebSocketEvent) -> None:
-        """Fill in whose connection it is: from the authorizer, or else from the table.
+        """Fill in whose connection it is: from the authorizer, or else from the table, once.
 
         Raises ConnectionGone, Unavailable.
         """
-        request.principal = event.principal or self._find(event.connection_id).principal
+        principal = event.principal or self._found.get(event.connection_id)
+        if principal is None:
+            principal = self._find(event.connection_id).principal
+            self._found[event.connection_id] = principal
+        request.principal = principal
         request.recipient = event.recipient(request.principal)
 
     def _read(self, request: Request, body: str) -> None:
@@ -160,8 +176,8 @@ class Actions:
             [request.message] = accept([draft], sender=sender, stamp=stamp)
             request.units = self._dispatcher.units([request.message])
 
-    def _charge(self, request: Request) -> None:
-        """Record the client's activity, and charge the user for the frame.
+    def _charge(self, request: Request, *, refused: bool = False) -> None:
+        """Record the client's activity, and charge the user for the frame, which may be `refused`.
 
         Raises ConnectionGone, RateLimited, QuotaExceeded, TokenExpired, Unavailable.
         """
@@ -172,6 +188,7 @@ class Actions:
             now,
             0 if request.message is None else 1,
             units=request.units,
+            refused=refused,
         )
         if request.action != "refresh":  # it brings a new token
             request.principal.require_unexpired(now / 1000)
@@ -179,13 +196,42 @@ class Actions:
     def _refuse(self, request: Request, error: HeraldError) -> None:
         """Send the error; then close the connection if it may not stay open."""
         recipient, deadline = request.recipient, request.deadline.later(ANSWER_SECONDS)
+        try:
+            disconnects = isinstance(error, TokenExpired) or self._count_refusal(request, error)
+        except ConnectionGone as gone:
+            error, disconnects = gone, False
         body = _answer_body(request, server_frames.error(error))
-        if isinstance(error, TokenExpired):
+        if disconnects:
             self._disconnector.disconnect([recipient], deadline, frame_of(body))
         elif isinstance(error, ConnectionGone):
             self._disconnector.close_sockets([recipient], deadline, frame_of(body))
         else:
             self._delivery.post(recipient.connection_id, recipient.endpoint, body, deadline)
+
+    def _count_refusal(self, request: Request, error: HeraldError) -> bool:
+        """Count a refused frame, and return whether it is one too many in a row.
+
+        Counts the client's errors alone, not Herald's own. Raises ConnectionGone.
+        """
+        if isinstance(error, ConnectionGone) or ANSWERS[error.code].status >= 500:
+            return False
+        recipient = request.recipient
+        try:
+            refused = self._connections.count_refusal(recipient.connection_id)
+        except Unavailable:
+            return False
+        if refused < MAX_REFUSED_FRAMES:
+            return False
+        logger.warning(
+            "%d frames in a row were refused: closing the connection",
+            refused,
+            extra={
+                "connectionId": recipient.connection_id,
+                "tenant": recipient.tenant,
+                "userId": recipient.user_id,
+            },
+        )
+        return True
 
     # --- The actions
 
@@ -227,7 +273,9 @@ class Actions:
         principal.require(Scope.WS_CONNECT)
         if principal.key != request.principal.key:
             raise Forbidden("the token belongs to another user")
-        self._connections.refresh(self._connection(request), principal, self._now())
+        connection = self._connection(request)
+        if principal != connection.principal:  # else up to 52 writes would change nothing
+            self._connections.refresh(connection, principal, self._now())
         return server_frames.refreshed(EpochMs(principal.expires_at * 1000))
 
     def _connection(self, request: Request) -> Connection:

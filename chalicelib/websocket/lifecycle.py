@@ -1,14 +1,18 @@
 """The start and the end of a connection: the `$connect` and `$disconnect` events."""
 
+from contextlib import suppress
+
 from chalicelib.auth.access import AccessRules, choose_subprotocol
 from chalicelib.auth.bearer import Verify
+from chalicelib.auth.principal import Principal
 from chalicelib.clock import Clock
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.outcomes import OutcomeRecorder
-from chalicelib.errors import BadRequest, Unavailable
+from chalicelib.errors import BadRequest, Forbidden, Unavailable
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.deadlines import Deadline
-from chalicelib.store.connections import MAX_GROUPS, Connections, LimitReached
+from chalicelib.store.connections import MAX_GROUPS, Connections
+from chalicelib.store.handshakes import Handshakes, LimitReached
 from chalicelib.store.items import Connection
 from chalicelib.websocket.event import WebSocketEvent, authenticate
 
@@ -24,6 +28,7 @@ class ConnectionLifecycle:
         *,
         verify: Verify,
         rules: AccessRules,
+        handshakes: Handshakes,
         connections: Connections,
         outcome_recorder: OutcomeRecorder,
         disconnector: Disconnector | None,
@@ -39,6 +44,7 @@ class ConnectionLifecycle:
         """
         self._verify = verify
         self._rules = rules
+        self._handshakes = handshakes
         self._connections = connections
         self._outcome_recorder = outcome_recorder
         self._disconnector = disconnector
@@ -54,13 +60,18 @@ class ConnectionLifecycle:
         Raises:
             Unauthorized, Forbidden: For the token, the address or the origin.
             BadRequest: For the subprotocols, or a token that names too many groups.
-            LimitReached, RateLimited: If the user has too many connections, or connects too often.
+            LimitReached: If the user has too many connections.
+            RateLimited: If the user tries too often. Every attempt counts, also a refused one.
             ConnectionGone: If the client has left already.
             Unavailable: If storage or the keys can't be reached.
         """
         principal = event.principal or authenticate(event, self._verify)
-        self._rules.check(event.source_ip, event.headers.get("origin"))
-        subprotocol = choose_subprotocol(event.subprotocols)
+        try:
+            subprotocol = self._check(event, principal)
+        except (BadRequest, Forbidden):
+            with suppress(Unavailable):  # the refusal is certain, whatever storage says
+                self._handshakes.charge(principal.key, event.connected_at)
+            raise
         connection = Connection(
             connection_id=event.connection_id,
             principal=principal,
@@ -69,9 +80,15 @@ class ConnectionLifecycle:
             timestamp=event.connected_at,
             groups=principal.own_groups,
         )
-        if len(connection.groups) > MAX_GROUPS:
-            raise BadRequest(f"the token names more than {MAX_GROUPS} groups to join")
         self._open(connection)
+        return subprotocol
+
+    def _check(self, event: WebSocketEvent, principal: Principal) -> str | None:
+        """Return the subprotocol to echo. Raises Forbidden, BadRequest."""
+        self._rules.check(event.source_ip, event.headers.get("origin"))
+        subprotocol = choose_subprotocol(event.subprotocols)
+        if len(principal.own_groups) > MAX_GROUPS:
+            raise BadRequest(f"the token names more than {MAX_GROUPS} groups to join")
         return subprotocol
 
     def on_disconnect(self, event: WebSocketEvent) -> None:
@@ -89,9 +106,9 @@ class ConnectionLifecycle:
 
     def _open(self, connection: Connection) -> None:
         """Open a connection; if the user has too many, make room for it first."""
-        for _ in range(MAX_OPEN_TRIES):
+        for attempt in range(MAX_OPEN_TRIES):
             try:
-                self._connections.open(connection)
+                self._handshakes.open(connection, charged=attempt > 0)
                 return
             except LimitReached as reached:
                 self._make_room(connection, reached)
@@ -108,7 +125,8 @@ class ConnectionLifecycle:
             return
         now = self._now()
         opened = [one for one in reached.recipients if not one.may_be_in_handshake(now)]
-        if not opened or not self._connections.may_probe(connection.principal.key, now):
+        user_key = connection.principal.key
+        if not opened or not self._handshakes.may_probe(user_key, now, reached.probed_at):
             raise reached
         outcomes = self._outcome_recorder.probe(opened, deadline)
         if not any(outcome.result in (Result.GONE, Result.REJECTED) for outcome in outcomes):

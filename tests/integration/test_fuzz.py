@@ -41,7 +41,8 @@ FEW = settings(
 @pytest.fixture(scope="module")
 def herald() -> Iterator[Client]:
     """A gateway without practical rate limits."""
-    environment = {"HERALD_MESSAGE_RATE": "100000", "HERALD_MESSAGE_BURST": "100000"}
+    names = ("MESSAGE_RATE", "MESSAGE_BURST", "READ_RATE", "READ_BURST")
+    environment = {f"HERALD_{name}": "100000" for name in names}
     with (
         served(configured(HERALD_CONNECT_RATE="100000", **environment)) as running,
         closing(Client(running)) as client,
@@ -220,3 +221,6 @@ def test_any_frame_gets_a_documented_answer_and_the_socket_stays_open(
         "ack", "error", "joined", "left", "pong", "refreshed", "resumed",
     ), answer  # fmt: skip
     assert answer.get("code") != "internal"
+    open_socket.connection.send('{"action": "ping"}')  # accepted: fewer than 100 refused in a row
+    while open_socket.receive()["type"] != "pong":
+        pass

@@ -2,8 +2,14 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
-from tests.support.clients import Client, eventually, token
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.support.clients import Client, eventually, token, whole_lines
 
 Start = Callable[..., Client]
 
@@ -72,12 +78,12 @@ def test_a_limiter_that_fails_open_lets_messages_pass(herald_with: Start, user: 
 def test_a_flood_does_not_use_up_other_users_rates(herald_with: Start, user: str) -> None:
     herald = herald_with(HERALD_MESSAGE_RATE="0.01", HERALD_MESSAGE_BURST="10")
     flood, other = herald.connect(user), herald.connect(f"{user}-2")
-    for _ in range(300):
+    for _ in range(100):  # of which 90 are refused, so that the connection stays open
         flood.connection.send('{"action": "ping"}')
     pongs = 0
     for number in range(10):
         assert other.ask({"action": "ping", "ref": str(number)})["type"] == "pong"
-    for _ in range(300):
+    for _ in range(100):
         answer = flood.receive()
         pongs += answer["type"] == "pong"
         assert answer["type"] == "pong" or answer["code"] == "rate_limited"
@@ -135,3 +141,96 @@ def test_the_quota_counts_units(herald_with: Start, user: str) -> None:
     assert herald.post(four_units, user).status_code == 200
     assert herald.post(four_units, user).json()["code"] == "quota_exceeded"
     assert herald.post({"to": {"users": ["nobody"]}, "data": 1}, user).status_code == 200
+
+
+def test_attempts_refused_at_the_connection_limit_are_charged_to_the_connect_rate(
+    herald_with: Start, user: str
+) -> None:
+    herald = herald_with(HERALD_CONNECT_RATE="12", HERALD_MAX_CONNECTIONS_PER_USER="1")
+    kept = herald.connect(user)
+    for _ in range(100):
+        assert herald.refusal(f"?token={token(user)}") == 429
+    kept.connection.close()
+    eventually(lambda: not herald.connections(user))
+    assert herald.refusal(f"?token={token(user)}") == 429  # there is room, but no unit is left
+
+
+def test_attempts_refused_for_other_reasons_are_charged_to_the_connect_rate(
+    herald_with: Start, user: str
+) -> None:
+    herald = herald_with(HERALD_CONNECT_RATE="4", HERALD_ALLOWED_ORIGINS="https://app.example.com")
+    bearer = {"Authorization": f"Bearer {token(user)}"}
+    too_many = token(user, groups=[f"group-{number}" for number in range(51)])
+    assert herald.refusal(headers=bearer, origin="https://evil.example.com") == 403
+    assert herald.refusal(headers=bearer, subprotocols=["mqtt"]) == 400
+    assert herald.refusal(f"?token={too_many}") == 400
+    herald.connect(user)
+    assert herald.refusal(headers=bearer) == 429
+    assert herald.refusal(headers=bearer, origin="https://evil.example.com") == 429
+
+
+def test_requests_that_send_nothing_share_one_rate(herald_with: Start, user: str) -> None:
+    herald = herald_with(HERALD_READ_RATE="0.05", HERALD_READ_BURST="7")
+    headers = {"Authorization": f"Bearer {token(user)}"}
+    requests = [
+        ("GET", f"/messages/{'0' * 26}", 404),
+        ("GET", f"/users/{user}", 200),
+        ("GET", f"/users/{user}/connections", 200),
+        ("DELETE", f"/users/{user}/connections", 204),
+        ("DELETE", f"/users/{user}/connections/x", 204),
+        ("GET", "/keys", 200),
+        ("GET", f"/users/{'x' * 129}", 400),  # a refused request counts, too
+    ]
+    for method, path, status in requests:
+        assert herald.http.request(method, path, headers=headers).status_code == status
+    for method, path, _ in requests:
+        limited = herald.http.request(method, path, headers=headers)
+        assert (limited.status_code, limited.json()["code"]) == (429, "rate_limited")
+        assert 1 <= int(limited.headers["Retry-After"]) <= 20
+    # Sending has a rate of its own, and so has another user.
+    assert herald.post({"to": {"users": ["x"]}, "data": 1}, user).status_code == 200
+    assert herald.presence(f"{user}-2")["status"] == "offline"
+
+
+def test_a_flood_of_health_checks_does_not_reach_storage(
+    herald_with: Start, tmp_path: Path
+) -> None:
+    calls = tmp_path / "calls"
+    herald = herald_with(GATEWAY_CALLS_FILE=str(calls))
+    for _ in range(300):
+        assert herald.http.get("/health").json() == {"status": "ok"}
+    reads = [line for line in whole_lines(calls) if "BatchGetItem" in line]
+    assert len(reads) < 60  # five tables each time that storage is asked
+
+
+BAD = "not json"
+FORBIDDEN = {"action": "join", "group": "elsewhere"}  # refused after it is charged
+
+
+def test_a_connection_is_closed_after_300_refused_frames_that_came_at_once(
+    herald_with: Start, user: str
+) -> None:
+    herald = herald_with(HERALD_MESSAGE_RATE="0.01", HERALD_MESSAGE_BURST="10")
+    socket = herald.connect(user)
+    with suppress(ConnectionClosed):
+        for _ in range(300):
+            socket.connection.send(BAD)
+    assert socket.closed_with() == (1000, "Connection Closed Normally")
+    eventually(lambda: not herald.connections(user))
+    herald.connect(user)
+
+
+@pytest.mark.parametrize("refused", [BAD, FORBIDDEN], ids=["unreadable", "forbidden"])
+def test_a_connection_is_closed_with_the_error_of_the_100th_refused_frame(
+    herald_with: Start, user: str, refused: Any
+) -> None:
+    herald = herald_with(HERALD_MESSAGE_RATE="1000", HERALD_MESSAGE_BURST="1000")
+    socket = herald.connect(user)
+    for _ in range(2):
+        for _ in range(99):
+            assert socket.ask(refused)["type"] == "error"
+        assert socket.ask({"action": "ping"})["type"] == "pong"
+    for _ in range(100):
+        assert socket.ask(refused)["type"] == "error"
+    assert socket.closed_with() == (1000, "Connection Closed Normally")
+    assert not herald.connections(user)

@@ -173,7 +173,7 @@ def eventually(condition: Any, seconds: float = RECEIVE_SECONDS) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the condition never became true"
-        time.sleep(0.02)
+        time.sleep(0.05)  # a condition that reads over REST stays within `HERALD_READ_RATE`
 
 
 def whole_lines(file: Path) -> list[str]:

@@ -8,8 +8,9 @@ from typing import Any
 from chalicelib.auth.principal import Principal, group_key, user_key
 from chalicelib.clock import EpochMs, EpochSeconds
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.store.connections import CACHED_PRINCIPALS, Connections
+from chalicelib.store.connections import CACHED_CONNECTIONS, Connections
 from chalicelib.store.dynamodb import MAX_BATCH_WRITE, Store
+from chalicelib.store.handshakes import Handshakes
 from chalicelib.store.items import Connection, Recipient
 from chalicelib.store.memberships import Memberships
 from chalicelib.store.rate_limits import Rate, RateLimit, UserRateLimiter
@@ -18,6 +19,7 @@ from chalicelib.store.schema import (
     KEY_ATTRIBUTES,
     MESSAGE_RATE_ATTRIBUTE,
     REACH_PREFIX,
+    READ_RATE_ATTRIBUTE,
     RESUME_RATE_ATTRIBUTE,
     Tables,
 )
@@ -85,26 +87,30 @@ def connections_of(
     messages: Rate = UNLIMITED,
     quota: int = 0,
     metrics: Metrics | None = None,
-    cached_principals: int = CACHED_PRINCIPALS,
+    cached_connections: int = CACHED_CONNECTIONS,
 ) -> Connections:
     """Return the transitions over `client`, with unlimited rates unless given."""
     store = Store(client, TABLES)
     return Connections(
         store,
-        limit=limit,
-        connect_limiter=limiter(CONNECT_RATE_ATTRIBUTE, connects),
+        handshakes=Handshakes(
+            store, limit=limit, limiter=limiter(CONNECT_RATE_ATTRIBUTE, connects)
+        ),
         message_limiter=limiter(MESSAGE_RATE_ATTRIBUTE, messages, quota),
         memberships=Memberships(store, seconds=HISTORY_SECONDS),
         metrics=metrics or Metrics("test"),
-        cached_principals=cached_principals,
+        cached_connections=cached_connections,
     )
 
 
-def users_of(client: Any, messages: Rate = UNLIMITED, quota: int = 0) -> Users:
+def users_of(
+    client: Any, messages: Rate = UNLIMITED, quota: int = 0, reads: Rate = UNLIMITED
+) -> Users:
     """Return the users over `client`, with unlimited rates unless given."""
     return Users(
         Store(client, TABLES),
         message_limiter=limiter(MESSAGE_RATE_ATTRIBUTE, messages, quota),
+        read_limiter=limiter(READ_RATE_ATTRIBUTE, reads),
         resume_limiter=limiter(RESUME_RATE_ATTRIBUTE),
     )
 

@@ -232,6 +232,7 @@ class Herald(wiring.Herald):
         inline: int | None = None,
         delivery: Any = None,
         fanout_limits: FanoutLimits = DEFAULT_LIMITS,
+        **others: Any,
     ) -> None:
         """Compose Herald.
 
@@ -239,6 +240,7 @@ class Herald(wiring.Herald):
             evicts: Evict the oldest connection at the limit, instead of refusing the new one.
             inline: Queue a message with more recipients; None delivers everything inline.
             delivery: The port to the sockets; the world by default.
+            others: Settings that differ from those of most tests.
         """
         settings = replace(
             Settings.from_environ({"HERALD_JWT_SECRET": SECRET}),
@@ -250,6 +252,8 @@ class Herald(wiring.Herald):
             connect_rate=UNLIMITED_RATE * 60,
             message_rate=UNLIMITED_RATE,
             message_burst=UNLIMITED_RATE,
+            read_rate=UNLIMITED_RATE,
+            read_burst=UNLIMITED_RATE,
             connection_limit_policy=(
                 ConnectionLimitPolicy.EVICT_OLDEST if evicts else ConnectionLimitPolicy.REJECT
             ),
@@ -261,6 +265,7 @@ class Herald(wiring.Herald):
             fanout_rate=0,
             inline_recipients=inline or 0,
         )
+        settings = replace(settings, **others)
         super().__init__(
             settings,
             dynamodb=client,

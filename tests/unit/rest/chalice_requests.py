@@ -35,5 +35,9 @@ def chalice_request(
     )
 
 
+def uncharged(_: Principal) -> None:
+    """Charge nobody."""
+
+
 def rules(**variables: str) -> AccessRules:
     return AccessRules(Settings.from_environ({"HERALD_JWT_SECRET": "x" * 32, **variables}))

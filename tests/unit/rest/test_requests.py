@@ -3,19 +3,25 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from chalice.app import Request
 
+from chalicelib.auth.access import AccessRules
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.aws_limits import WORK_SECONDS
-from chalicelib.errors import BadRequest, Forbidden, InsufficientScope, TokenExpired
-from chalicelib.rest.requests import RestRequest, path_name
-from tests.unit.rest.chalice_requests import CALLER, CONTEXT, chalice_request, rules
+from chalicelib.errors import BadRequest, Forbidden, InsufficientScope, RateLimited, TokenExpired
+from chalicelib.rest.requests import ChargeRead, RestRequest, path_name
+from tests.unit.rest.chalice_requests import CALLER, CONTEXT, chalice_request, rules, uncharged
 
 MANAGE = Scope.CONNECTIONS_MANAGE
 MANAGER = replace(CALLER, scopes=frozenset({str(MANAGE)}))
 
 
 def rest_request(caller: Principal = CALLER, **options: Any) -> RestRequest:
-    return RestRequest(chalice_request(caller, **options), CONTEXT, rules=rules())
+    return of(chalice_request(caller, **options), rules())
+
+
+def of(request: Request, access: AccessRules, charge_read: ChargeRead = uncharged) -> RestRequest:
+    return RestRequest(request, CONTEXT, rules=access, charge_read=charge_read)
 
 
 def test_the_caller_is_the_authorizers_principal() -> None:
@@ -30,16 +36,35 @@ def test_a_token_that_expired_since_the_authorizer_saw_it_is_refused() -> None:
 def test_a_caller_from_a_denied_address_is_refused() -> None:
     denied = chalice_request(source_ip="10.1.2.3", headers={"X-Forwarded-For": "127.0.0.1"})
     with pytest.raises(Forbidden):
-        RestRequest(denied, CONTEXT, rules=rules(HERALD_IP_DENY="10.0.0.0/8")).caller()
+        of(denied, rules(HERALD_IP_DENY="10.0.0.0/8")).caller()
 
 
 def test_a_caller_from_a_page_of_another_origin_is_refused() -> None:
     allowed = rules(HERALD_ALLOWED_ORIGINS="https://app.example.com")
     foreign = chalice_request(headers={"Origin": "https://evil.example.com"})
     with pytest.raises(Forbidden):
-        RestRequest(foreign, CONTEXT, rules=allowed).caller()
+        of(foreign, allowed).caller()
     own = chalice_request(headers={"Origin": "https://app.example.com"})
-    assert RestRequest(own, CONTEXT, rules=allowed).caller() == CALLER
+    assert of(own, allowed).caller() == CALLER
+
+
+def test_a_reader_and_one_who_names_an_owner_are_charged_and_a_sender_is_not() -> None:
+    charged: list[Principal] = []
+    request = of(chalice_request(), rules(), charged.append)
+    request.caller()
+    assert charged == []
+    assert request.reader() == CALLER
+    with pytest.raises(InsufficientScope):
+        request.owner("bob", MANAGE)
+    assert charged == [CALLER] * 2
+
+
+def test_a_reader_over_the_rate_is_refused_before_anything_else() -> None:
+    def refuse(_: Principal) -> None:
+        raise RateLimited("too many requests", retry_after=1.0)
+
+    with pytest.raises(RateLimited):
+        of(chalice_request(), rules(), refuse).owner("x" * 129, MANAGE)
 
 
 def test_users_need_no_scope_for_themselves() -> None:

@@ -17,7 +17,7 @@ from chalicelib.protocol.reports import Interrupted, Reply, Report
 from chalicelib.rest.requests import RestRequest
 from chalicelib.rest.responses import SAFE_HEADERS, Headers, View, answering, problem, success
 from tests.support.schemas import check_answer
-from tests.unit.rest.chalice_requests import CALLER, CONTEXT, chalice_request, rules
+from tests.unit.rest.chalice_requests import CALLER, CONTEXT, chalice_request, rules, uncharged
 
 WEBSOCKET_ONLY = {"too_many_connections", "connection_gone"}
 ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
@@ -37,7 +37,7 @@ def answer(view: View, **path: str) -> Response:
     app = Chalice("test")
     app.current_request = chalice_request()
     app.lambda_context = CONTEXT
-    return answering(app, rules())(view)(**path)
+    return answering(app, rules(), uncharged)(view)(**path)
 
 
 def test_a_view_gets_the_request_and_the_parts_of_the_path() -> None:
@@ -52,7 +52,7 @@ def test_a_view_gets_the_request_and_the_parts_of_the_path() -> None:
 def test_a_views_name_stays_since_policies_refer_to_it() -> None:
     def get_user(request: RestRequest) -> None: ...
 
-    assert answering(Chalice("test"), rules())(get_user).__name__ == "get_user"
+    assert answering(Chalice("test"), rules(), uncharged)(get_user).__name__ == "get_user"
 
 
 def test_an_error_of_a_view_is_answered_with_its_problem() -> None:

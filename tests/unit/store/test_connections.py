@@ -20,7 +20,8 @@ from chalicelib.errors import (
     Unavailable,
 )
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.store.connections import MAX_GROUPS, Connections, LimitReached
+from chalicelib.store.connections import MAX_GROUPS, Connections
+from chalicelib.store.handshakes import LimitReached
 from chalicelib.store.items import HANDSHAKE_SECONDS, Connection
 from chalicelib.store.rate_limits import Rate
 from chalicelib.store.schema import MAX_CONNECTION_SECONDS, USER_SECONDS
@@ -261,13 +262,6 @@ def test_a_user_who_connects_too_often_is_refused(client: Any, users: Users, use
     assert online(users, user) == 4
 
 
-def test_a_user_at_the_limit_is_probed_once_a_minute(connections: Connections, user: str) -> None:
-    key = user_key(None, user)
-    assert connections.may_probe(key, NOW)
-    assert not connections.may_probe(key, EpochMs(NOW + 59_999))
-    assert connections.may_probe(key, EpochMs(NOW + 60_001))
-
-
 # --- Active and stale
 
 
@@ -406,6 +400,83 @@ def test_a_user_is_charged_by_all_environments_together(dynamodb: Any, user: str
             environment.record_activity(*elsewhere, NOW, 0)
 
 
+# --- Refused frames
+
+
+def test_refused_frames_are_counted_by_all_environments_together(
+    client: Any, connections: Connections, user: str
+) -> None:
+    opened, elsewhere = connection(user, user), connections_of(client)
+    connections.open(opened)
+    client.calls.clear()
+    counts = [environment.count_refusal(user) for environment in (connections, elsewhere) * 2]
+    assert counts == [1, 2, 3, 4]
+    assert client.calls == ["update_item"] * 4
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_an_accepted_frame_starts_the_count_again_wherever_it_arrives(
+    dynamodb: Any, client: Any, connections: Connections, user: str, where: str
+) -> None:
+    opened = connection(user, user)
+    connections.open(opened)
+    accepting = connections if where == "here" else connections_of(client)
+    for _ in range(2):
+        assert [connections.count_refusal(user) for _ in range(3)] == [1, 2, 3]
+        accepting.record_activity(user, opened.principal, NOW, 0)
+        accepting.end_refusals(user)
+        assert "refused" not in stored(dynamodb, user)
+
+
+def test_accepted_frames_take_one_call_each_except_the_first_after_a_refusal(
+    client: Any, connections: Connections, user: str
+) -> None:
+    opened = connection(user, user)
+    connections.open(opened)
+
+    def calls_of_a_frame(environment: Connections) -> list[str]:
+        client.calls.clear()
+        environment.record_activity(user, opened.principal, NOW, 0)
+        environment.end_refusals(user)
+        return list(client.calls)
+
+    usual = ["transact_write_items"]
+    assert calls_of_a_frame(connections) == usual
+    connections.count_refusal(user)
+    assert calls_of_a_frame(connections) == [*usual, "update_item"]
+    assert calls_of_a_frame(connections) == usual
+    elsewhere = connections_of(client)
+    calls_of_a_frame(elsewhere)
+    connections.count_refusal(user)
+    assert calls_of_a_frame(elsewhere) == [*usual, *usual, "update_item"]
+    assert calls_of_a_frame(elsewhere) == usual
+
+
+def test_a_frame_that_will_be_refused_takes_no_call_to_learn_of_earlier_ones(
+    client: Any, connections: Connections, user: str
+) -> None:
+    opened = connection(user, user)
+    connections.open(opened)
+    connections.count_refusal(user)
+    elsewhere = connections_of(client)
+    client.calls.clear()
+    elsewhere.record_activity(user, opened.principal, NOW, 0, refused=True)
+    assert client.calls == ["transact_write_items"]
+
+
+def test_refusals_are_not_counted_for_a_terminated_connection(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
+    opened = connection(user, user)
+    connections.open(opened)
+    connections.count_refusal(user)
+    connections.remove(opened.recipient, NOW)
+    with pytest.raises(ConnectionGone):
+        connections.count_refusal(user)
+    connections.end_refusals(user)
+    assert stored(dynamodb, user) is None
+
+
 def test_the_messages_of_a_frame_count_towards_the_quota(dynamodb: Any, user: str) -> None:
     limited = connections_of(dynamodb, quota=2)
     opened = connection(user, user)
@@ -516,7 +587,7 @@ def test_groups_that_keep_changing_raise_unavailable(dynamodb: Any, user: str) -
 
 def test_the_principals_refreshed_last_are_cached(dynamodb: Any, user: str) -> None:
     client: Any = Counted(dynamodb)
-    connections = connections_of(client, cached_principals=2)
+    connections = connections_of(client, cached_connections=2)
     opened = [connection(f"{user}-{number}", user) for number in range(3)]
     for one in opened:
         connections.open(one)
@@ -570,5 +641,5 @@ def test_a_token_that_keeps_changing_raises_unavailable(dynamodb: Any, user: str
     connections_of(dynamodb).open(opened)
     with pytest.raises(Unavailable) as unavailable:
         connections_of(Renewing(dynamodb, opened)).record_activity(user, opened.principal, NOW, 0)
-    assert unavailable.value.detail == "the connection's token is changing too fast"
+    assert unavailable.value.detail == "the connection is changing too fast"
     assert unavailable.value.retry_after == 1.0

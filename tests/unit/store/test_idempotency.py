@@ -94,7 +94,12 @@ def test_a_flood_of_requests_with_keys_takes_no_calls(life: Any) -> None:
     store = Store(client, LIFE)
     once = limiter("messageDue", Rate.per_second(1, 1))
     submissions = Submissions(
-        users=Users(store, message_limiter=once, resume_limiter=limiter("resumeDue")),
+        users=Users(
+            store,
+            message_limiter=once,
+            read_limiter=limiter("readDue"),
+            resume_limiter=limiter("resumeDue"),
+        ),
         dispatcher=herald.dispatcher,
         idempotency=Idempotency(store),
         may_encrypt=False,

@@ -22,6 +22,7 @@ from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import MasterKey
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store
+from chalicelib.store.handshakes import Handshakes
 from chalicelib.store.history import History
 from chalicelib.store.idempotency import Claim, Idempotency
 from chalicelib.store.memberships import Memberships
@@ -74,8 +75,7 @@ class Scene:
         self.messages = limiter("messageDue", quota=1000)
         self.connections = Connections(
             self.store,
-            limit=100,
-            connect_limiter=limiter("connectDue"),
+            handshakes=Handshakes(self.store, limit=100, limiter=limiter("connectDue")),
             message_limiter=self.messages,
             memberships=Memberships(self.store, seconds=HISTORY_SECONDS),
             metrics=Metrics("test"),
@@ -111,10 +111,15 @@ class Scene:
         self.connections.open(opened)
         self.connections.join(opened, "room", EpochMs(NOW + 1))
         self.connections.record_activity("c1", opened.principal, NOW, 1)
-        self.connections.may_probe(opened.principal.key, NOW)
+        self.connections.count_refusal("c1")
+        self.connections.handshakes.may_probe(opened.principal.key, NOW)
         users = Users(
-            self.store, message_limiter=self.messages, resume_limiter=limiter("resumeDue")
+            self.store,
+            message_limiter=self.messages,
+            read_limiter=limiter("readDue"),
+            resume_limiter=limiter("resumeDue"),
         )
+        users.charge_read(opened.principal, NOW)
         users.charge_resume(opened.principal, NOW)
         self.connections.remove(recipient("c2", "alice", "acme"), NOW)
         self.observe()

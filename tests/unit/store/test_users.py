@@ -9,7 +9,7 @@ from chalicelib.clock import EpochMs
 from chalicelib.errors import RateLimited
 from chalicelib.store.rate_limits import Rate
 from chalicelib.store.schema import USER_SECONDS, connection_key, user_item_key
-from tests.support.tables import LATER, NOW, TABLES, connection, connections_of, users_of
+from tests.support.tables import LATER, NOW, TABLES, Counted, connection, connections_of, users_of
 
 
 def test_a_user_who_never_connected_is_offline(dynamodb: Any, user: str) -> None:
@@ -38,6 +38,22 @@ def test_a_charge_renews_the_ttl_of_the_users_item(dynamodb: Any, user: str) -> 
     key = user_item_key(user_key(None, user))
     item = dynamodb.get_item(TableName=TABLES.users, Key=key, ConsistentRead=True)["Item"]
     assert int(item["expiresAt"]["N"]) == NOW // 1000 + USER_SECONDS
+
+
+def test_a_read_takes_one_call_and_none_while_it_is_known_to_be_refused(
+    dynamodb: Any, user: str
+) -> None:
+    client: Any = Counted(dynamodb)
+    users, reader = users_of(client, reads=Rate.per_second(1, 2)), Principal(user, LATER)
+    for _ in range(2):
+        users.charge_read(reader, NOW)
+    assert client.calls == ["update_item"] * 2
+    client.calls.clear()
+    for _ in range(100):
+        with pytest.raises(RateLimited):
+            users.charge_read(reader, NOW)
+    assert client.calls == []
+    users.charge(reader, NOW, 1)  # sending has a rate of its own
 
 
 def test_a_resume_returns_the_users_connections_and_has_a_rate_of_its_own(

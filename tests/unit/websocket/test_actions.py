@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from chalicelib.auth.principal import Principal
+from chalicelib.errors import Contended, Unavailable
 from chalicelib.runtime.deadlines import Deadline
+from chalicelib.websocket.actions import MAX_REFUSED_FRAMES
 from chalicelib.websocket.event import WebSocketEvent
 from tests.support.clients import token
 from tests.support.schemas import check_received
@@ -108,7 +110,7 @@ def test_a_frame_that_cannot_be_read_is_charged_and_refused(
     answer = ask(frame)
     assert (answer["type"], answer["code"]) == ("error", "bad_request")
     assert names in answer["message"]
-    assert client.calls == ["transact_write_items"]
+    assert client.calls == ["transact_write_items", "update_item"]  # charged, and counted
 
 
 def test_an_error_has_the_ref_of_a_frame_as_soon_as_that_is_read(ask: Ask) -> None:
@@ -164,6 +166,23 @@ def test_without_an_authorizer_the_table_says_whose_connection_it_is(
     assert answer == {"type": "joined", "group": "room-1"}
 
 
+def test_without_an_authorizer_the_table_is_read_once(
+    ask: Ask, client: Any, socket: Socket
+) -> None:
+    for expected in (["get_item", "transact_write_items"], ["transact_write_items"]):
+        assert ask(None, event(socket, PING, expires_at=None))["type"] == "pong"
+        assert client.calls == expected
+
+
+def test_a_refresh_with_the_same_token_writes_nothing(
+    ask: Ask, client: Any, socket: Socket
+) -> None:
+    fresh = {"action": "refresh", "token": token(socket.user, key=SECRET, exp=10**10)}
+    for writes in (2, 1):
+        assert ask(fresh) == {"type": "refreshed", "expiresAt": 10**13}
+        assert client.calls.count("transact_write_items") == writes
+
+
 def test_only_a_refused_send_counts_as_a_rejected_message(
     ask: Ask, herald: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,3 +212,107 @@ def test_a_bug_is_logged_and_answered_as_an_internal_error(
         "message": "Internal error. It has been logged.",
     }  # fmt: skip
     assert "secret" in caplog.text
+
+
+# --- Frames that are refused in a row
+
+BAD = {"action": "nope"}
+FORBIDDEN = {"action": "join", "group": "elsewhere"}
+PING = {"action": "ping"}
+
+
+@pytest.mark.parametrize("refused", [BAD, FORBIDDEN], ids=["unreadable", "forbidden"])
+def test_a_connection_ends_with_the_error_of_the_100th_frame_refused_in_a_row(
+    ask: Ask, herald: Herald, socket: Socket, caplog: pytest.LogCaptureFixture, refused: Any
+) -> None:
+    caplog.set_level("WARNING", "herald.actions")
+    for _ in range(MAX_REFUSED_FRAMES - 1):
+        assert ask(refused)["type"] == "error"
+    assert ask(PING)["type"] == "pong"
+    for _ in range(MAX_REFUSED_FRAMES - 1):
+        assert ask(refused)["type"] == "error"
+    assert (socket.state, caplog.records) == ("open", [])
+    assert ask(refused)["type"] == "error"
+    assert socket.state == "closed"
+    assert herald.connections.find(socket.connection_id) is None
+    [record] = caplog.records
+    logged = vars(record)
+    assert (logged["connectionId"], logged["tenant"], logged["userId"]) == (
+        socket.connection_id, None, socket.user,
+    )  # fmt: skip
+
+
+def test_a_connection_that_is_closed_for_refused_frames_is_counted(
+    ask: Ask, herald: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    monkeypatch.setattr(herald.metrics, "count", lambda name, **_: counted.append(name))
+    for _ in range(MAX_REFUSED_FRAMES):
+        ask(BAD)
+    assert counted == ["ConnectionsClosed"]
+
+
+def test_a_flood_over_the_rate_costs_one_write_for_each_frame_until_it_is_closed(
+    client: Any, world: Clients, socket: Socket
+) -> None:
+    """Each of three environments knows that the user's rate is used up."""
+    slow: dict[str, Any] = {"message_rate": 0.001, "message_burst": 1}
+    environments = [Herald(client, world, **slow) for _ in range(3)]
+
+    def ping(number: int) -> Any:
+        actions = environments[number % len(environments)].actions
+        actions.receive(socket.event(json.dumps(PING)), Deadline.after(NEVER))
+        return world.frames.pop()
+
+    for number in range(len(environments)):
+        ping(number)
+    known = len(environments) - 1  # of the refused frames so far
+    client.calls.clear()
+    for number in range(known, MAX_REFUSED_FRAMES):
+        assert socket.state == "open"
+        assert ping(number)["code"] == "rate_limited"
+    assert socket.state == "closed"
+    removal = ["transact_write_items"] * 2  # the first try guesses that it is in no group
+    assert client.calls == ["update_item"] * (MAX_REFUSED_FRAMES - known) + removal
+
+
+def test_a_refused_frame_on_a_removed_connection_closes_its_socket(
+    ask: Ask, herald: Herald, client: Any, world: Clients, socket: Socket
+) -> None:
+    limited = Herald(client, world, message_rate=0.001, message_burst=1)
+    limited.actions.receive(socket.event(json.dumps(PING)), Deadline.after(NEVER))
+    herald.lifecycle.on_disconnect(socket.event())
+    client.calls.clear()
+    limited.actions.receive(socket.event(json.dumps(PING)), Deadline.after(NEVER))
+    assert world.frames.pop()["code"] == "unauthorized"
+    assert socket.state == "closed"
+    assert client.calls == ["update_item"]
+
+
+@pytest.mark.parametrize("error", [Unavailable("down"), Contended("busy"), RuntimeError("a bug")])
+def test_heralds_own_errors_are_not_counted_as_refused_frames(
+    ask: Ask,
+    client: Any,
+    herald: Herald,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(herald.connections, "join", fail)
+    ask({"action": "join", "group": "room-1"})
+    assert client.calls == ["transact_write_items", "get_item"]
+
+
+@pytest.mark.parametrize("operation", ["count_refusal", "end_refusals"])
+def test_a_count_that_storage_cannot_keep_changes_no_answer(
+    ask: Ask, herald: Herald, socket: Socket, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise Unavailable("down")
+
+    monkeypatch.setattr(herald.connections, operation, fail)
+    assert ask(BAD)["code"] == "bad_request"
+    assert ask(PING)["type"] == "pong"
+    assert socket.state == "open"

@@ -1,13 +1,23 @@
 """Opening and removing connections. `test_connection_lifecycles.py` tries every interleaving."""
 
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
-from chalicelib.errors import BadRequest, InsufficientScope, TooManyConnections, Unauthorized
+from chalicelib.errors import (
+    BadRequest,
+    Forbidden,
+    InsufficientScope,
+    RateLimited,
+    TooManyConnections,
+    Unauthorized,
+    Unavailable,
+)
 from chalicelib.store.connections import MAX_GROUPS
 from chalicelib.websocket.event import WebSocketEvent
 from tests.support.clients import token
+from tests.support.tables import Counted
 from tests.support.world import LIMIT, SECRET, Herald, Socket, World
 
 
@@ -116,6 +126,71 @@ def test_one_connection_too_many_is_refused(herald: Herald, world: World, user: 
         connected(herald, world, user)
     with pytest.raises(TooManyConnections):
         herald.lifecycle.on_connect(world.connect(user).event())
+
+
+@pytest.mark.parametrize(
+    ("refused", "error"),
+    [
+        ({"origin": "https://evil.example"}, Forbidden),
+        ({"sec-websocket-protocol": "mqtt"}, BadRequest),
+        ({"x-forwarded-for": "127.0.0.1"}, Forbidden),
+        ({"authorization": "too many groups"}, BadRequest),
+    ],
+    ids=["origin", "subprotocol", "address", "groups"],
+)
+def test_a_refused_handshake_is_charged_and_costs_nothing_once_the_rate_is_used_up(
+    life: Any, world: World, user: str, refused: dict[str, str], error: type[Exception]
+) -> None:
+    client: Any = Counted(life)
+    others: dict[str, Any] = {"allowed_origins": ("https://app.example",), "connect_rate": 2}
+    if "x-forwarded-for" in refused:
+        others["ip_allow"] = (ip_network("10.0.0.0/8"),)
+    if "authorization" in refused:
+        groups = [f"group-{number}" for number in range(MAX_GROUPS + 1)]
+        refused = {"authorization": f"Bearer {token(user, key=SECRET, groups=groups)}"}
+    else:
+        refused |= {"authorization": f"Bearer {token(user, key=SECRET)}"}
+    herald = Herald(client, world, **others)
+    for raised in (error, error, RateLimited, RateLimited):
+        with pytest.raises(raised):
+            herald.lifecycle.on_connect(event_without_authorizer(world.connect(user), **refused))
+    assert client.calls == ["update_item"] * 2
+
+
+def test_a_refusal_stands_while_storage_is_down(herald: Herald, world: World, user: str) -> None:
+    def fail(*_: object) -> None:
+        raise Unavailable("down")
+
+    herald.handshakes.charge = fail  # type: ignore[method-assign,assignment]
+    event = world.connect(user).event()
+    headers = {"sec-websocket-protocol": "mqtt"}
+    with pytest.raises(BadRequest):
+        herald.lifecycle.on_connect(
+            WebSocketEvent({"requestContext": event._context, "headers": headers})
+        )
+
+
+@pytest.mark.parametrize("evicts", [False, True])
+def test_an_attempt_is_charged_once_even_if_it_makes_room_first(
+    life: Any, world: World, user: str, evicts: bool
+) -> None:
+    herald = Herald(life, world, evicts=evicts, connect_rate=LIMIT)
+    for socket in [connected(herald, world, user) for _ in range(LIMIT)]:
+        world.end(socket)
+    world.now += 31_000  # when the handshakes have certainly ended, and a unit has come back
+    connected(herald, world, user)
+    with pytest.raises(RateLimited):
+        herald.lifecycle.on_connect(world.connect(user).event())
+
+
+def test_with_eviction_an_attempt_over_the_rate_evicts_nobody(
+    life: Any, world: World, user: str
+) -> None:
+    herald = Herald(life, world, evicts=True, connect_rate=LIMIT)
+    sockets = [connected(herald, world, user) for _ in range(LIMIT)]
+    with pytest.raises(RateLimited):
+        herald.lifecycle.on_connect(world.connect(user).event())
+    assert {socket.state for socket in sockets} == {"open"}
 
 
 def test_a_dead_connection_makes_room_for_a_new_one(

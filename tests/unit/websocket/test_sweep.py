@@ -15,6 +15,7 @@ from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics, Unit
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store
+from chalicelib.store.handshakes import Handshakes
 from chalicelib.store.items import Recipient
 from chalicelib.store.memberships import Memberships
 from chalicelib.store.sweep_progress import (
@@ -59,8 +60,7 @@ class Sweep:
         self.progress = SweepProgress(self.store, now=lambda: EpochMs(self.now))
         self.connections = Connections(
             self.store,
-            limit=10,
-            connect_limiter=limiter("connectDue"),
+            handshakes=Handshakes(self.store, limit=10, limiter=limiter("connectDue")),
             message_limiter=limiter("messageDue"),
             memberships=Memberships(self.store, seconds=0),
             metrics=Metrics("test"),

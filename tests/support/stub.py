@@ -4,6 +4,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,14 @@ class Stub:
         """Close every kept-alive connection, as servers do with idle ones."""
         for sock in self.sockets.copy():
             sock.shutdown(socket.SHUT_RDWR)
+
+    def reset_sockets(self) -> None:
+        """Close every kept-alive connection, and wait until their ends have seen a reset."""
+        for sock in self.sockets.copy():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.shutdown(socket.SHUT_RDWR)
+        while self.sockets:
+            time.sleep(0.001)
 
 
 @contextmanager

@@ -237,7 +237,9 @@ class Network:
             [60, 8, 6, 3, 6, 4, 4, 2, 4],
         )[0]
         self.happened.add(kind)
-        status = self.random.choices([200, 410, 403, 400, 429, 500, 503], [60, 6, 4, 3, 12, 5, 5])[0]
+        status = self.random.choices([200, 410, 403, 400, 429, 500, 503], [60, 6, 4, 3, 12, 5, 5])[
+            0
+        ]
         answer = f"HTTP/1.1 {status} {REASONS.get(status, 'Status')}\r\n".encode()
         rest = b"Content-Length: 2\r\n\r\n{}"
         match kind:

@@ -1,6 +1,5 @@
 """The sender, simulated with fixed seeds; `make fuzz` takes new ones."""
 
-import heapq
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from chalicelib.delivery.read_ahead import ReadAhead
 from chalicelib.delivery.retries import RetryQueue
 from chalicelib.delivery.sender import SendLoop
 from tests.simulation.delivery import simulate
+from tests.simulation.seeds import first_failure
 
 SEEDS = range(1000)
 EVERYTHING = {
@@ -24,19 +24,13 @@ EVERYTHING = {
 
 
 def test_a_simulated_sender_keeps_its_promises() -> None:
-    happened: set[str] = set()
-    for seed in SEEDS:
-        try:
-            happened |= simulate(seed)
-        except AssertionError as broken:
-            pytest.fail(f"seed {seed}: {broken}")
-    assert happened >= EVERYTHING
+    assert first_failure(simulate, SEEDS, EVERYTHING) is None
 
 
 # --- The simulation finds mistakes: each of these puts one in
 
 
-def polls_although_there_are_completions(patch: pytest.MonkeyPatch) -> None:
+def waits_while_completions_are_there(patch: pytest.MonkeyPatch) -> None:
     def poll(self: Any, seconds: float) -> Any:
         for key, _ in self._selector.select(max(0.0, seconds)):
             if key.data is None:
@@ -56,27 +50,17 @@ def forgets_when_a_retry_is_due(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RetryQueue, "next_due", lambda self: float("inf"))
 
 
-def retries_twice(patch: pytest.MonkeyPatch) -> None:
-    def take_due(self: Any, now: float) -> Any:
-        due = [task for at, _, task in self._heap if at <= now]
-        self._heap = [entry for entry in self._heap if entry[0] > now]
-        heapq.heapify(self._heap)
-        return due * 2
-
-    patch.setattr(RetryQueue, "take_due", take_due)
-
-
 def forgets_the_frames_after_a_failed_one(patch: pytest.MonkeyPatch) -> None:
     fail = SendLoop._fail
     patch.setattr(SendLoop, "_fail", lambda *arguments: fail(*arguments)[:1])
 
 
-def cancels_without_the_completions(patch: pytest.MonkeyPatch) -> None:
+def drops_completions_at_the_deadline(patch: pytest.MonkeyPatch) -> None:
     cancel_all = Transport.cancel_all
     patch.setattr(Transport, "cancel_all", lambda self: ([], cancel_all(self)[1]))
 
 
-def sends_after_the_deadline(patch: pytest.MonkeyPatch) -> None:
+def receives_after_the_deadline(patch: pytest.MonkeyPatch) -> None:
     report_unsent = SendLoop._report_unsent
 
     def late(self: Any, source: Any, deadline: Any) -> Any:
@@ -86,15 +70,15 @@ def sends_after_the_deadline(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SendLoop, "_report_unsent", late)
 
 
-def blames_an_endpoint_for_a_pause_of_the_caller(patch: pytest.MonkeyPatch) -> None:
+def blames_an_endpoint_for_a_pause_of_its_caller(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SendLoop, "_hand_over", lambda self, outcomes: iter(outcomes))
 
 
-def notices_an_unreachable_endpoint_late(patch: pytest.MonkeyPatch) -> None:
+def forgets_when_a_silent_endpoint_makes_room(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(EndpointQueue, "next_change", lambda self, now: float("inf"))
 
 
-def drops_a_page_that_fails_with_what_was_read_before(patch: pytest.MonkeyPatch) -> None:
+def loses_what_was_read_before_a_page_that_fails(patch: pytest.MonkeyPatch) -> None:
     take = ReadAhead.take
 
     def raises(self: Any) -> Any:
@@ -106,7 +90,7 @@ def drops_a_page_that_fails_with_what_was_read_before(patch: pytest.MonkeyPatch)
     patch.setattr(ReadAhead, "take", raises)
 
 
-def puts_a_resent_frame_at_the_end(patch: pytest.MonkeyPatch) -> None:
+def loses_a_frame_on_a_socket_that_was_reset(patch: pytest.MonkeyPatch) -> None:
     on_completion = SendLoop._on_completion
 
     def loses(self: Any, completion: Any) -> Any:
@@ -128,32 +112,27 @@ def leaves_sockets_open(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Transport, "_close", close)
 
 
-MISTAKES: list[Callable[[pytest.MonkeyPatch], None]] = [
-    polls_although_there_are_completions,
-    forgets_when_a_retry_is_due,
-    retries_twice,
-    forgets_the_frames_after_a_failed_one,
-    cancels_without_the_completions,
-    sends_after_the_deadline,
-    blames_an_endpoint_for_a_pause_of_the_caller,
-    notices_an_unreachable_endpoint_late,
-    drops_a_page_that_fails_with_what_was_read_before,
-    puts_a_resent_frame_at_the_end,
-    leaves_sockets_open,
+MISTAKES: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
+    (waits_while_completions_are_there, "it waits while there are completions"),
+    (forgets_when_a_retry_is_due, "it waits while a retry is due"),
+    (forgets_the_frames_after_a_failed_one, "not each frame has one outcome"),
+    (drops_completions_at_the_deadline, "not each frame has one outcome"),
+    (loses_a_frame_on_a_socket_that_was_reset, "not each frame has one outcome"),
+    (loses_what_was_read_before_a_page_that_fails, "not each frame has one outcome"),
+    (receives_after_the_deadline, "it"),
+    (blames_an_endpoint_for_a_pause_of_its_caller, "it gives an endpoint up too early"),
+    (forgets_when_a_silent_endpoint_makes_room, "it waits while a silent endpoint makes room"),
+    (leaves_sockets_open, "sockets are left open"),
 ]
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+@pytest.mark.parametrize(
+    ("mistake", "failure"), MISTAKES, ids=[mistake.__name__ for mistake, _ in MISTAKES]
+)
 def test_the_simulation_finds_a_sender_that(
-    mistake: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+    mistake: Callable[[pytest.MonkeyPatch], None], failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mistake(monkeypatch)
-    found = ""
-    for seed in SEEDS:
-        try:
-            simulate(seed)
-        except Exception as e:
-            found = f"seed {seed}: {e!r}"
-            break
-    print(mistake.__name__, found)
-    assert found
+    found = first_failure(simulate, SEEDS)
+    assert found is not None
+    assert failure in found

@@ -61,7 +61,8 @@ coverage: $(READY) ## Measure which lines and branches the tests reach, in every
 faults: $(READY) ## Test with failing AWS calls and a kill between any two calls (FAULTS=all: every kind of failure, twenty minutes)
 	FAULTS="$(FAULTS)" $(BIN)/pytest -n auto --maxprocesses 4 tests/faults
 
-fuzz: $(VENV)/fuzz/.ready ## Fuzz the parsers of messages and tokens: make fuzz SECONDS=60
+fuzz: $(VENV)/fuzz/.ready ## Fuzz the parsers of messages and tokens, and simulate deliveries with new seeds: make fuzz SECONDS=60
+	@$(BIN)/python -m tests.fuzz.simulations $(SECONDS)
 	@for parser in messages tokens; do mkdir -p .herald/fuzz/$$parser && \
 		PYTHONPATH=. $(VENV)/fuzz/bin/python -m tests.fuzz.$$parser -max_total_time=$(SECONDS) -rss_limit_mb=1024 \
 		-max_len=4096 -verbosity=0 -print_final_stats=1 -artifact_prefix=.herald/fuzz/$$parser/ \

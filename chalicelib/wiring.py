@@ -303,6 +303,7 @@ class Herald:
         return OutcomeRecorder(
             connections=self.connections,
             delivery=self.delivery,
+            disconnector=self.disconnector,
             notifier=notifier,
             writers=self._writers,
             now=self.now,

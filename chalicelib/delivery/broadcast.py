@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import Framer
-from chalicelib.delivery.outcomes import RECORDING_SECONDS, OutcomeRecorder
-from chalicelib.delivery.parcel import Delivery, Parcel
+from chalicelib.delivery.outcomes import OutcomeRecorder
+from chalicelib.delivery.parcel import RECORDING_SECONDS, Delivery, Parcel
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.reports import Interrupted, Report, Result
 from chalicelib.runtime.deadlines import Deadline

@@ -1,8 +1,8 @@
 """Congestion control: each endpoint has a queue, and a window of requests that may be in flight."""
 
-import time
 from collections import deque
 from dataclasses import KW_ONLY, dataclass, field
+from math import inf
 from typing import NamedTuple
 
 from chalicelib.delivery.http_connection import Origin
@@ -82,10 +82,10 @@ class EndpointQueue:
     pending: int = 0
     last_response_at: float = 0.0
 
-    def add(self, parcel: Parcel) -> None:
+    def add(self, parcel: Parcel, now: float) -> None:
         """Queue a parcel."""
         if not self.pending:
-            self.last_response_at = time.monotonic()  # it owed no response until now
+            self.last_response_at = now  # it owed no response until now
         self.pending += 1
         self.ready.append(Task(parcel, self))
 
@@ -104,11 +104,21 @@ class EndpointQueue:
 
     def is_silent(self, now: float) -> bool:
         """Return whether the endpoint has owed a response for a while."""
-        return self.pending > 0 and now - self.last_response_at > self.timeouts.silent
+        return self.pending > 0 and now >= self.last_response_at + self.timeouts.silent
 
     def is_unreachable(self, now: float) -> bool:
         """Return whether the endpoint has owed a response for so long that it is given up."""
-        return self.pending > 0 and now - self.last_response_at > self.timeouts.unreachable
+        return self.pending > 0 and now >= self.last_response_at + self.timeouts.unreachable
+
+    def next_change(self, now: float) -> float:
+        """Return when its silence matters next; or infinity.
+
+        First other endpoints get its room, then its ready tasks are given up.
+        """
+        silent = self.last_response_at + self.timeouts.silent
+        if self.pending and now < silent:
+            return silent
+        return self.last_response_at + self.timeouts.unreachable if self.ready else inf
 
     def reset(self) -> None:
         """Drop the tasks; keep the connections and the window for the next delivery."""

@@ -10,7 +10,6 @@ import os
 import selectors
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from typing import Generic, NamedTuple
 
@@ -19,6 +18,7 @@ from botocore.httpsession import get_cert_path
 
 from chalicelib.delivery.http_connection import HttpConnection, OnReady, Origin, TaskT
 from chalicelib.delivery.resolver import Address, Resolver
+from chalicelib.delivery.system import SYSTEM, System
 
 RECEIVE_BYTES = 16 * 1024  # a TLS record, so that nothing stays behind in the TLS layer
 MAX_RESPONSE_BYTES = 64 * 1024
@@ -76,23 +76,26 @@ class Transport(Generic[TaskT]):
         create_tls_context: Callable[[], ssl.SSLContext],
         *,
         timeouts: HttpTimeouts = DEFAULT_TIMEOUTS,
+        system: System = SYSTEM,
     ) -> None:
         """Create a transport without connections.
 
         `create_tls_context` is called when the first https origin is used.
         """
+        self._monotonic = system.monotonic
+        self._create_socket = system.create_socket
         self._create_tls_context = create_tls_context
         self._tls_context: ssl.SSLContext | None = None
         self._connect_seconds = timeouts.connect
         self._response_seconds = timeouts.response
         self._idle_seconds = timeouts.idle
-        self._selector = selectors.DefaultSelector()
-        self._wake_sender, self._wake_receiver = socket.socketpair()
+        self._selector = system.create_selector()
+        self._wake_sender, self._wake_receiver = system.create_socket_pair()
         for end in (self._wake_sender, self._wake_receiver):
             end.setblocking(False)
         self._selector.register(self._wake_receiver, _READ)
         self._resolver: Resolver[HttpConnection[TaskT]] = Resolver(
-            on_resolved=self.wake, ttl_seconds=timeouts.addresses
+            on_resolved=self.wake, ttl_seconds=timeouts.addresses, system=system
         )
         # Both in the order in which they time out, since each kind has one time-out.
         self._opening: dict[HttpConnection[TaskT], None] = {}
@@ -105,7 +108,7 @@ class Transport(Generic[TaskT]):
         `poll` returns its completion.
         """
         if not origin.idle:
-            timeout_at = time.monotonic() + self._connect_seconds
+            timeout_at = self._monotonic() + self._connect_seconds
             self._open(HttpConnection(origin, task, request, timeout_at))
             return
         connection = origin.idle.pop()  # the last one used is the likeliest to be open
@@ -113,21 +116,27 @@ class Transport(Generic[TaskT]):
         self._send(connection)
 
     def poll(self, seconds: float) -> list[Completion[TaskT]]:
-        """Wait for an event for at most `seconds`; return the completions since the last call."""
-        for key, _ in self._selector.select(max(0.0, seconds)):
+        """Wait for an event for at most `seconds`; return the completions since the last call.
+
+        Does not wait if there are completions already: `start` has some when it fails at once.
+        """
+        for key, _ in self._selector.select(0.0 if self._completions else max(0.0, seconds)):
             if key.data is None:
                 self._on_wake()
             else:
                 key.data.on_ready(key.data)
-        now = time.monotonic()
+        now = self._monotonic()
         for connections in (self._opening, self._busy):
             while connections and (first := next(iter(connections))).timeout_at <= now:
                 self._fail(first, TIMEOUT)
+        return self._take_completions()
+
+    def _take_completions(self) -> list[Completion[TaskT]]:
         completions, self._completions = self._completions, []
         return completions
 
     def next_timeout(self) -> float:
-        """Return when the next request times out, in `time.monotonic` seconds; or infinity."""
+        """Return when the next request times out, on the monotonic clock; or infinity."""
         waiting = (self._opening, self._busy)
         timeouts = (next(iter(connections)).timeout_at for connections in waiting if connections)
         return min(timeouts, default=float("inf"))
@@ -139,16 +148,22 @@ class Transport(Generic[TaskT]):
 
     def close_expired(self, origin: Origin) -> None:
         """Close the connections that have been idle for too long, before they are used."""
-        oldest = time.monotonic() - self._idle_seconds
+        oldest = self._monotonic() - self._idle_seconds
         for connection in [one for one in origin.idle if one.timeout_at < oldest]:
             self._close(connection)
 
-    def cancel_all(self) -> list[TaskT]:
-        """Cancel every request; return their tasks."""
+    def cancel_all(self) -> tuple[list[Completion[TaskT]], list[TaskT]]:
+        """Cancel every request whose response has not arrived; send nothing more.
+
+        Returns the completions since the last `poll`, and the tasks of the cancelled requests.
+        """
+        for key, _ in self._selector.select(0.0) if self._busy else ():
+            if key.data in self._busy and not key.data.unsent:
+                self._receive(key.data)
         cancelled = [*self._opening, *self._busy]
         for connection in cancelled:
             self._close(connection)
-        return [connection.task for connection in cancelled]
+        return self._take_completions(), [connection.task for connection in cancelled]
 
     def close(self, origins: list[Origin]) -> None:
         """Close every connection, the idle ones of `origins` too."""
@@ -190,7 +205,7 @@ class Transport(Generic[TaskT]):
     def _connect(self, connection: HttpConnection[TaskT]) -> None:
         for family, kind, protocol, _, address in connection.addresses:
             try:
-                connection.sock = socket.socket(family, kind, protocol)
+                connection.sock = self._create_socket(family, kind, protocol)
                 connection.sock.setblocking(False)
                 connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.sock.connect(address)
@@ -249,7 +264,7 @@ class Transport(Generic[TaskT]):
     # --- Busy: send the request, receive the response
 
     def _send(self, connection: HttpConnection[TaskT]) -> None:
-        connection.timeout_at = time.monotonic() + self._response_seconds
+        connection.timeout_at = self._monotonic() + self._response_seconds
         connection.response_complete = False
         connection.received = b""
         connection.on_ready = self._receive

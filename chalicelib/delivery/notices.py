@@ -2,13 +2,14 @@
 
 import json
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from chalicelib import aws_limits
-from chalicelib.delivery.frames import frame_of
+from chalicelib.delivery.frames import Frame, frame_of
 from chalicelib.delivery.parcel import Delivery, Outcome, Parcel
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.server_frames import ServerFrame, connection_removed
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 PUBLISH_BATCH = aws_limits.SNS_BATCH
 
 logger = logging.getLogger("herald.notices")
+
+_FramesByUser = defaultdict[str, list[Frame]]
 
 
 class Removed(NamedTuple):
@@ -78,7 +81,7 @@ class Notifier:
     def notify_removed(self, removed: Sequence[Removed], deadline: Deadline) -> Iterator[Outcome]:
         """Send notices to each user's other connections and to the topic; yield the outcomes.
 
-        All removed connections belong to one tenant. `deadline`: see `Delivery.deliver`.
+        A notice stays within the tenant of its connection. `deadline`: see `Delivery.deliver`.
         """
         if self._topic is not None:
             self._topic.publish(removed)
@@ -89,16 +92,19 @@ class Notifier:
 
     def _parcels(self, removed: Sequence[Removed]) -> Iterator[list[Parcel]]:
         removed_ids = {notice.recipient.connection_id for notice in removed}
-        frames_by_user = defaultdict(list)
+        tenants: defaultdict[str | None, _FramesByUser] = defaultdict(lambda: defaultdict(list))
         for notice in removed:
-            frames_by_user[notice.recipient.user_id].append(frame_of(encode(notice.to_frame())))
-        tenant = removed[0].recipient.tenant
-        for recipients in self._audiences.of_users(list(frames_by_user), tenant):
-            yield [
-                Parcel(recipient, tuple(frames_by_user[recipient.user_id]))
-                for recipient in recipients
-                if recipient.connection_id not in removed_ids
-            ]
+            recipient = notice.recipient
+            frame = frame_of(encode(notice.to_frame()))
+            tenants[recipient.tenant][recipient.user_id].append(frame)
+        for tenant, frames_by_user in tenants.items():
+            for recipients in self._audiences.of_users(list(frames_by_user), tenant):
+                now = time.time()
+                yield [
+                    Parcel(recipient, tuple(frames_by_user[recipient.user_id]))
+                    for recipient in recipients
+                    if recipient.connection_id not in removed_ids and recipient.token_until > now
+                ]
 
 
 def _attributes(recipient: Recipient) -> "dict[str, MessageAttributeValueTypeDef]":

@@ -1,24 +1,24 @@
 """Records the outcomes of deliveries and probes: in the log, in the tables, and as notices."""
 
 import logging
+import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from typing import NamedTuple
 
 from chalicelib.clock import Clock
+from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import PROBE
 from chalicelib.delivery.notices import Notifier, Removed
-from chalicelib.delivery.parcel import Delivery, Outcome, Parcel
+from chalicelib.delivery.parcel import RECORDING_SECONDS, Delivery, Outcome, Parcel
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Recipient
 
-RECORDING_SECONDS = 1.0  # the part of a deadline that is reserved for recording failures
-HANDSHAKE_PAUSES = (0.25, 0.5)  # seconds between tries, until a handshake's socket is open
+HANDSHAKE_PAUSES = (0.25, 0.5)  # seconds between probes, until a handshake's socket is open
 
 logger = logging.getLogger("herald.delivery")
 
@@ -43,6 +43,7 @@ class OutcomeRecorder:
         *,
         connections: Connections,
         delivery: Delivery,
+        disconnector: Disconnector,
         notifier: Notifier,
         writers: Executor,
         now: Clock,
@@ -52,6 +53,7 @@ class OutcomeRecorder:
         self.limits = limits
         self._connections = connections
         self._delivery = delivery
+        self._disconnector = disconnector
         self._notifier = notifier
         self._writers = writers
         self._now = now
@@ -80,6 +82,10 @@ class OutcomeRecorder:
         `@connections` answers 410 until the `$connect` of a connection has ended.
         """
         return outcome.result is Result.GONE and outcome.recipient.may_be_in_handshake(self._now())
+
+    def close_sockets(self, recipients: Sequence[Recipient], deadline: Deadline) -> list[Recipient]:
+        """Close sockets; return the recipients whose sockets are closed."""
+        return self._disconnector.close_sockets(recipients, deadline)
 
     def notify_removed(self, removed: Sequence[Removed], deadline: Deadline) -> Iterator[Outcome]:
         """Notify the users of removed connections; yield the outcomes of the notices."""
@@ -112,42 +118,58 @@ class OutcomeBatch:
 
     def __init__(self, recorder: OutcomeRecorder) -> None:
         self._recorder = recorder
-        self._waiting: deque[Future[None]] = deque()
+        self._waiting: set[Future[None]] = set()
+        self._room = threading.Semaphore(recorder.limits.max_waiting)
         self._last: Outcome | None = None
         self._unconfirmed: list[Outcome] = []
-        self._removed: list[Removed] = []
+        self._rejected: list[Outcome] = []
 
     def add(self, outcome: Outcome) -> None:
         """Record a failure, or a successful probe, in another thread.
 
         Consecutive outcomes of one recipient are recorded once: the frames after a failed one get
-        the same result.
+        the same result. Rejected ones wait for `finish`, since their sockets have to be closed.
         """
         if self._last is not None and outcome.recipient is self._last.recipient:
             return
         self._last = outcome
-        if self._recorder.is_unconfirmed(outcome):
+        if outcome.result is Result.REJECTED:
+            self._rejected.append(outcome)
+        elif self._recorder.is_unconfirmed(outcome):
             self._unconfirmed.append(outcome)
         else:
             self._record(outcome)
-        if outcome.result is Result.REJECTED:
-            self._removed.append(Removed(outcome.recipient, outcome.reason))
 
     def finish(self, deadline: Deadline) -> None:
-        """Wait until everything is recorded, and notify the users of removed connections.
+        """Wait until everything is recorded, and notify the users of rejected connections.
 
         Outcomes that are not recorded by the deadline are dropped: the next delivery will have the
         same ones.
         """
         self._wait(deadline)
-        if self._removed:
-            removed, self._removed = self._removed, []
+        if removed := self._remove_rejected(deadline):
             for outcome in self._recorder.notify_removed(removed, deadline):
                 if outcome.result is not Result.DELIVERED:
                     self.add(outcome)
+            self._remove_rejected(deadline)  # without notices: these are the outcomes of notices
         if self._unconfirmed:
             self._confirm(deadline)
         self._wait(deadline)
+
+    def _remove_rejected(self, deadline: Deadline) -> list[Removed]:
+        """Close the sockets of rejected connections, then remove these; return them.
+
+        A connection whose socket could not be closed stays: the next delivery finds it again.
+        """
+        rejected, self._rejected = self._rejected, []
+        recipients = [outcome.recipient for outcome in rejected]
+        closed = {one.connection_id for one in self._recorder.close_sockets(recipients, deadline)}
+        removed: list[Removed] = []
+        for outcome in rejected:
+            if outcome.recipient.connection_id in closed:
+                self._record(outcome)
+                removed.append(Removed(outcome.recipient, outcome.reason))
+        return removed
 
     def _confirm(self, deadline: Deadline) -> None:
         """Probe the unconfirmed connections again, and record those that are still gone.
@@ -173,17 +195,22 @@ class OutcomeBatch:
                 continue
             # A failed probe proves nothing, so the sweep decides later. But some emulators do not
             # implement GET: there the first outcome counts.
-            if probe.result is Result.STALE and probe.reason != "http_501":
+            if probe.result is not Result.GONE and probe.reason != "http_501":
                 outcome = outcome._replace(result=Result.STALE, reason=probe.reason)
             self._record(outcome)
 
     def _record(self, outcome: Outcome) -> None:
-        if len(self._waiting) >= self._recorder.limits.max_waiting:
-            self._waiting.popleft().result()
-        self._waiting.append(self._recorder.record(outcome))
+        self._room.acquire()
+        future = self._recorder.record(outcome)
+        self._waiting.add(future)
+        future.add_done_callback(self._on_recorded)
+
+    def _on_recorded(self, future: "Future[None]") -> None:
+        self._waiting.discard(future)
+        self._room.release()
 
     def _wait(self, deadline: Deadline) -> None:
-        late = wait(self._waiting, timeout=deadline.left()).not_done
+        late = wait(self._waiting.copy(), timeout=deadline.left()).not_done
         dropped = sum(future.cancel() for future in late)
         if dropped:
             logger.warning("%d outcomes were not recorded in time", dropped)

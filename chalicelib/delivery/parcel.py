@@ -8,6 +8,8 @@ from chalicelib.protocol.reports import Result
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.items import Recipient
 
+RECORDING_SECONDS = 1.0  # the part of a deadline that is reserved for recording what came of it
+
 
 class Parcel(NamedTuple):
     """The frames for one recipient, in order."""

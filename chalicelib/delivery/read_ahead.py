@@ -1,17 +1,16 @@
 """Read the next page of recipients while the current one is being sent."""
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor, Future
 
 from chalicelib.delivery.parcel import Parcel
-from chalicelib.errors import HeraldError, Unavailable
-from chalicelib.runtime.deadlines import Deadline
+from chalicelib.errors import Unavailable
 
 
 class ReadAhead:
     """Reads one page ahead, in another thread.
 
-    `ended` is set after the last page. `error` is the error that ended the pages early, if any.
+    `ended` is set after the last page. `error` is what ended the pages early, if anything did.
     """
 
     def __init__(
@@ -25,7 +24,7 @@ class ReadAhead:
         self._readers = readers
         self._on_page = on_page
         self.ended = False
-        self.error: HeraldError | None = None
+        self.error: Exception | None = None
         self._next = self._read()
 
     def take(self) -> Sequence[Parcel] | None:
@@ -34,7 +33,7 @@ class ReadAhead:
             return None
         try:
             page = self._next.result()
-        except HeraldError as error:
+        except Exception as error:  # a bug, too: the pages before it are delivered all the same
             page, self.error = None, error
         if page is None:
             self.ended = True
@@ -42,17 +41,10 @@ class ReadAhead:
             self._next = self._read()
         return page
 
-    def wait(self, deadline: Deadline) -> Sequence[Parcel] | None:
-        """Wait for the next page until the deadline.
-
-        Returns None at the end. When the page does not come in time it returns None, too, and sets
-        `error`.
-        """
-        wait([self._next], timeout=deadline.left())
-        page = self.take()
-        if page is None and not self.ended:
-            self.error = Unavailable("the audience could not be read to its end in time")
-        return page
+    def give_up(self) -> None:
+        """End the pages, since the next one did not come in time."""
+        self.ended = True
+        self.error = Unavailable("the audience could not be read to its end in time")
 
     def _read(self) -> "Future[Sequence[Parcel] | None]":
         future = self._readers.submit(next, self._pages, None)

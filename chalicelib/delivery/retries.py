@@ -57,7 +57,7 @@ class RetryQueue:
             yield heapq.heappop(self._heap)[2]
 
     def next_due(self) -> float:
-        """Return when the next task is due, in `time.monotonic` seconds; or infinity."""
+        """Return when the next task is due, on the monotonic clock; or infinity."""
         return self._heap[0][0] if self._heap else float("inf")
 
     def take_all(self) -> list[Task]:

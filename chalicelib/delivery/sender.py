@@ -16,6 +16,7 @@ from chalicelib.delivery.parcel import Outcome, Parcel
 from chalicelib.delivery.read_ahead import ReadAhead
 from chalicelib.delivery.retries import RetryPolicy, RetryQueue
 from chalicelib.delivery.sigv4 import SignerFactory
+from chalicelib.delivery.system import SYSTEM, System
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.aws import Credentials
@@ -90,7 +91,7 @@ class Sender:
         # Not the pool of the writes: a page would wait there behind thousands of outcomes, and the
         # sending with it. Threads start when needed, so it costs nothing until then.
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read-ahead")
-        self._idle_loops: list[_SendLoop] = []
+        self._idle_loops: list[SendLoop] = []
 
     def deliver(self, pages: Iterable[Sequence[Parcel]], deadline: Deadline) -> Iterator[Outcome]:
         """Send every parcel of every page; yield an outcome for each frame as soon as it is known.
@@ -102,12 +103,12 @@ class Sender:
             deadline: A frame that is not delivered by then is stale.
 
         Raises:
-            HeraldError: Reading failed. Everything that was read before has its outcome by then.
+            Exception: Reading failed. Everything that was read before has its outcome by then.
         """
         try:
             loop = self._idle_loops.pop()
         except IndexError:
-            loop = _SendLoop(self._signers, self._endpoint, self._limits)
+            loop = SendLoop(self._signers, self._endpoint, self._limits)
         try:
             yield from loop.run(ReadAhead(pages, self._readers, loop.wake), deadline)
         finally:
@@ -127,15 +128,24 @@ class Sender:
         self._readers.shutdown()
 
 
-class _SendLoop:
+class SendLoop:
     """The event loop of one delivery at a time: its connections, and a queue for each endpoint."""
 
-    def __init__(self, signers: SignerFactory, endpoint: str | None, limits: SenderLimits) -> None:
+    def __init__(
+        self,
+        signers: SignerFactory,
+        endpoint: str | None,
+        limits: SenderLimits,
+        system: System = SYSTEM,
+    ) -> None:
         self._signers = signers
         self._endpoint = endpoint
         self._limits = limits
+        self._monotonic = system.monotonic
         self._queues: dict[str, EndpointQueue] = {}
-        self._transport: Transport[Task] = Transport(create_trusted_context, timeouts=limits.http)
+        self._transport: Transport[Task] = Transport(
+            create_trusted_context, timeouts=limits.http, system=system
+        )
         self._retries = RetryQueue(limits.retries)
         self.wake = self._transport.wake
 
@@ -144,17 +154,21 @@ class _SendLoop:
         for queue in self._queues.values():
             self._transport.close_expired(queue.origin)
         while True:
-            now = time.monotonic()
+            now = self._monotonic()
             if now >= deadline.at:
                 yield from self._report_unsent(source, deadline)
                 break
             self._fill_queues(source, now)
             self._requeue_retries(now)
+            unsigned: list[Outcome] = []
             for queue in self._queues.values():
-                yield from self._send(queue, now)
-            if source.ended and not self._pending():
+                unsigned += self._send(queue, now)
+            if unsigned:
+                yield from self._hand_over(unsigned)
+            elif source.ended and not self._pending():
                 break
-            yield from self._receive(self._next_event(deadline) - now)
+            else:
+                yield from self._hand_over(self._receive(self._next_event(deadline)))
         if source.error is not None:
             raise source.error
 
@@ -173,7 +187,17 @@ class _SendLoop:
         return sum(queue.pending for queue in self._queues.values())
 
     def _next_event(self, deadline: Deadline) -> float:
-        return min(deadline.at, self._retries.next_due(), self._transport.next_timeout())
+        now = self._monotonic()
+        changes = (queue.next_change(now) for queue in self._queues.values())
+        return min(deadline.at, self._retries.next_due(), self._transport.next_timeout(), *changes)
+
+    def _hand_over(self, outcomes: Sequence[Outcome]) -> Iterator[Outcome]:
+        """Yield outcomes. Do not count our caller's time as an endpoint's silence."""
+        began = self._monotonic()
+        yield from outcomes
+        paused = self._monotonic() - began
+        for queue in self._queues.values():
+            queue.last_response_at += paused
 
     # --- Sending
 
@@ -188,7 +212,7 @@ class _SendLoop:
                 endpoint = self._endpoint or parcel.recipient.endpoint
                 if endpoint not in queues:
                     queues[endpoint] = self._create_queue(endpoint)
-                queues[endpoint].add(parcel)
+                queues[endpoint].add(parcel, now)
 
     def _create_queue(self, endpoint: str) -> EndpointQueue:
         return EndpointQueue(
@@ -199,8 +223,9 @@ class _SendLoop:
         for task in self._retries.take_due(now):
             task.queue.ready.appendleft(task)
 
-    def _send(self, queue: EndpointQueue, now: float) -> Iterator[Outcome]:
-        """Send as much as an endpoint takes; yield the outcomes of what cannot be signed."""
+    def _send(self, queue: EndpointQueue, now: float) -> list[Outcome]:
+        """Send as much as an endpoint takes; return the outcomes of what cannot be signed."""
+        unsigned: list[Outcome] = []
         while queue.may_send():
             task = queue.ready.popleft()
             frame = task.parcel.frames[task.position]
@@ -210,21 +235,22 @@ class _SendLoop:
                     frame.method, connection_id, frame.body, frame.digest
                 )
             except Unavailable:
-                yield from self._fail(task, Result.STALE, "no_credentials")
+                unsigned += self._fail(task, Result.STALE, "no_credentials")
                 continue
             queue.in_flight += 1
             task.sent_at = now
             self._transport.start(queue.origin, task, request)
+        return unsigned
 
     # --- Receiving
 
-    def _receive(self, seconds: float) -> list[Outcome]:
-        """Wait for responses for at most `seconds`; return the outcomes."""
+    def _receive(self, until: float) -> list[Outcome]:
+        """Wait for responses until a moment on the monotonic clock; return the outcomes."""
         outcomes: list[Outcome] = []
-        for completion in self._transport.poll(seconds):
+        for completion in self._transport.poll(until - self._monotonic()):
             outcomes += self._on_completion(completion)
         # Only after that, since responses wait here while our caller handles earlier outcomes.
-        now = time.monotonic()
+        now = self._monotonic()
         for queue in self._queues.values():
             while queue.ready and queue.is_unreachable(now):
                 task = queue.ready.popleft()
@@ -241,7 +267,7 @@ class _SendLoop:
             return ()
         task.tries += 1
         if status:
-            queue.last_response_at = time.monotonic()
+            queue.last_response_at = self._monotonic()
         if status in SUCCESSES:
             queue.window.succeeded()
             return self._succeed(task)
@@ -252,7 +278,7 @@ class _SendLoop:
         if status == 429:
             queue.window.throttled(task.sent_at, queue.last_response_at)
         task.reason = _reason(completion)
-        if self._retries.add(task, time.monotonic(), throttled=status == 429):
+        if self._retries.add(task, self._monotonic(), throttled=status == 429):
             return ()
         return self._fail(task, Result.STALE, task.reason)
 
@@ -288,16 +314,32 @@ class _SendLoop:
 
         The rest of the audience is read for this, as far as it can be in the overtime.
         """
-        unfinished = self._transport.cancel_all() + self._retries.take_all()
+        completions, unfinished = self._transport.cancel_all()
+        for task in unfinished:
+            task.queue.in_flight -= 1
+        for completion in completions:
+            yield from self._on_completion(completion)
+        unfinished += self._retries.take_all()
         for queue in self._queues.values():
             unfinished += queue.ready
+            queue.ready.clear()
         for task in unfinished:
             yield from self._fail(task, Result.STALE, task.reason or "deadline")
-        overtime = deadline.later(self._limits.overtime_seconds)
-        while (page := source.wait(overtime)) is not None:
-            for recipient, frames in page:
+        yield from self._report_unread(source, deadline.later(self._limits.overtime_seconds))
+
+    def _report_unread(self, source: ReadAhead, overtime: Deadline) -> Iterator[Outcome]:
+        """Read the other pages until `overtime`; yield a stale outcome for each of their frames."""
+        while not source.ended:
+            page = source.take()
+            for recipient, frames in page or ():
                 for frame in frames:
                     yield Outcome(recipient, frame, Result.STALE, "deadline", 0)
+            if page is None and not source.ended:
+                left = overtime.at - self._monotonic()
+                if left <= 0:
+                    source.give_up()
+                else:
+                    self._transport.poll(left)
 
 
 def _is_transient(completion: Completion[Task]) -> bool:

@@ -7,8 +7,7 @@ from chalicelib.auth.principal import Principal, Scope
 from chalicelib.clock import Clock
 from chalicelib.delivery.broadcast import Broadcaster, Throttle
 from chalicelib.delivery.frames import Framer, Framing
-from chalicelib.delivery.outcomes import RECORDING_SECONDS
-from chalicelib.delivery.parcel import Parcel
+from chalicelib.delivery.parcel import RECORDING_SECONDS, Parcel
 from chalicelib.fanout.publisher import FanoutPublisher
 from chalicelib.fanout.rate import FanoutRateLimiter
 from chalicelib.protocol.audience import Audience, AudienceKind

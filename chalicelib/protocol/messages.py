@@ -57,7 +57,10 @@ class Message:
         }
 
     def to_dict(self) -> dict[str, object]:
-        """Return the message as the queue's content and the history store it."""
+        """Return the message as the queue's content and the history store it.
+
+        `stored` is left out where it is true, as it is of every message in the history.
+        """
         audience = self.audience
         return {
             **self.to_frame_entry(),
@@ -66,6 +69,7 @@ class Message:
             "exceptUsers": sorted(audience.except_users),
             "exceptConnections": sorted(audience.except_connections),
             "encrypted": self.encrypted,
+            **({} if self.stored else {"stored": False}),
         }
 
     @classmethod
@@ -84,6 +88,7 @@ class Message:
             type=fields["type"],
             data=fields["data"],
             encrypted=fields["encrypted"],
+            stored=fields.get("stored", True),
         )
 
 

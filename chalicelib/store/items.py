@@ -114,6 +114,11 @@ class Connection:
         silent = now - self.timestamp > stale_after_seconds * 1000
         return Status.STALE if silent else self.status
 
+    def is_unproven(self, now: EpochMs) -> bool:
+        """Return whether its handshake is over, and nothing shows that it was accepted."""
+        silent = self.timestamp == self.connected_at
+        return silent and not self.recipient.may_be_in_handshake(now)
+
     def to_dict(self, now: EpochMs, stale_after_seconds: int) -> dict[str, object]:
         """Return the connection as REST shows it.
 

@@ -1,5 +1,6 @@
 """The start and the end of a connection: the `$connect` and `$disconnect` events."""
 
+import logging
 from contextlib import suppress
 
 from chalicelib.auth.access import AccessRules, choose_subprotocol
@@ -17,7 +18,9 @@ from chalicelib.store.items import Connection
 from chalicelib.websocket.event import WebSocketEvent, authenticate
 
 MAX_OPEN_TRIES = 30  # another handshake may take the room that this one makes
-MAKE_ROOM_SECONDS = 2.0
+MAKE_ROOM_SECONDS = 4.0
+
+logger = logging.getLogger("herald.lifecycle")
 
 
 class ConnectionLifecycle:
@@ -112,7 +115,24 @@ class ConnectionLifecycle:
                 return
             except LimitReached as reached:
                 self._make_room(connection, reached)
+            except Unavailable:
+                self._take_back(connection)
+                raise
         raise Unavailable("the user opens too many connections at once", retry_after=1.0)
+
+    def _take_back(self, connection: Connection) -> None:
+        """Remove what a failed `open` may have stored, or may still store.
+
+        API Gateway sends no `$disconnect` for a handshake that is refused.
+        """
+        try:
+            self._connections.remove(connection.recipient, self._now(), connection.groups)
+        except Unavailable as error:
+            logger.warning(
+                "the sweep has to remove what a refused handshake may have stored: %s",
+                error.detail,
+                extra={"connectionId": connection.connection_id},
+            )
 
     def _make_room(self, connection: Connection, reached: LimitReached) -> None:
         """Evict the user's oldest connection, or else remove those that turn out to be dead.

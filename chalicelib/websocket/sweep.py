@@ -1,7 +1,9 @@
 """Periodic sweep: finds what no event reported, and repairs it.
 
 That is a dead connection whose `$disconnect` was lost, a stale connection, a connection whose token
-has expired, and an id in a user's item whose connection DynamoDB's TTL has deleted.
+has expired, a connection that a refused handshake left behind, and an id in a user's item whose
+connection DynamoDB's TTL has deleted. Nothing tells a connection whose handshake was refused from
+one that has been silent since, so the sweep probes each of them once.
 
 A sweep scans both tables in shards (the segments of a parallel scan), page by page. The progress of
 each shard is stored, so the next sweep continues one that ran out of time or died, and two sweeps
@@ -129,7 +131,10 @@ class Sweeper:
         )
 
     def _sweep_connections(self, items: Sequence[Item], deadline: Deadline) -> int:
-        """Disconnect expired connections, and probe stale ones. Return how many are active."""
+        """Disconnect expired connections, and probe stale and unproven ones.
+
+        Returns how many are active.
+        """
         now = self._now()
         expired: list[Recipient] = []
         doubtful: list[Recipient] = []
@@ -144,8 +149,10 @@ class Sweeper:
             recipient = connection.recipient
             if recipient.token_until <= now / 1000:
                 expired.append(recipient)
-            elif recipient.is_outlived(now) or (
-                connection.status_at(now, self._stale_after_seconds) is Status.STALE
+            elif (
+                recipient.is_outlived(now)
+                or connection.is_unproven(now)
+                or connection.status_at(now, self._stale_after_seconds) is Status.STALE
             ):
                 doubtful.append(recipient)
             else:

@@ -4,6 +4,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,12 +32,17 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\
 
 
 class Stub:
-    """Responds to each connection id with its `behaviours` in turn, and repeats the last one."""
+    """Responds to each connection id with its `behaviours` in turn, and repeats the last one.
+
+    To a DELETE it responds with `delete_behaviours`, or 204.
+    """
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self.behaviours: dict[str, list[Behaviour]] = {}
         self.requests: list[tuple[str, bytes]] = []
+        self.deletes: list[str] = []
+        self.delete_behaviours: dict[str, Behaviour] = {}
         self.headers: list[dict[str, str]] = []
         self.opened = 0
         self.resumed = 0
@@ -56,6 +62,14 @@ class Stub:
         """Close every kept-alive connection, as servers do with idle ones."""
         for sock in self.sockets.copy():
             sock.shutdown(socket.SHUT_RDWR)
+
+    def reset_sockets(self) -> None:
+        """Close every kept-alive connection, and wait until their ends have seen a reset."""
+        for sock in self.sockets.copy():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.shutdown(socket.SHUT_RDWR)
+        while self.sockets:
+            time.sleep(0.001)
 
 
 @contextmanager
@@ -77,6 +91,11 @@ def stub(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator
         def finish(self) -> None:
             stubbed.sockets.discard(self.request)
             super().finish()
+
+        def do_DELETE(self) -> None:
+            connection_id = unquote(self.path).rpartition("/")[2]
+            stubbed.deletes.append(connection_id)
+            self._behave(stubbed.delete_behaviours.get(connection_id, 204))
 
         def do_POST(self) -> None:
             connection_id = unquote(self.path).rpartition("/")[2]

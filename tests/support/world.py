@@ -188,7 +188,11 @@ class World:
         """Implement `Delivery.deliver`."""
         for page in pages:
             for recipient, frames in page:
+                result = Result.DELIVERED
                 for frame in frames:
+                    if result is not Result.DELIVERED:
+                        yield Outcome(recipient, frame, result, str(result), 0)
+                        continue
                     self.calls += 1
                     result = self._answer(recipient, frame.method)
                     if result is Result.DELIVERED:
@@ -196,8 +200,6 @@ class World:
                         self.received[recipient.connection_id] += ids
                         self.arrive(recipient.connection_id, frame.body)
                     yield Outcome(recipient, frame, result, str(result), 1)
-                    if result is not Result.DELIVERED:
-                        break
 
     def arrive(self, connection_id: str, body: bytes) -> None:
         """Take a frame that reaches a client. Subclasses override it to look at frames."""
@@ -213,10 +215,10 @@ class World:
         socket = self.sockets[recipient.connection_id]
         if socket.state != "open":
             return Result.GONE
+        if self.trouble:
+            return Result.STALE
         if method == "DELETE":
             self.end(socket)
-        elif self.trouble:
-            return Result.STALE
         return Result.DELIVERED
 
 

@@ -165,9 +165,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def no_open_socket_is_forgotten(self) -> None:
-        """Exempt a socket that a handler is evicting; the handler may have crashed since."""
-        if not self.evicts or (self.smooth and not self.handlers):
-            assert self._sockets("open") <= self._items()
+        assert self._sockets("open") <= self._items()
 
     @invariant()
     def when_nothing_was_lost_nothing_is_left_over(self) -> None:

@@ -25,7 +25,8 @@ def recipient(connection_id: str, user: str = "alice", *, age_ms: int = 60_000) 
 class FakeDelivery:
     """Delivers nothing: the outcomes are scripted for each connection, the last one repeated.
 
-    `sent` has the connection id and the method or body of each frame, in order.
+    The frames after a failed one are not sent, and get its result. `sent` has the connection id and
+    the method or body of each frame, in order.
     """
 
     def __init__(self, **results: tuple[Result, str] | list[tuple[Result, str]]) -> None:
@@ -40,7 +41,11 @@ class FakeDelivery:
         self.deadlines.append(deadline)
         for page in pages:
             for recipient, frames in page:
+                result, reason = DELIVERED
                 for frame in frames:
+                    if result is not Result.DELIVERED:
+                        yield Outcome(recipient, frame, result, reason, 0)
+                        continue
                     sent = frame.body.decode() or frame.method
                     self.sent.append((recipient.connection_id, sent))
                     script = self._scripts.get(recipient.connection_id, [DELIVERED])
@@ -52,11 +57,15 @@ class FakeDelivery:
 
 
 class FakeConnections:
-    """Records the writes for each connection. Writes for those in `failing` fail."""
+    """Records the writes for each connection. Writes for those in `failing` fail.
 
-    def __init__(self, *failing: str) -> None:
+    Those in `missing` are not stored.
+    """
+
+    def __init__(self, *failing: str, missing: Sequence[str] = ()) -> None:
         self.writes: list[tuple[str, str]] = []
         self._failing = failing
+        self._missing = missing
 
     def _write(self, operation: str, connection_id: str) -> None:
         if connection_id in self._failing:
@@ -72,6 +81,9 @@ class FakeConnections:
     def remove(self, recipient: Recipient, now: EpochMs) -> bool:
         self._write("remove", recipient.connection_id)
         return True
+
+    def find(self, connection_id: str) -> str | None:
+        return None if connection_id in self._missing else connection_id
 
 
 class StuckExecutor(Executor):

@@ -10,8 +10,7 @@ import pytest
 from chalicelib.clock import EpochMs
 from chalicelib.delivery.broadcast import MAX_EXPIRED, Broadcaster
 from chalicelib.delivery.frames import Framer
-from chalicelib.delivery.outcomes import RECORDING_SECONDS
-from chalicelib.delivery.parcel import Outcome, Parcel
+from chalicelib.delivery.parcel import RECORDING_SECONDS, Outcome, Parcel
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.encryption import Encryption

@@ -1,5 +1,6 @@
 """Congestion windows and the queues of endpoints."""
 
+import math
 import time
 
 import pytest
@@ -19,6 +20,7 @@ from chalicelib.runtime.aws import Credentials
 from tests.unit.delivery.parcels import connection_ids, parcels
 
 ENDPOINT = "http://127.0.0.1/prod"
+NOW = 1000.0
 
 
 def queue_of(number: int, timeouts: EndpointTimeouts | None = None) -> EndpointQueue:
@@ -28,7 +30,7 @@ def queue_of(number: int, timeouts: EndpointTimeouts | None = None) -> EndpointQ
     )
     queue = EndpointQueue(Origin(ENDPOINT), signer, timeouts or EndpointTimeouts())
     for parcel in parcels(ENDPOINT, connection_ids(number)):
-        queue.add(parcel)
+        queue.add(parcel, now=NOW)
     return queue
 
 
@@ -80,21 +82,30 @@ def test_further_connections_are_opened_only_for_a_long_queue(idle: bool) -> Non
 
 def test_an_endpoint_is_silent_then_unreachable_while_it_owes_a_response() -> None:
     queue = queue_of(1, EndpointTimeouts(silent=1.0, unreachable=5.0))
-    for seconds, silent, unreachable in ((0.5, False, False), (2, True, False), (6, True, True)):
-        now = queue.last_response_at + seconds
+    for seconds, silent, unreachable, change in (
+        (0.5, False, False, NOW + 1),
+        (1.0, True, False, NOW + 5),
+        (4.5, True, False, NOW + 5),
+        (5.0, True, True, NOW + 5),
+    ):
+        now = NOW + seconds
         assert (queue.is_silent(now), queue.is_unreachable(now)) == (silent, unreachable)
+        assert queue.next_change(now) == change
+    queue.ready.clear()
+    assert queue.next_change(NOW + 2) == math.inf
 
 
 def test_an_endpoint_that_owes_no_response_is_never_silent() -> None:
     queue = queue_of(1)
     queue.reset()
-    assert not queue.is_silent(time.monotonic() + 1000)
-    assert not queue.is_unreachable(time.monotonic() + 1000)
+    assert not queue.is_silent(NOW + 1000)
+    assert not queue.is_unreachable(NOW + 1000)
+    assert queue.next_change(NOW) == math.inf
 
 
 def test_a_queue_that_was_empty_for_long_is_not_silent_at_once() -> None:
     queue = queue_of(0)
-    queue.last_response_at = time.monotonic() - 1000
+    queue.last_response_at = NOW - 1000
     [parcel] = parcels(ENDPOINT, ["c="])
-    queue.add(parcel)
-    assert not queue.is_silent(queue.last_response_at)
+    queue.add(parcel, NOW)
+    assert not queue.is_silent(NOW)

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import frame_of
+from chalicelib.delivery.parcel import RECORDING_SECONDS
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.deadlines import Deadline
@@ -33,10 +35,11 @@ class Disconnecting:
         self,
         *,
         failing: Sequence[str] = (),
+        missing: Sequence[str] = (),
         delivery: FakeDelivery | None = None,
         writers: Any = None,
     ) -> None:
-        self.connections = FakeConnections(*failing)
+        self.connections = FakeConnections(*failing, missing=missing)
         connections: Any = self.connections
         self.delivery = delivery or FakeDelivery()
         self.disconnector = Disconnector(
@@ -52,45 +55,91 @@ def later() -> Deadline:
     return Deadline.after(SECONDS)
 
 
-def test_a_connection_is_removed_gets_the_last_frame_and_is_closed() -> None:
+def test_a_connection_gets_the_last_frame_and_is_closed_and_removed() -> None:
     test = Disconnecting()
     test.disconnector.disconnect([recipient("c")], later(), LAST)
-    assert test.connections.writes == [("remove", "c")]
     assert test.delivery.sent == [("c", "last"), ("c", "DELETE")]
+    assert test.connections.writes == [("remove", "c")]
 
 
-def test_a_connection_that_cannot_be_removed_stays_open_and_the_others_are_closed() -> None:
-    test = Disconnecting(failing=["c"])
-    with pytest.raises(Unavailable):
-        test.disconnector.disconnect([recipient("c"), recipient("d")], later())
-    assert test.delivery.sent == [("d", "DELETE")]
+def test_a_part_of_the_deadline_is_kept_for_the_removal() -> None:
+    test = Disconnecting()
+    deadline = later()
+    test.disconnector.disconnect([recipient("c")], deadline)
+    assert [one.at for one in test.delivery.deadlines] == [deadline.at - RECORDING_SECONDS]
 
 
-def test_connections_that_are_not_removed_by_the_deadline_stay_open(
+@pytest.mark.parametrize(
+    ("results", "sent", "writes"),
+    [
+        ([(Result.STALE, "throttled")], ["last", "DELETE"], []),
+        ([DELIVERED, (Result.STALE, "timeout")], ["last", "DELETE"], []),
+        ([GONE], ["last"], [("remove", "c")]),
+        ([DELIVERED, GONE], ["last", "DELETE"], [("remove", "c")]),
+        ([(Result.STALE, "http_503"), DELIVERED], ["last", "DELETE"], [("remove", "c")]),
+        ([(Result.REJECTED, "http_413"), DELIVERED], ["last", "DELETE"], [("remove", "c")]),
+        ([(Result.REJECTED, "http_403")], ["last", "DELETE"], [("remove", "c")]),
+        ([DELIVERED, (Result.STALE, "http_501")], ["last", "DELETE"], [("remove", "c")]),
+    ],
+)
+def test_a_connection_is_removed_only_if_its_socket_is_closed_or_can_never_be(
+    results: list[tuple[Result, str]], sent: list[str], writes: list[tuple[str, str]]
+) -> None:
+    test = Disconnecting(delivery=FakeDelivery(c=results))
+    with nullcontext() if writes else pytest.raises(Unavailable, match="could not be closed"):
+        test.disconnector.disconnect([recipient("c")], later(), LAST)
+    assert test.delivery.sent == [("c", one) for one in sent]
+    assert test.connections.writes == writes
+
+
+def test_each_connection_that_cannot_be_removed_is_logged_and_the_others_are_removed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    test = Disconnecting(failing=["c", "d"])
+    with pytest.raises(Unavailable, match="storage failed"):
+        test.disconnector.disconnect([recipient(name) for name in "cde"], later())
+    assert [id_ for id_, _ in test.delivery.sent] == ["c", "d", "e"]
+    assert test.connections.writes == [("remove", "e")]
+    assert caplog.text.count("storage failed") == 2
+
+
+def test_a_removal_that_is_late_is_an_error_and_its_socket_is_closed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     test = Disconnecting(writers=StuckExecutor())
-    test.disconnector.disconnect([recipient("c")], Deadline.after(0))
-    assert test.delivery.sent == []
+    with pytest.raises(Unavailable, match="in time"):
+        test.disconnector.disconnect([recipient("c")], Deadline.after(0))
+    assert test.delivery.sent == [("c", "DELETE")]
     assert "1 connections were not removed in time" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("age_ms", "results", "requests"),
+    ("age_ms", "results", "requests", "closed"),
     [
-        (60_000, [GONE], 1),
-        (1000, [GONE, DELIVERED], 2),
-        (1000, [GONE], 3),
-        (1000, [(Result.STALE, "timeout")], 1),
+        (60_000, [GONE], 1, True),
+        (1000, [GONE, DELIVERED], 2, True),
+        (1000, [GONE], 3, False),
+        (1000, [(Result.STALE, "timeout")], 1, False),
     ],
 )
 def test_closing_is_tried_again_only_while_a_handshake_may_be_unfinished(
-    age_ms: int, results: list[tuple[Result, str]], requests: int
+    age_ms: int, results: list[tuple[Result, str]], requests: int, closed: bool
 ) -> None:
     test = Disconnecting(delivery=FakeDelivery(c=results))
-    test.disconnector.close_sockets([recipient("c", age_ms=age_ms)], later())
+    client = recipient("c", age_ms=age_ms)
+    assert test.disconnector.close_sockets([client], later()) == [client] * closed
     assert test.delivery.sent == [("c", "DELETE")] * requests
     assert test.connections.writes == []
+
+
+@pytest.mark.parametrize(("missing", "requests"), [((), 3), (("c",), 1)])
+def test_a_connection_that_is_gone_in_its_handshake_stays_unless_it_was_removed_meanwhile(
+    missing: Sequence[str], requests: int
+) -> None:
+    test = Disconnecting(delivery=FakeDelivery(c=GONE), missing=missing)
+    with nullcontext() if missing else pytest.raises(Unavailable, match="could not be closed"):
+        test.disconnector.disconnect([recipient("c", age_ms=1000)], later())
+    assert test.delivery.sent == [("c", "DELETE")] * requests
 
 
 def test_clients_with_an_expired_token_get_a_notice_and_failures_are_only_logged(
@@ -98,9 +147,10 @@ def test_clients_with_an_expired_token_get_a_notice_and_failures_are_only_logged
 ) -> None:
     test = Disconnecting(failing=["c"])
     test.disconnector.disconnect_expired([recipient("c"), recipient("d")], later())
-    [(_, notice), close] = test.delivery.sent
-    assert json.loads(notice) == {"type": "notice", "code": "token_expired"}
-    assert close == ("d", "DELETE")
+    for name, (id_, notice), close in zip("cd", *[iter(test.delivery.sent)] * 2, strict=True):
+        assert (id_, close) == (name, (name, "DELETE"))
+        assert json.loads(notice) == {"type": "notice", "code": "token_expired"}
+    assert test.connections.writes == [("remove", "d")]
     assert "storage failed" in caplog.text
 
 

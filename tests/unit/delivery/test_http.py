@@ -1,27 +1,31 @@
 """The transport against a stub of `@connections`."""
 
 import math
-import socket
+import select
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 
 from chalicelib.delivery.http import Completion, HttpTimeouts, Transport, create_trusted_context
 from chalicelib.delivery.http_connection import Origin
+from chalicelib.delivery.system import SYSTEM, System
 from tests.support.stub import Stub, stub
 
 SECONDS = 20.0
 Started = tuple["Transport[str]", Origin]
 
 
-def started(endpoint: str, timeouts: HttpTimeouts | None = None) -> Iterator[Started]:
+def started(
+    endpoint: str, timeouts: HttpTimeouts | None = None, system: System = SYSTEM
+) -> Iterator[Started]:
     transport: Transport[str] = Transport(
-        create_trusted_context, timeouts=timeouts or HttpTimeouts()
+        create_trusted_context, timeouts=timeouts or HttpTimeouts(), system=system
     )
     origin = Origin(endpoint)
     yield transport, origin
@@ -120,15 +124,15 @@ def test_a_response_that_does_not_come_times_out(stubbed: Stub) -> None:
         assert exchange(to, "a") == [Completion("a", 0, "timeout")]
 
 
-def test_a_name_that_is_not_resolved_in_time_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_not_resolved_in_time_times_out() -> None:
     released = threading.Event()
 
     def hang(*_: object, **__: object) -> list[object]:
         released.wait(SECONDS)
         return []
 
-    monkeypatch.setattr(socket, "getaddrinfo", hang)
-    for to in started("http://example.com", HttpTimeouts(connect=0.1)):
+    system = SYSTEM._replace(resolve=hang)
+    for to in started("http://example.com", HttpTimeouts(connect=0.1), system):
         assert exchange(to, "a") == [Completion("a", 0, "timeout")]
         released.set()
 
@@ -153,8 +157,42 @@ def test_cancelled_requests_return_their_tasks_and_are_never_completed(
     exchange(to_stub, "a")
     transport.start(origin, "b", request("b"))  # on the idle connection
     transport.start(origin, "c", request("c"))  # on one that opens
-    assert sorted(transport.cancel_all()) == ["b", "c"]
+    completions, cancelled = transport.cancel_all()
+    assert (completions, sorted(cancelled)) == ([], ["b", "c"])
     assert transport.poll(0.2) == []
+
+
+def test_a_response_that_has_arrived_is_not_cancelled(to_stub: Started, stubbed: Stub) -> None:
+    transport, origin = to_stub
+    exchange(to_stub, "a")
+    transport.start(origin, "b", request("b"))
+    select.select([origin_socket(transport)], [], [], SECONDS)
+    assert transport.cancel_all() == ([Completion("b", 200)], [])
+    assert [one.status for one in exchange(to_stub, "c")] == [200]
+    assert stubbed.opened == 1
+
+
+def origin_socket(transport: "Transport[str]") -> Any:
+    """Return the socket of the only request."""
+    [connection] = transport._busy
+    return connection.sock
+
+
+@pytest.mark.timeout(10)
+def test_a_poll_does_not_wait_if_a_request_failed_as_it_started(stubbed: Stub) -> None:
+    sockets = iter([SYSTEM.create_socket])
+
+    def create_one(*arguments: int) -> Any:
+        for create in sockets:
+            return create(*arguments)
+        raise OSError("no file descriptors are left")
+
+    stubbed.behaviours["a"] = ["no length"]  # so that it closes the connection
+    for to in started(stubbed.endpoint, system=SYSTEM._replace(create_socket=create_one)):
+        exchange(to, "a")
+        transport, origin = to
+        transport.start(origin, "b", request("b"))
+        assert transport.poll(60.0) == [Completion("b", 0, "connection_failed")]
 
 
 # --- TLS

@@ -1,8 +1,10 @@
 """Notices over the user's other connections, and in SNS as a subscribed queue receives them."""
 
 import json
+import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 from botocore.session import Session
@@ -93,7 +95,7 @@ class FakeAudiences:
     def of_users(self, users: Sequence[str], tenant: str | None) -> Iterator[list[Recipient]]:
         if self._error is not None:
             raise self._error
-        yield [one for one in self._recipients if one.user_id in users]
+        yield [one for one in self._recipients if one.user_id in users and one.tenant == tenant]
 
 
 def notifier(audiences: Any, delivery: FakeDelivery) -> Notifier:
@@ -113,6 +115,47 @@ def test_a_notice_goes_to_the_users_other_connections_only() -> None:
     [(connection_id, body)] = delivery.sent
     assert connection_id == "c-1"
     assert json.loads(body)["connectionId"] == "c-0"
+
+
+def test_a_notice_stays_within_its_tenant() -> None:
+    everyone = [
+        recipient(f"{tenant}-{number}", "bob", tenant)
+        for tenant in ("north", "south", None)
+        for number in range(2)
+    ]
+    delivery = FakeDelivery()
+    notices = notifier(FakeAudiences(*everyone), delivery)
+    lost = [Removed(one, "http_403") for one in everyone[::2]]
+    list(notices.notify_removed(lost, Deadline.after(0)))
+    named = [(to, json.loads(body)["connectionId"]) for to, body in delivery.sent]
+    assert named == [("north-1", "north-0"), ("south-1", "south-0"), ("None-1", "None-0")]
+
+
+def test_a_connection_whose_token_has_expired_gets_no_notice() -> None:
+    lost, other = recipient("c-0", "alice"), recipient("c-1", "alice")
+    expired = replace(other, token_until=time.time())
+    delivery = FakeDelivery()
+    notices = notifier(FakeAudiences(lost, expired), delivery)
+    assert list(notices.notify_removed([Removed(lost, "http_403")], Deadline.after(0))) == []
+
+
+def test_the_topic_gets_each_notice_with_its_own_tenant(sns: Any, sqs: Any) -> None:
+    topic, url = subscribed(sns, sqs)
+    notices = Notifier(
+        audiences=cast("Any", FakeAudiences()),
+        delivery=FakeDelivery(),
+        topic=Topic(lambda: sns, topic),
+    )
+    lost = [
+        Removed(recipient(f"c-{tenant}", "bob", tenant), "http_403")
+        for tenant in ("north", "south")
+    ]
+    list(notices.notify_removed(lost, Deadline.after(0)))
+    found = {
+        json.loads(one["Message"])["connectionId"]: one["MessageAttributes"]["tenant"]["Value"]
+        for one in received(sqs, url)
+    }
+    assert found == {"c-north": "north", "c-south": "south"}
 
 
 def test_connections_that_cannot_be_read_are_logged_and_not_notified(

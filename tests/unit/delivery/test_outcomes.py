@@ -1,10 +1,13 @@
 """The writes and notices for each outcome of a delivery or a probe."""
 
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.notices import Removed
 from chalicelib.delivery.outcomes import OutcomeRecorder, RecordingLimits
@@ -26,6 +29,7 @@ FRAME = frame_of(b"frame")
 GONE = (Result.GONE, "gone")
 STALE = (Result.STALE, "http_503")
 SECONDS = 20.0
+MAX_WAITING = 2
 
 
 class FakeNotifier:
@@ -56,13 +60,22 @@ class Recording:
         self.notifier = FakeNotifier(*notices)
         connections: Any = self.connections
         notifier: Any = self.notifier
+        writers = writers or Inline()
+        disconnector = Disconnector(
+            connections=connections,
+            delivery=self.delivery,
+            writers=writers,
+            now=lambda: NOW,
+            handshake_pauses=(0.0, 0.0),
+        )
         self.recorder = OutcomeRecorder(
             connections=connections,
             delivery=self.delivery,
+            disconnector=disconnector,
             notifier=notifier,
-            writers=writers or Inline(),
+            writers=writers,
             now=lambda: NOW,
-            limits=RecordingLimits(handshake_pauses=(0.0, 0.0)),
+            limits=RecordingLimits(max_waiting=MAX_WAITING, handshake_pauses=(0.0, 0.0)),
         )
 
     def record(self, *outcomes: Outcome, seconds: float = SECONDS) -> list[tuple[str, str]]:
@@ -118,6 +131,46 @@ def test_outcomes_that_are_not_recorded_by_the_deadline_are_dropped_and_logged(
     assert "2 outcomes were not recorded in time" in caplog.text
 
 
+@pytest.mark.timeout(10)
+def test_an_outcome_waits_only_while_as_many_others_as_allowed_are_being_recorded() -> None:
+    recording = Recording(writers=ThreadPoolExecutor(MAX_WAITING))
+    stuck, others = threading.Event(), threading.Semaphore(0)
+    mark_stale = recording.connections.mark_stale
+
+    def slow_for_one(connection_id: str) -> None:
+        if connection_id == "stuck":
+            assert stuck.wait(SECONDS)
+        mark_stale(connection_id)
+        others.release()
+
+    recording.connections.mark_stale = slow_for_one  # type: ignore[method-assign]
+    batch = recording.recorder.begin()
+    batch.add(outcome(recipient("stuck"), STALE))
+    for name in "abcd":
+        batch.add(outcome(recipient(name), STALE))
+    for _ in "abcd":
+        assert others.acquire(timeout=SECONDS)
+    stuck.set()
+    batch.finish(Deadline.after(SECONDS))
+    assert sorted(name for _, name in recording.connections.writes) == [*"abcd", "stuck"]
+
+
+# --- Rejected connections
+
+
+def test_the_socket_of_a_rejected_connection_is_closed_before_it_is_removed() -> None:
+    recording = Recording()
+    writes = recording.record(outcome(recipient("c"), (Result.REJECTED, "http_400")))
+    assert recording.delivery.sent == [("c", "DELETE")]
+    assert writes == [("remove", "c")]
+
+
+def test_a_rejected_connection_whose_socket_cannot_be_closed_stays() -> None:
+    recording = Recording(delivery=FakeDelivery(c=STALE))
+    assert recording.record(outcome(recipient("c"), (Result.REJECTED, "http_400"))) == []
+    assert recording.notifier.removed == []
+
+
 # --- Notices
 
 
@@ -150,6 +203,7 @@ def test_a_rejected_notice_is_recorded_and_causes_no_further_notice() -> None:
         ([GONE, DELIVERED], []),
         ([GONE], [("remove", "c")]),
         ([STALE], [("mark_stale", "c")]),
+        ([(Result.REJECTED, "http_403")], [("mark_stale", "c")]),
         ([(Result.STALE, "http_501")], [("remove", "c")]),
     ],
 )

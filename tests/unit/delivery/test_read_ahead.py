@@ -1,7 +1,7 @@
 """Pages that are read in another thread."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
@@ -9,7 +9,6 @@ import pytest
 from chalicelib.delivery.parcel import Parcel
 from chalicelib.delivery.read_ahead import ReadAhead
 from chalicelib.errors import Unavailable
-from chalicelib.runtime.deadlines import Deadline
 from tests.unit.delivery.parcels import parcels
 
 SECONDS = 20.0
@@ -22,17 +21,19 @@ def readers() -> Iterator[Executor]:
         yield executor
 
 
+def taken(source: ReadAhead) -> Sequence[Parcel] | None:
+    """Wait until the next page is read, and take it."""
+    source._next.exception(SECONDS)
+    return source.take()
+
+
 def ignore() -> None:
     """Stands in for the loop that would be woken."""
 
 
-def later() -> Deadline:
-    return Deadline.after(SECONDS)
-
-
 def test_pages_come_in_order_and_end(readers: Executor) -> None:
     source = ReadAhead(PAGES, readers, ignore)
-    assert [source.wait(later()) for _ in range(3)] == [*PAGES, None]
+    assert [taken(source) for _ in range(3)] == [*PAGES, None]
     assert (source.ended, source.error) == (True, None)
 
 
@@ -51,26 +52,21 @@ def test_take_returns_none_until_a_page_has_been_read(readers: Executor) -> None
     assert source.take() == PAGES[0]
 
 
-def test_an_error_ends_the_pages_and_is_kept(readers: Executor) -> None:
+@pytest.mark.parametrize("error", [Unavailable("storage failed"), KeyError("a bug")])
+def test_an_error_ends_the_pages_and_is_kept(readers: Executor, error: Exception) -> None:
     def pages() -> Iterator[list[Parcel]]:
         yield PAGES[0]
-        raise Unavailable("storage failed")
+        raise error
 
     source = ReadAhead(pages(), readers, ignore)
-    assert source.wait(later()) == PAGES[0]
-    assert source.wait(later()) is None
+    assert taken(source) == PAGES[0]
+    assert taken(source) is None
+    assert (source.ended, source.error) == (True, error)
+
+
+def test_pages_that_are_given_up_end_with_an_error(readers: Executor) -> None:
+    source = ReadAhead(PAGES, readers, ignore)
+    source.give_up()
+    assert taken(source) is None
     assert source.ended
     assert isinstance(source.error, Unavailable)
-
-
-def test_a_page_that_does_not_come_in_time_is_an_error(readers: Executor) -> None:
-    go_on = threading.Event()
-
-    def pages() -> Iterator[list[Parcel]]:
-        go_on.wait(SECONDS)
-        yield PAGES[0]
-
-    source = ReadAhead(pages(), readers, ignore)
-    assert source.wait(Deadline.after(0)) is None
-    assert isinstance(source.error, Unavailable)
-    go_on.set()

@@ -1,12 +1,10 @@
 """Name resolution in threads, and its cache."""
 
-import socket
 import threading
 from typing import Any
 
-import pytest
-
 from chalicelib.delivery.resolver import Address, Resolver
+from chalicelib.delivery.system import SYSTEM, System
 
 SECONDS = 20.0
 NAME = ("127.0.0.1", 80)
@@ -15,10 +13,10 @@ NAME = ("127.0.0.1", 80)
 class Resolved:
     """A resolver, and a signal that something was resolved."""
 
-    def __init__(self, ttl_seconds: float = 60.0) -> None:
+    def __init__(self, ttl_seconds: float = 60.0, system: System = SYSTEM) -> None:
         self._signal = threading.Event()
         self.resolver: Resolver[str] = Resolver(
-            on_resolved=self._signal.set, ttl_seconds=ttl_seconds
+            on_resolved=self._signal.set, ttl_seconds=ttl_seconds, system=system
         )
 
     def take(self) -> dict[str, list[Address]]:
@@ -28,17 +26,16 @@ class Resolved:
         return dict(self.resolver.take_resolved())
 
 
-def test_waiters_for_one_name_share_a_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiters_for_one_name_share_a_lookup() -> None:
     lookups: list[Any] = []
-    started, getaddrinfo = threading.Event(), socket.getaddrinfo
+    started = threading.Event()
 
     def counted(*arguments: Any, **named: Any) -> Any:
         lookups.append(arguments)
         assert started.wait(SECONDS)
-        return getaddrinfo(*arguments, **named)
+        return SYSTEM.resolve(*arguments, **named)
 
-    monkeypatch.setattr(socket, "getaddrinfo", counted)
-    resolved = Resolved()
+    resolved = Resolved(system=SYSTEM._replace(resolve=counted))
     for waiter in ("first", "second"):
         resolved.resolver.resolve(*NAME, waiter)
     started.set()

@@ -147,6 +147,20 @@ def test_post_sends_one_frame_to_one_connection(sender: Sender, stubbed: Stub) -
     assert headers["host"] == urlsplit(stubbed.endpoint).netloc
 
 
+@pytest.mark.timeout(10)
+def test_a_kept_alive_socket_that_is_reset_between_two_frames_does_not_delay_the_second(
+    sender: Sender, stubbed: Stub
+) -> None:
+    frames = [frame_of(b"0"), frame_of(b"1")]
+    outcomes: list[Outcome] = []
+    for outcome in sender.deliver(
+        [parcels(stubbed.endpoint, ["c="], frames)], Deadline.after(SECONDS)
+    ):
+        outcomes.append(outcome)
+        stubbed.reset_sockets()
+    assert [outcome[2:] for outcome in outcomes] == [(Result.DELIVERED, "", 1)] * 2
+
+
 # --- Several frames for one recipient
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from chalicelib.clock import EpochMs
 from chalicelib.errors import BadRequest
@@ -91,12 +92,40 @@ def test_accepting_drafts_gives_them_ids_a_sender_and_the_time() -> None:
     ]
 
 
-def test_a_stored_message_is_read_as_it_was() -> None:
-    to = {"groups": ["g"], "exceptUsers": ["b", "a"], "exceptConnections": ["y", "x"]}
-    body = {"to": to, "data": {"n": [1, None]}, "type": "chat", "encrypt": True}
-    [message] = accept([parsed(body, may_encrypt=True)], sender="alice", stamp=STAMP)
+names = st.lists(st.text(), max_size=3)
+any_message = st.builds(
+    Message,
+    id=st.text(),
+    sender=st.text(),
+    timestamp=st.integers(min_value=0).map(EpochMs),
+    audience=st.builds(
+        Audience,
+        st.sampled_from(AudienceKind),
+        names.map(tuple),
+        names.map(frozenset),
+        names.map(frozenset),
+    ),
+    type=st.text(),
+    data=json_values,
+    encrypted=st.booleans(),
+    stored=st.booleans(),
+)
+
+
+@given(any_message)
+def test_a_stored_message_is_read_as_it_was(message: Message) -> None:
     assert Message.from_dict(json.loads(json.dumps(message.to_dict()))) == message
     assert message.to_frame_entry().keys() == {"id", "type", "from", "timestamp", "data"}
+
+
+def test_only_a_message_that_the_history_may_not_keep_says_so() -> None:
+    [kept, lost] = accept(
+        [parsed({**body_of(1), "store": store}) for store in (True, False)],
+        sender="alice",
+        stamp=STAMP,
+    )
+    assert "stored" not in kept.to_dict()
+    assert lost.to_dict()["stored"] is False
 
 
 # --- Errors

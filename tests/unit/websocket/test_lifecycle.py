@@ -1,9 +1,12 @@
 """Opening and removing connections. `test_connection_lifecycles.py` tries every interleaving."""
 
+from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError, ReadTimeoutError
 
 from chalicelib.errors import (
     BadRequest,
@@ -14,15 +17,17 @@ from chalicelib.errors import (
     Unauthorized,
     Unavailable,
 )
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.connections import MAX_GROUPS
 from chalicelib.websocket.event import WebSocketEvent
 from tests.support.clients import token
-from tests.support.tables import Counted
-from tests.support.world import LIMIT, SECRET, Herald, Socket, World
+from tests.support.tables import Counted, empty, scan
+from tests.support.world import LIFE, LIMIT, NEVER, SECRET, Herald, Socket, World
 
 
 @pytest.fixture
-def world() -> World:
+def world(life: Any) -> World:
+    empty(life, LIFE)
     return World()
 
 
@@ -201,6 +206,86 @@ def test_a_dead_connection_makes_room_for_a_new_one(
     world.now += 31_000  # when the handshakes have certainly ended
     new = connected(herald, world, user)
     assert set(online(herald, user)) == {alive.connection_id, new.connection_id}
+
+
+# --- A handshake that is refused since storage failed leaves nothing behind
+
+
+class Failing:
+    """A DynamoDB client that fails once: `before` or `after` the call is carried out, or `late`.
+
+    Such a late call is carried out when the test says so. With `always`, every later call fails.
+    """
+
+    def __init__(self, client: Any, when: str, *, always: bool = False) -> None:
+        self._client = client
+        self._when = when
+        self._always = always
+        self._failed = False
+        self.carry_out_late: Callable[[], Any] = lambda: None
+
+    def __getattr__(self, operation: str) -> Any:
+        call = getattr(self._client, operation)
+
+        def failing(**parameters: Any) -> Any:
+            if self._failed and not self._always:
+                return call(**parameters)
+            if not self._failed and self._when == "after":
+                call(**parameters)
+            if not self._failed and self._when == "late":
+                self.carry_out_late = partial(call, **parameters)
+            self._failed = True
+            raise ReadTimeoutError(endpoint_url="https://dynamodb.invalid")
+
+        return failing
+
+
+def assert_nothing_is_left(life: Any, user: str) -> None:
+    assert list(scan(life, LIFE.connections)) == []
+    assert list(scan(life, LIFE.groups)) == []
+    [item] = scan(life, LIFE.users)
+    assert item["user"] == {"S": f"/{user}"}
+    assert "connections" not in item
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_handshake_that_storage_fails_is_refused_and_leaves_nothing(
+    life: Any, world: World, user: str, when: str
+) -> None:
+    socket = world.connect(user)
+    with pytest.raises(Unavailable):
+        Herald(Failing(life, when), world).lifecycle.on_connect(socket.event())
+    assert_nothing_is_left(life, user)
+
+
+def test_a_connection_is_not_stored_after_its_handshake_was_refused(
+    life: Any, world: World, user: str
+) -> None:
+    client = Failing(life, "late")
+    with pytest.raises(Unavailable):
+        Herald(client, world).lifecycle.on_connect(world.connect(user).event())
+    with pytest.raises(ClientError, match="TransactionCanceled"):
+        client.carry_out_late()
+    assert_nothing_is_left(life, user)
+
+
+def test_what_a_refused_handshake_leaves_while_storage_is_down_is_found_by_the_next_sweeps(
+    life: Any, world: World, user: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Failing(life, "after", always=True)
+    socket = world.connect(user)
+    with pytest.raises(Unavailable):
+        Herald(client, world).lifecycle.on_connect(socket.event())
+    socket.state = "refused"
+    assert "the sweep has to remove what a refused handshake may have stored" in caplog.text
+    herald = Herald(life, world)
+    silent = connected(herald, world, user)
+    world.now += 31_000  # when the handshakes have certainly ended
+    herald.sweeper.sweep(Deadline.after(NEVER))
+    assert online(herald, user) == [silent.connection_id]
+    world.now, calls = world.now + 61_000, world.calls
+    herald.sweeper.sweep(Deadline.after(NEVER))
+    assert world.calls == calls  # the other connection has been probed once
 
 
 def test_the_oldest_connection_is_evicted_where_the_policy_says_so(

@@ -26,8 +26,9 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
 - An `Idempotency-Key`, `key/<tenant>/<user id>/<SHA-256 of the key>`. Attributes: `digest`,
   `acceptedAt`, `seed`, `claimedUntil`, `answer`, `status`. Expires after 24 h.
 - A queued message, `message/<message id>`. Attributes: `sender`, `request`, `parts`, `sealed`,
-  `shards`, `correlation`, a count for each result, `failed`; that of a request's first message also
-  has `at<shard>`, `claim<shard>`, `by<shard>`, `until<shard>`. Expires after 24 h.
+  `shards`, `correlation`, a count for each result, `failed`, `failedBytes`; that of a request's
+  first message also has `at<shard>`, `claim<shard>`, `by<shard>`, `until<shard>`. Expires after
+  24 h.
 - The content of a queued request, `content/<request id>/<index>`. Attribute: `part`. Expires after
   24 h.
 - The budget of the fan-out, `pace/<region>`. Attributes: `due/<hash of the tenant>`. Never expires.

@@ -39,7 +39,8 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
   everyone, `all/<tenant>/`. The position is the message's id. Attributes: `turn`, and `packed` or
   `sealed`. Expires 33 s after `HERALD_HISTORY_SECONDS`.
 - A delayed message, `late/<tenant>/`. The position is the first ten characters of an id, which say
-  when the delay was noted, and the message's id. Attributes and TTL as above.
+  when the delay was noted, and the message's id. Attributes: `kind`, `names`, `bytes`; it refers to
+  a message above. TTL as above.
 - A past membership, `was/<tenant>/<user id>`. The position is `ended/<connection id>` or
   `left/<time>/<connection id>`. Attributes: `at`, `groups`. Expires 1 s after
   `HERALD_HISTORY_SECONDS`.

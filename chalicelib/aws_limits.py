@@ -35,6 +35,10 @@ TRANSACTION_ACTIONS = 100
 BATCH_GET_KEYS = 100
 BATCH_WRITE_ITEMS = 25
 ITEM_BYTES = 400 * 1024
+PARTITION_KEY_BYTES = 2048
+SORT_KEY_BYTES = 1024
+TRANSACTION_BYTES = 4 * 1024 * 1024
+"""The most that the items of a transaction may have together."""
 
 # SQS, in SendMessageBatch, and in what it hands to a function without a batching window.
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html

@@ -6,19 +6,15 @@ So a token's header can't make one kind of key serve as another (RFC 8725 sectio
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt import InvalidKeyError, PyJWK, PyJWTError, get_algorithm_by_name
 from jwt.algorithms import AllowedPublicKeys
 from jwt.utils import base64url_decode, base64url_encode
 
-from chalicelib.auth.cached_fetch import CachedFetch, FetchError
-from chalicelib.errors import BadRequest
-from chalicelib.protocol.strict_json import parse_json
-from chalicelib.runtime.deadlines import Deadline
+from chalicelib.auth.cached_fetch import DEFAULT_WAITS, CachedFetch, FetchError, FetchWaits
+from chalicelib.auth.fetch_json import FETCH_SECONDS, fetch_json
 from chalicelib.settings import LOCAL_SECRET, MIN_SECRET_BYTES, Settings
 
 HMAC = frozenset({"HS256"})
@@ -28,8 +24,6 @@ EDDSA = frozenset({"EdDSA", "Ed25519"})  # one algorithm, named by RFC 8037 and 
 PUBLISHED = RSA | ECDSA | EDDSA
 
 MIN_RSA_BITS = 2048  # RFC 7518 section 3.3
-MAX_KEY_SET_BYTES = 256 * 1024
-FETCH_SECONDS = 2.0  # each for a packet and for the whole response
 
 Key = AllowedPublicKeys | bytes
 """A public key, or the bytes of an HS256 secret."""
@@ -82,9 +76,9 @@ class StoredSecret:
 
     algorithms = HMAC
 
-    def __init__(self, arn: str) -> None:
+    def __init__(self, arn: str, *, waits: FetchWaits = DEFAULT_WAITS) -> None:
         self._cached = CachedFetch(
-            "the secret of HERALD_JWT_SECRET_ARN", lambda: _fetch_secret(arn)
+            "the secret of HERALD_JWT_SECRET_ARN", lambda: _fetch_secret(arn), waits=waits
         )
 
     def candidates(self, algorithm: str, kid: str | None) -> Iterator[Key]:
@@ -192,39 +186,6 @@ def _public_part(entry: Mapping[str, Any], *names: str) -> dict[str, str]:
         if base64url_encode(base64url_decode(entry[name])).decode() != entry[name]:
             raise ValueError(f"{name} is not base64url")
     return {name: entry[name] for name in ("kty", "crv", *names) if name in entry}
-
-
-def fetch_json(url: str, seconds: float) -> object:
-    """Return the JSON at `url`.
-
-    Verifies the certificate of an https URL, and follows no redirect, so that only the URL in the
-    settings decides where keys come from. `seconds` limits the wait for each packet, and the whole
-    response.
-
-    Raises FetchError.
-    """
-    parts = urlsplit(url)
-    connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = connect(parts.hostname or "", parts.port, timeout=seconds)
-    deadline = Deadline.after(seconds)
-    try:
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request("GET", target, headers={"Accept": "application/json"})
-        response = connection.getresponse()
-        if response.status != 200:
-            raise FetchError(f"the response has status {response.status}")
-        body = b""
-        while chunk := response.read1(65536):
-            body += chunk
-            if len(body) > MAX_KEY_SET_BYTES:
-                raise FetchError(f"the response is larger than {MAX_KEY_SET_BYTES} bytes")
-            if deadline.passed():
-                raise FetchError(f"the response took longer than {seconds} s")
-        return parse_json(body.decode())
-    except (OSError, HTTPException, ValueError, BadRequest) as error:
-        raise FetchError(str(error) or type(error).__name__) from error
-    finally:
-        connection.close()
 
 
 def _hmac_key(secret: str | bytes) -> bytes:

@@ -20,7 +20,7 @@ from chalicelib import aws_limits
 from chalicelib.auth.jwks import Key, KeySource, key_sources
 from chalicelib.auth.principal import Principal, parse_scopes
 from chalicelib.errors import BadRequest, Unauthorized, Unavailable
-from chalicelib.protocol.messages import MAX_NAME_CHARACTERS
+from chalicelib.protocol.names import NAME_LIMITS, is_name
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.settings import Settings
 
@@ -186,7 +186,7 @@ def _principal_of(claims: Mapping[str, Any], leeway: int) -> Principal:
 
 
 def _checked_name(claim: str, value: object) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME_CHARACTERS:
-        raise ValueError(f"{claim} is not a name of 1 to {MAX_NAME_CHARACTERS} characters")
+    if not isinstance(value, str) or not is_name(value):
+        raise ValueError(f"{claim} is not a name of {NAME_LIMITS}")
     value.encode()  # raises UnicodeEncodeError, a ValueError: a lone surrogate can't be stored
     return value

@@ -2,8 +2,9 @@
 
 This module calls neither `@connections` nor the queue. The messages table has, for a day and for
 each message, an item `message/<id>`: its sender, the counts so far, and some of the recipients that
-were not reached. The item of a request's first message, whose id is the request's, also has the
-state of each shard of the audience:
+were not reached. `failedBytes` bounds the size of these, so that the items of a request's hundred
+messages fit into one transaction. The item of a request's first message, whose id is the request's,
+also has the state of each shard of the audience:
 
 - `at<shard>`: the position up to which the shard is delivered; absent when the shard is done;
 - `claim<shard>`: the job that works on the shard; another job at the same position is a duplicate
@@ -26,7 +27,7 @@ from chalicelib.errors import NotFound
 from chalicelib.fanout.content import ContentLost, Contents, StoredContent
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
-from chalicelib.protocol.reports import MAX_FAILED, Report, Result
+from chalicelib.protocol.reports import MAX_FAILED, MAX_FAILED_BYTES, Report, Result
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Action, Clause, number, put, update
 from chalicelib.store.schema import (
@@ -192,7 +193,7 @@ class Progress:
         Returns the position that has to be re-queued, or None. It is `end`, unless a duplicate of
         the job has advanced the shard.
         """
-        for with_failed in (True, False):  # without, if an item lists `MAX_FAILED` already
+        for with_failed in (True, False):  # without, if an item has no room for more
             actions = self._advance(start, job_id, end, reports, with_failed=with_failed)
             try:
                 if len(actions) == 1:
@@ -321,12 +322,18 @@ def _counts(report: Report, *, with_failed: bool) -> list[Clause]:
         clauses.append(
             Clause(
                 set=("#failed = list_append(if_not_exists(#failed, :empty), :failed)",),
-                when=("attribute_not_exists(#failed) OR size(#failed) < :most",),
+                add=("failedBytes :bytes",),
+                when=(
+                    "attribute_not_exists(#failed)"
+                    " OR (size(#failed) < :most AND failedBytes < :mostBytes)",
+                ),
                 names={"#failed": "failed"},
                 values={
                     ":empty": {"L": []},
                     ":failed": {"L": entries},
+                    ":bytes": number(report.failed_bytes),
                     ":most": number(MAX_FAILED),
+                    ":mostBytes": number(MAX_FAILED_BYTES),
                 },
             )
         )

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from chalicelib.clock import EpochMs
 from chalicelib.errors import BadRequest
 from chalicelib.protocol.audience import Audience, AudienceKind
+from chalicelib.protocol.names import NAME_LIMITS, is_name
 from chalicelib.protocol.ulid import Stamp
 
 MAX_MESSAGES = 100
 MAX_NAMES = 100  # in an audience, and in each of its lists of exceptions
-MAX_NAME_CHARACTERS = 128
 MAX_TYPE_CHARACTERS = 128
 DEFAULT_TYPE = "message"
 MESSAGE_FIELDS = ("to", "type", "data", "encrypt", "store")
@@ -146,12 +146,9 @@ def parse_message(body: object, *, may_encrypt: bool, path: str = "") -> Draft:
     stored = _flag(path, "store", fields, default=True)
     if encrypted and not may_encrypt:
         raise BadRequest(f"{_join(path, 'encrypt')} must be false: no encryption key is configured")
-    message_type = _parse_string(
-        _join(path, "type"), fields.get("type", DEFAULT_TYPE), MAX_TYPE_CHARACTERS
-    )
     return Draft(
         audience=_parse_audience(_join(path, "to"), fields["to"]),
-        type=message_type,
+        type=_parse_type(_join(path, "type"), fields.get("type", DEFAULT_TYPE)),
         data=fields["data"],
         encrypted=encrypted,
         stored=stored,
@@ -193,12 +190,14 @@ def parse_name(path: str, value: object) -> str:
 
     Raises BadRequest, which names `path`.
     """
-    return _parse_string(path, value, MAX_NAME_CHARACTERS)
+    if not isinstance(value, str) or not is_name(value):
+        raise BadRequest(f"{path} must be a string of {NAME_LIMITS}")
+    return parse_text(path, value)
 
 
-def _parse_string(path: str, value: object, most: int) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= most:
-        raise BadRequest(f"{path} must be a string of 1 to {most} characters")
+def _parse_type(path: str, value: object) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_TYPE_CHARACTERS:
+        raise BadRequest(f"{path} must be a string of 1 to {MAX_TYPE_CHARACTERS} characters")
     return parse_text(path, value)
 
 

@@ -7,6 +7,13 @@ from typing import NamedTuple
 from chalicelib.errors import Unavailable
 
 MAX_FAILED = 100  # entries of a report's `failed`
+MAX_FAILED_BYTES = 19 * 1024
+"""The size of a report's `failed`: a hundred entries with names of 128 bytes.
+
+Twice as much for each message of a request fits into DynamoDB's transactions (see
+`fanout/progress.py`), and this much, with `\\u` escapes, into Lambda's answers.
+"""
+FAILED_ENTRY_BYTES = 42  # of an entry, in addition to its values
 
 
 class Result(StrEnum):
@@ -29,13 +36,18 @@ class Report:
     counts: dict[Result, int] = field(default_factory=lambda: dict.fromkeys(Result, 0))
     failed: list[dict[str, str]] = field(default_factory=list)
     stored: bool = True
+    failed_bytes: int = 0
 
     def add(self, connection_id: str, user_id: str, result: Result, reason: str) -> None:
-        """Count one recipient; list a failed one unless `MAX_FAILED` are listed already."""
+        """Count one recipient; list a failed one while there is room for it in `failed`."""
         self.counts[result] += 1
-        if result is not Result.DELIVERED and len(self.failed) < MAX_FAILED:
-            entry = {"connectionId": connection_id, "userId": user_id, "reason": reason}
+        if result is Result.DELIVERED or len(self.failed) >= MAX_FAILED:
+            return
+        entry = {"connectionId": connection_id, "userId": user_id, "reason": reason}
+        size = FAILED_ENTRY_BYTES + sum(len(value.encode()) for value in entry.values())
+        if self.failed_bytes + size <= MAX_FAILED_BYTES:
             self.failed.append(entry)
+            self.failed_bytes += size
 
     def to_dict(self) -> dict[str, object]:
         """Return the message's entry in an answer."""

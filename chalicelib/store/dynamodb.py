@@ -178,19 +178,25 @@ class Store:
 
     def batch_get(self, table: str, key: str, values: Sequence[str]) -> Iterator[list[Item]]:
         """Yield pages of the items whose `key` has one of these values, read consistently."""
-        for start in range(0, len(values), MAX_BATCH_GET):
-            keys: list[Any] = [
-                {key: {"S": value}} for value in values[start : start + MAX_BATCH_GET]
-            ]
-            yield from self._batch_get_keys(table, keys)
+        keys: list[Item] = [{key: {"S": value}} for value in values]
+        yield from self.batch_get_keys(table, keys)
 
-    def _batch_get_keys(self, table: str, keys: list[Any]) -> Iterator[list[Item]]:
+    def batch_get_keys(
+        self, table: str, keys: Sequence[Item], **parameters: Any
+    ) -> Iterator[list[Item]]:
+        """Yield pages of the items with these keys, which are unique, read consistently."""
+        for start in range(0, len(keys), MAX_BATCH_GET):
+            batch = keys[start : start + MAX_BATCH_GET]
+            yield from self._batch_get(table, batch, parameters)
+
+    def _batch_get(
+        self, table: str, keys: Sequence[Item], parameters: dict[str, Any]
+    ) -> Iterator[list[Item]]:
         """Retry the keys that BatchGetItem leaves unread when throttled or above 16 MB."""
         for attempt in range(self._retries.batch_tries):
+            request: Any = {"Keys": keys, "ConsistentRead": True, **parameters}
             with reaching_storage():
-                response = self._client.batch_get_item(
-                    RequestItems={table: {"Keys": keys, "ConsistentRead": True}}
-                )
+                response = self._client.batch_get_item(RequestItems={table: request})
             yield response["Responses"].get(table, [])
             if table not in response["UnprocessedKeys"]:
                 return

@@ -5,9 +5,8 @@ the stream of each user, of each group, or of the whole tenant (see `schema`), i
 It is stored before its recipients are looked up, so that a client which connects meanwhile either
 is found or finds the message here.
 
-A *delayed* message reaches its recipients long after its id was made, because it waits in the queue
-or is part of a second try of a request. It is also stored in its tenant's stream of delayed
-messages, in the order in which the delays were noted.
+A *delayed* message reaches its recipients long after its id was made (see `delayed`). The stream of
+its tenant's delayed messages refers to it, in the order in which the delays were noted.
 
 The history must not fail a request. A message for which there is no room in time is sent all the
 same, and its sender is told that it is not stored.
@@ -15,6 +14,7 @@ same, and its sender is told that it is not stored.
 
 import logging
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from itertools import count
@@ -29,7 +29,13 @@ from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.protocol.ulid import CHARACTERS, earliest
-from chalicelib.store.dynamodb import Store
+from chalicelib.store.delayed import (
+    DelayedMessage,
+    delayed_item,
+    delayed_message,
+    delayed_position,
+)
+from chalicelib.store.dynamodb import ItemPage, Store
 from chalicelib.store.expressions import number
 from chalicelib.store.paced_writes import PacedWriter, PricedItem, WriteLimits
 from chalicelib.store.schema import (
@@ -47,7 +53,8 @@ REACH_BACK_MS = DELAYED_MS + aws_limits.HANDLER_MS + CLOCK_MS
 """A message may reach a connection after another whose id is later by up to this."""
 
 PAGE_ITEMS = 200
-TIME_CHARACTERS = 10  # of an id; the others are random
+PAGE_BYTES = 1024 * 1024  # a page of DynamoDB
+DELAYED_PAGE_ITEMS = 500
 DEFAULT_LIMITS = WriteLimits()
 
 logger = logging.getLogger("herald.history")
@@ -125,7 +132,7 @@ class History:
         for message in filter(self._is_kept, messages):
             items += self._items(message, tenant, request)
             if now - message.timestamp > DELAYED_MS:
-                items.append(self._delayed_item(message, tenant, request, now))
+                items.append(self._delayed_item(message, tenant, now))
         return self._put(items)
 
     def mark_delayed(self, messages: Iterable[Message], tenant: str | None) -> frozenset[str]:
@@ -133,11 +140,9 @@ class History:
 
         Returns the ids of those that could not be noted: a resume may miss them.
         """
-        request = RequestNumber(self._writer, next(self._numbers))
         now = self._now()
         items = [
-            self._delayed_item(message, tenant, request, now)
-            for message in filter(self._is_kept, messages)
+            self._delayed_item(message, tenant, now) for message in filter(self._is_kept, messages)
         ]
         return self._put(items)
 
@@ -158,18 +163,15 @@ class History:
         item, copies = self._item(without_names(message), request, message.id)
         return [PricedItem({"stream": {"S": stream}, **item}, copies) for stream in streams]
 
-    def _delayed_item(
-        self, message: Message, tenant: str | None, request: RequestNumber, now: EpochMs
-    ) -> PricedItem:
-        position = earliest(now)[:TIME_CHARACTERS] + message.id
-        item, copies = self._item(message, request, position)
-        return PricedItem({"stream": {"S": delayed_stream(tenant)}, **item}, copies)
+    def _delayed_item(self, message: Message, tenant: str | None, now: EpochMs) -> PricedItem:
+        """Return a reference to a delayed message. It has less than a KB: it is one copy."""
+        reference = delayed_item(message, tenant, now, len(encode(message.data)))
+        return PricedItem({**reference, "expiresAt": self._expires_at()}, 1)
 
     def _item(self, message: Message, request: RequestNumber, position: str) -> PricedItem:
         """Return a message's item, without its stream."""
         content = encode(message.to_dict())
         seal = self._encryption.seal
-        last_needed = EpochMs(self._now() + REACH_BACK_MS)
         item: Item = {
             "position": {"S": position},
             "turn": {"S": f"{request.writer}/{request.number}"},
@@ -179,9 +181,13 @@ class History:
                 if message.encrypted
                 else {"packed": {"B": zlib.compress(content)}}
             ),
-            "expiresAt": number(history_expires_at(last_needed, self.seconds)),
+            "expiresAt": self._expires_at(),
         }
         return PricedItem(item, copies_of(content))
+
+    def _expires_at(self) -> Any:
+        last_needed = EpochMs(self._now() + REACH_BACK_MS)
+        return number(history_expires_at(last_needed, self.seconds))
 
     def _put(self, items: Sequence[PricedItem]) -> frozenset[str]:
         """Write items; return the ids of the messages of those that are not written."""
@@ -193,54 +199,110 @@ class History:
 
     # --- Reads
 
-    def of_user(self, tenant: str | None, user_id: str, since: EpochMs) -> Iterator[StoredMessage]:
-        """Yield the messages to a user whose ids were made from `since` on, by id."""
-        return self._read(user_stream(tenant, user_id), earliest(since))
+    def read(
+        self, stream: str, since: EpochMs, page_bytes: int = PAGE_BYTES
+    ) -> Iterator[StoredMessage]:
+        """Yield the messages of a stream whose ids were made from `since` on, by id.
 
-    def of_group(self, tenant: str | None, group: str, since: EpochMs) -> Iterator[StoredMessage]:
-        """Yield the messages to a group whose ids were made from `since` on, by id."""
-        return self._read(group_stream(tenant, group), earliest(since))
+        Args:
+            stream: One of those that `schema` names.
+            since: The time of the first id.
+            page_bytes: The most that waits in memory, unless a single message is larger. The rest
+                of a larger page is dropped and read again, in pages of about the right size.
+        """
+        items, after = PAGE_ITEMS, None
+        while True:
+            page = next(self._pages(stream, earliest(since), items, after))
+            messages = deque(map(_stored_message, page.items))
+            if _cut(messages, page_bytes):
+                items = len(messages)
+            elif page.position is None:
+                yield from messages
+                return
+            else:
+                items = min(PAGE_ITEMS, items * 2)
+            after = {"stream": {"S": stream}, "position": {"S": messages[-1].id}}
+            del page
+            while messages:
+                yield messages.popleft()
 
-    def of_everyone(self, tenant: str | None, since: EpochMs) -> Iterator[StoredMessage]:
-        """Yield the messages to everyone of a tenant whose ids were made from `since` on, by id."""
-        return self._read(everyone_stream(tenant), earliest(since))
+    def delayed(self, tenant: str | None, since: EpochMs) -> Iterator[DelayedMessage]:
+        """Yield references to the messages in a tenant whose delay was noted from `since` on."""
+        position = delayed_position(since)
+        for page in self._pages(delayed_stream(tenant), position, DELAYED_PAGE_ITEMS):
+            yield from map(delayed_message, page.items)
 
-    def delayed(self, tenant: str | None, since: EpochMs) -> Iterator[StoredMessage]:
-        """Yield the messages to anyone in a tenant whose delay was noted from `since` on."""
-        return self._read(delayed_stream(tenant), earliest(since)[:TIME_CHARACTERS])
+    def find(self, streams: Sequence[str], ids: Sequence[str]) -> list[StoredMessage]:
+        """Return the messages with these ids, each if its stream has it. The pairs are unique."""
+        found = self._store.batch_get_keys(self._table, _keys(streams, ids))
+        return [_stored_message(item) for page in found for item in page]
 
-    def decode(self, stored: StoredMessage) -> Message:
-        """Return a stored message. Unless it was delayed, its audience's names are left out.
+    def request_of(self, message_id: str, streams: Sequence[str]) -> RequestNumber | None:
+        """Return the request of a message that is in any of these streams, or else None."""
+        found = self._store.batch_get_keys(
+            self._table,
+            _keys(streams, [message_id] * len(streams)),
+            ProjectionExpression="turn",
+        )
+        return next((_request_number(item) for page in found for item in page), None)
+
+    def unpack(self, stored: StoredMessage) -> bytes:
+        """Return the text of a stored message, for `decode`.
 
         Raises KeyError if it is encrypted and its master key has been removed.
         """
-        content = (
-            self._encryption.unseal(stored.content)
-            if stored.encrypted
-            else zlib.decompress(stored.content)
-        )
-        fields: Any = parse_json(content.decode())
-        return Message.from_dict(fields)
+        if stored.encrypted:
+            return self._encryption.unseal(stored.content)
+        return zlib.decompress(stored.content)
 
-    def _read(self, stream: str, position: str) -> Iterator[StoredMessage]:
-        pages = self._store.query(
+    def _pages(
+        self, stream: str, position: str, items: int, after: Item | None = None
+    ) -> Iterator[ItemPage]:
+        return self._store.query(
             self._table,
             KeyConditionExpression="#stream = :stream AND #position >= :position",
             ExpressionAttributeNames={"#stream": "stream", "#position": "position"},
             ExpressionAttributeValues={":stream": {"S": stream}, ":position": {"S": position}},
             ConsistentRead=True,  # the last message stored may be one that was missed
-            Limit=PAGE_ITEMS,
+            Limit=items,
+            **({} if after is None else {"ExclusiveStartKey": after}),
         )
-        for page in pages:
-            yield from map(_stored_message, page.items)
+
+
+def decode(text: bytes) -> Message:
+    """Return the message of a text that `History.unpack` returned, without its audience's names."""
+    fields: Any = parse_json(text.decode())
+    return Message.from_dict(fields)
+
+
+def _cut(messages: deque[StoredMessage], most_bytes: int) -> bool:
+    """Drop the last messages until the others have at most so many bytes, or one is left.
+
+    Returns whether any was dropped.
+    """
+    size, count = sum(len(one.content) for one in messages), len(messages)
+    while size > most_bytes and len(messages) > 1:
+        size -= len(messages.pop().content)
+    return len(messages) < count
+
+
+def _keys(streams: Iterable[str], ids: Iterable[str]) -> list[Item]:
+    return [
+        {"stream": {"S": stream}, "position": {"S": one}}
+        for stream, one in zip(streams, ids, strict=True)
+    ]
 
 
 def _stored_message(item: Item) -> StoredMessage:
-    writer, _, number_of_request = item["turn"]["S"].partition("/")
     encrypted = "sealed" in item
     return StoredMessage(
-        item["position"]["S"][-CHARACTERS:],
-        RequestNumber(writer, int(number_of_request)),
+        item["position"]["S"],
+        _request_number(item),
         item["sealed" if encrypted else "packed"]["B"],
         encrypted,
     )
+
+
+def _request_number(item: Item) -> RequestNumber:
+    writer, _, number_of_request = item["turn"]["S"].partition("/")
+    return RequestNumber(writer, int(number_of_request))

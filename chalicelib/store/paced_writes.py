@@ -133,8 +133,8 @@ class PacedWriter:
         writes = [self._writers.submit(self._write_batch, batch) for batch in batches]
         # Wait for all, even if one fails: nothing may be written after the request is answered.
         errors = [error for write in writes if (error := write.exception()) is not None]
-        for error in errors:
-            raise error
+        if errors:
+            raise errors[0]  # each of them is in the log of the store
         return [item for write in writes for item in write.result()]
 
     def _write_batch(self, batch: _Batch) -> list[PricedItem]:

@@ -27,8 +27,9 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
 - An `Idempotency-Key`, `key/<tenant>/<user id>/<SHA-256 of the key>`. Attributes: `digest`,
   `acceptedAt`, `seed`, `claimedUntil`, `answer`, `status`. Expires after 24 h.
 - A queued message, `message/<message id>`. Attributes: `sender`, `request`, `parts`, `sealed`,
-  `shards`, `paid`, `correlation`, a count for each result, `failed`; that of a request's first
-  message also has `at<shard>`, `claim<shard>`, `by<shard>`, `until<shard>`. Expires after 24 h.
+  `shards`, `paid`, `correlation`, a count for each result, `failed`, `failedBytes`; that of a
+  request's first message also has `at<shard>`, `claim<shard>`, `by<shard>`, `until<shard>`. Expires
+  after 24 h.
 - The content of a queued request, `content/<request id>/<index>`. Attribute: `part`. Expires after
   24 h.
 - The clock of a tenant in the fan-out, `pace/<region>/<hash of the tenant>`. Attributes: `due`,
@@ -42,7 +43,8 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
   everyone, `all/<tenant>/`. The position is the message's id. Attributes: `turn`, and `packed` or
   `sealed`. Expires 33 s after `HERALD_HISTORY_SECONDS`.
 - A delayed message, `late/<tenant>/`. The position is the first ten characters of an id, which say
-  when the delay was noted, and the message's id. Attributes and TTL as above.
+  when the delay was noted, and the message's id. Attributes: `kind`, `names`, `bytes`; it refers to
+  a message above. TTL as above.
 - A past membership, `was/<tenant>/<user id>`. The position is `ended/<connection id>` or
   `left/<time>/<connection id>`. Attributes: `at`, `groups`. Expires 1 s after
   `HERALD_HISTORY_SECONDS`.

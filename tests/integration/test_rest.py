@@ -228,7 +228,9 @@ def test_a_name_in_a_path_that_is_too_long_is_named(
     headers = {"Authorization": f"Bearer {token()}"}
     answer = herald.http.request(method, path.format("x" * 3000), headers=headers)
     assert answer.status_code == 400
-    assert answer.json()["detail"] == f"{field} must be a string of 1 to 128 characters"
+    assert answer.json()["detail"] == (
+        f"{field} must be a string of 1 to 128 characters, at most 256 bytes of UTF-8"
+    )
 
 
 def test_a_user_id_in_a_path_may_have_control_characters(herald: Client) -> None:

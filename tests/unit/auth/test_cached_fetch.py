@@ -1,4 +1,7 @@
-"""Refreshing a cached value, and serving the last good one while the source is down."""
+"""Refreshing a cached value, and serving the last good one while the source is down or slow."""
+
+import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,8 +12,10 @@ from chalicelib.auth.cached_fetch import (
     REFRESH_SECONDS,
     CachedFetch,
     FetchError,
+    FetchWaits,
 )
 from chalicelib.errors import Unavailable
+from tests.support.clients import eventually
 
 
 class Source:
@@ -20,7 +25,9 @@ class Source:
         self.now = 1_000_000.0
         self.calls = 0
         self.down = False
-        self.cached: CachedFetch[int] = CachedFetch("the value", self.fetch, lambda: self.now)
+        self.cached: CachedFetch[int] = CachedFetch(
+            "the value", self.fetch, lambda: self.now, FetchWaits(with_value=30.0)
+        )
 
     def fetch(self) -> int:
         self.calls += 1
@@ -82,3 +89,117 @@ def test_a_value_that_was_never_fetched_is_unavailable(
                 source.cached.get()
     assert source.calls == FETCH_BURST
     assert caplog.messages[0] == "could not fetch the value: it is down; nothing is cached"
+
+
+# --- A source that answers slowly, or never
+
+
+class SlowSource:
+    """A source whose n-th fetch waits for `answers[n]`; its value is n."""
+
+    def __init__(self, waits: FetchWaits) -> None:
+        self.now = 1_000_000.0
+        self.answers: list[threading.Event] = []
+        self.hold = False
+        self.cached: CachedFetch[int] = CachedFetch(
+            "the value", self.fetch, lambda: self.now, waits
+        )
+
+    def fetch(self) -> int:
+        number = len(self.answers)
+        self.answers.append(threading.Event())
+        if not self.hold:
+            self.answers[number].set()
+        self.answers[number].wait()
+        return number
+
+
+@pytest.fixture
+def slow() -> Iterator[SlowSource]:
+    source = SlowSource(FetchWaits(without_value=30.0, with_value=0.0))
+    yield source
+    for answer in source.answers:
+        answer.set()
+
+
+@pytest.fixture
+def silent() -> Iterator[SlowSource]:
+    source = SlowSource(FetchWaits(without_value=0.05, with_value=0.0))
+    yield source
+    for answer in source.answers:
+        answer.set()
+
+
+def test_an_aged_value_serves_while_a_slow_source_is_asked(slow: SlowSource) -> None:
+    """No caller waits for the new value. It serves from the time that it is there."""
+    assert slow.cached.get() == 0
+    slow.hold = True
+    slow.now += REFRESH_SECONDS + 1
+    assert [slow.cached.get() for _ in range(5)] == [0] * 5
+    eventually(lambda: len(slow.answers) == 2)
+    slow.answers[1].set()
+    eventually(lambda: slow.cached.get() == 1)
+    assert len(slow.answers) == 2
+
+
+def test_a_value_has_the_age_of_the_begin_of_its_fetch(slow: SlowSource) -> None:
+    """Lambda may have frozen the fetch for hours before its end."""
+    slow.cached.get()
+    slow.hold = True
+    slow.now += REFRESH_SECONDS + 1
+    slow.cached.get()
+    eventually(lambda: len(slow.answers) == 2)
+    slow.now += 5
+    slow.answers[1].set()
+    slow.hold = False
+    assert slow.cached.refresh() == 1
+    slow.now += REFRESH_SECONDS - 4
+    eventually(lambda: slow.cached.get() == 2)
+
+
+def test_a_fetch_that_takes_too_long_is_abandoned_and_begun_anew(
+    slow: SlowSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow.cached.get()
+    slow.hold = True
+    slow.now += REFRESH_SECONDS + 1
+    assert slow.cached.get() == 0
+    eventually(lambda: len(slow.answers) == 2)
+    slow.hold = False
+    slow.now += 31
+    with caplog.at_level("ERROR", "herald"):
+        eventually(lambda: slow.cached.get() == 2)
+    assert caplog.messages == [
+        "could not fetch the value: no answer within 30.0 s; cached 632 s ago"
+    ]
+    slow.answers[1].set()
+    assert slow.cached.get() == 2
+
+
+def test_a_silent_source_keeps_a_caller_without_a_value_for_a_bounded_time(
+    silent: SlowSource,
+) -> None:
+    silent.hold = True
+    for _ in range(10):
+        with pytest.raises(Unavailable):
+            silent.cached.get()
+    assert len(silent.answers) == FETCH_BURST
+
+
+def test_a_silent_source_leaves_the_good_value_in_place(silent: SlowSource) -> None:
+    assert silent.cached.get() == 0
+    silent.hold = True
+    assert silent.cached.refresh() is None
+    assert silent.cached.get() == 0
+
+
+def test_an_unforeseen_error_of_a_fetch_is_logged_and_leaves_the_good_value(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    values = iter([1])
+    cached: CachedFetch[int] = CachedFetch("the value", lambda: next(values))
+    assert cached.get() == 1
+    with caplog.at_level("ERROR", "herald"):
+        assert cached.refresh() is None
+    assert caplog.records[0].exc_info is not None
+    assert cached.get() == 1

@@ -17,10 +17,12 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from chalicelib.auth.cached_fetch import FETCH_BURST, FetchError
-from chalicelib.auth.jwks import MAX_KEY_SET_BYTES, PublishedKeys, fetch_json, usable_keys
+from chalicelib.auth.fetch_json import MAX_BYTES, fetch_json
+from chalicelib.auth.jwks import PublishedKeys, usable_keys
 from chalicelib.auth.verifier import TokenVerifier
 from chalicelib.errors import Unauthorized, Unavailable
 from chalicelib.settings import Settings
+from tests.support import slow_server
 from tests.support.jwts import CLAIMS, SECRET, by_hand, encoded
 from tests.support.key_server import (
     ALGORITHMS,
@@ -279,7 +281,7 @@ def break_keys(provider: KeyServer) -> None:
 
 
 def break_size(provider: KeyServer) -> None:
-    provider.body = b" " * MAX_KEY_SET_BYTES + provider.body
+    provider.body = b" " * MAX_BYTES + provider.body
 
 
 def break_redirect(provider: KeyServer) -> None:
@@ -347,7 +349,7 @@ def test_the_providers_certificate_is_verified(
         (break_status, "the response has status 500"),
         (break_size, "the response is larger than"),
         (break_redirect, "the response has status 302"),
-        (break_silent, "timed out"),
+        (break_silent, "no whole response within 0.1 s"),
     ],
 )
 def test_a_failed_fetch_says_why(
@@ -356,6 +358,32 @@ def test_a_failed_fetch_says_why(
     fail(provider)
     with pytest.raises(FetchError, match=message):
         fetch_json(provider.url, seconds=0.1)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        slow_server.silence,
+        slow_server.head_byte_by_byte,
+        slow_server.body_byte_by_byte,
+        slow_server.chunks_byte_by_byte,
+    ],
+)
+def test_a_fetch_ends_however_slowly_the_answer_comes(
+    behaviour: slow_server.Behaviour, scheme: str
+) -> None:
+    """Each byte comes in time; the whole never does."""
+    with slow_server.slow_server(behaviour) as address, pytest.raises(FetchError):
+        fetch_json(f"{scheme}://{address}/keys", seconds=0.3)
+
+
+def test_an_answer_without_end_is_cut_off_at_its_size() -> None:
+    with (
+        slow_server.slow_server(slow_server.body_without_end) as address,
+        pytest.raises(FetchError, match="larger than 262144 bytes"),
+    ):
+        fetch_json(f"http://{address}/keys", seconds=20)
 
 
 def test_another_library_accepts_the_tests_keys_and_tokens(provider: KeyServer) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from botocore.session import Session
 
+from chalicelib.auth.cached_fetch import FetchWaits
+from chalicelib.auth.jwks import StoredSecret
 from chalicelib.auth.verifier import TokenVerifier
 from chalicelib.errors import Unauthorized, Unavailable
 from chalicelib.runtime.aws import sdk_client
 from chalicelib.settings import LOCAL_SECRET, Settings
+from tests.support import slow_server
 from tests.support.clients import SECRET, token
 from tests.support.jwts import CLAIMS, by_hand
 from tests.support.key_server import ALGORITHMS, KeyPair, serialized
@@ -72,6 +75,21 @@ def test_verification_is_unavailable_without_a_usable_secret(
         TokenVerifier(Settings(jwt_secret_arn=arn)).verify(token())
     reason = "it has 9 bytes" if secret else "ResourceNotFoundException"
     assert reason in caplog.text
+
+
+@pytest.mark.parametrize("behaviour", [slow_server.silence, slow_server.body_byte_by_byte])
+def test_a_slow_secrets_manager_is_waited_for_as_long_as_allowed(
+    behaviour: slow_server.Behaviour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK's time-outs are for one packet, and the answer never ends."""
+    source = StoredSecret("herald-jwt", waits=FetchWaits(without_value=0.3))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "local")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with slow_server.slow_server(behaviour) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{address}")
+        with pytest.raises(Unavailable):
+            TokenVerifier(Settings(), [source]).verify(token())
 
 
 def test_the_secret_is_fetched_from_its_own_region(secrets: Any) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.clock import EpochMs
 from chalicelib.errors import InsufficientScope, NotFound
@@ -16,11 +17,34 @@ from chalicelib.fanout.progress import (
 )
 from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.encryption import Encryption
-from chalicelib.protocol.messages import Message
-from chalicelib.protocol.reports import Report, Result
+from chalicelib.protocol.messages import MAX_MESSAGES, Message
+from chalicelib.protocol.reports import MAX_FAILED, Report, Result
 from chalicelib.store.dynamodb import Store
-from chalicelib.store.schema import QUEUED_SECONDS
+from chalicelib.store.schema import QUEUED_SECONDS, message_key
 from tests.support.tables import TABLES, Counted
+
+
+def item_bytes(item: Any) -> int:
+    """Return the size of an item, or of a map, as DynamoDB counts it.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
+    """
+    return sum(len(name.encode()) + value_bytes(value) for name, value in item.items())
+
+
+def value_bytes(typed: Any) -> int:
+    [(kind, value)] = typed.items()
+    match kind:
+        case "M":
+            return 3 + len(value) + item_bytes(value)
+        case "L":
+            return 3 + len(value) + sum(map(value_bytes, value))
+        case "N":
+            return len(value) // 2 + 2
+        case "BOOL":
+            return 1
+    return len(value.encode())
+
 
 NOW = EpochMs(1_995_477_071_772)
 ALICE = Principal("alice", 10**12)
@@ -165,6 +189,25 @@ def test_a_hundred_failures_are_listed_however_many_slices_have_some(
         assert rest == str(number + 1)
     stored: Any = progress.of(request_id, ALICE, NOW)
     assert (stored["gone"], len(stored["failed"])) == (180, 100)
+
+
+def test_the_items_of_a_request_fit_into_a_transaction_whatever_the_names_of_the_failed(
+    moto: Any, progress: Progress, user: str
+) -> None:
+    longest = "\N{PARTY POPPER}" * 64
+    progress.begin([message(user)], Principal(longest, 10**12, tenant=longest), 1, "c" * 36)
+    for number in range(4):
+        position = start(user, str(number) if number else "")
+        progress.claim(position, f"job-{number}")
+        report = Report(user)
+        for failed in range(MAX_FAILED - 1):
+            report.add(f"L0SM9cOFvHcCI{failed:03}", longest, Result.GONE, "http_403")
+        rest = progress.advance(position, f"job-{number}", str(number + 1), [report])
+        assert rest == str(number + 1)
+        item = moto.get_item(TableName=TABLES.messages, Key=message_key(user))["Item"]
+        assert item_bytes(item) * MAX_MESSAGES < aws_limits.TRANSACTION_BYTES
+    stored: Any = progress.of(user, Principal(longest, 10**12, tenant=longest), NOW)
+    assert (stored["gone"], len(stored["failed"])) == (4 * (MAX_FAILED - 1), 100)
 
 
 def test_a_request_that_is_begun_again_keeps_its_shards(progress: Progress, user: str) -> None:

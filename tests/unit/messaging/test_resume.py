@@ -13,7 +13,8 @@ from chalicelib.protocol.ulid import Stamp, earliest
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.settings import MasterKey
 from chalicelib.store.dynamodb import Store
-from chalicelib.store.history import History
+from chalicelib.store.history import History, decode
+from chalicelib.store.schema import user_stream
 from tests.support.tables import HISTORY_SECONDS, Counted
 from tests.support.world import LIFE, NEVER, SCOPES, Herald, Inline, Socket, World
 
@@ -293,9 +294,9 @@ def test_encrypted_messages_are_stored_encrypted(scene: Scene, life: Any) -> Non
     [item] = life.scan(TableName=LIFE.history)["Items"]
     assert "packed" not in item
     assert b"a secret" not in item["sealed"]["B"]
-    [entry] = kept.of_user(None, "alice", EpochMs(scene.now - 1))
-    assert kept.decode(entry).data == "a secret"
-    assert kept.decode(entry).encrypted
+    [entry] = kept.read(user_stream(None, "alice"), EpochMs(scene.now - 1))
+    assert decode(kept.unpack(entry)).data == "a secret"
+    assert decode(kept.unpack(entry)).encrypted
 
     ids, answer = scene.resume(earliest(EpochMs(scene.now - 1)))  # this Herald lacks the key
     assert (ids, answer["complete"]) == ([], False)

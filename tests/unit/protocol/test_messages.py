@@ -131,7 +131,8 @@ def test_only_a_message_that_the_history_may_not_keep_says_so() -> None:
 # --- Errors
 
 ONE_AUDIENCE = "to must have exactly one of users, groups, connections, all"
-NAME = "must be a string of 1 to 128 characters"
+TYPE = "must be a string of 1 to 128 characters"
+NAME = f"{TYPE}, at most 256 bytes of UTF-8"
 SURROGATE = "contains a lone surrogate, which UTF-8 can't encode"
 AUDIENCE_FIELDS = "users, groups, connections, all, exceptUsers, exceptConnections"
 MESSAGE_FIELDS = "to, type, data, encrypt, store"
@@ -153,6 +154,10 @@ MESSAGE_FIELDS = "to, type, data, encrypt, store"
         ({"users": [[1]]}, f"to.users[0] {NAME}"),
         ({"users": [""]}, f"to.users[0] {NAME}"),
         ({"users": ["a" * 129]}, f"to.users[0] {NAME}"),
+        ({"groups": ["a", "\N{PARTY POPPER}" * 65]}, f"to.groups[1] {NAME}"),
+        ({"connections": ["ü" * 127 + "€"]}, f"to.connections[0] {NAME}"),
+        ({"all": True, "exceptUsers": ["€" * 86]}, f"to.exceptUsers[0] {NAME}"),
+        ({"all": True, "exceptConnections": ["€" * 86]}, f"to.exceptConnections[0] {NAME}"),
         ({"users": ["\ud800"]}, f"to.users[0] {SURROGATE}"),
         ({"users": ["a\udfff"]}, f"to.users[0] {SURROGATE}"),
         ({"all": True, "exceptUsers": 1}, "to.exceptUsers must be a list of at most 100 strings"),
@@ -175,9 +180,9 @@ def test_a_wrong_audience_is_refused_by_the_name_of_its_field(to: Any, detail: s
         ({**body_of(), "encrypt": 1}, "encrypt must be true or false"),
         ({**body_of(), "encrypt": True}, "encrypt must be false: no encryption key is configured"),
         ({**body_of(), "store": None}, "store must be true or false"),
-        ({**body_of(), "type": ""}, f"type {NAME}"),
-        ({**body_of(), "type": "t" * 129}, f"type {NAME}"),
-        ({**body_of(), "type": 7}, f"type {NAME}"),
+        ({**body_of(), "type": ""}, f"type {TYPE}"),
+        ({**body_of(), "type": "t" * 129}, f"type {TYPE}"),
+        ({**body_of(), "type": 7}, f"type {TYPE}"),
         ({**body_of(), "type": "\udc00"}, f"type {SURROGATE}"),
         ({"messages": 1}, "messages must be a list of 1 to 100 messages"),
         ({"messages": []}, "messages must be a list of 1 to 100 messages"),
@@ -195,7 +200,7 @@ def test_a_wrong_audience_is_refused_by_the_name_of_its_field(to: Any, detail: s
             {"messages": [{**body_of(), "encrypt": True}]},
             "messages[0].encrypt must be false: no encryption key is configured",
         ),
-        ({"messages": [{**body_of(), "type": 7}]}, f"messages[0].type {NAME}"),
+        ({"messages": [{**body_of(), "type": 7}]}, f"messages[0].type {TYPE}"),
         ({"messages": [{**body_of(), "type": "\udc00"}]}, f"messages[0].type {SURROGATE}"),
     ],
 )

@@ -1,5 +1,6 @@
 """Reports add up, list a bounded number of failures, and survive an interruption."""
 
+import json
 from typing import Any
 
 from hypothesis import given
@@ -32,8 +33,18 @@ def test_a_report_names_the_recipients_that_were_not_reached() -> None:
 def test_a_hundred_failures_are_listed_and_all_are_counted() -> None:
     report = Report("id")
     for number in range(MAX_FAILED + 1):
-        report.add(f"c{number}", "u", Result.STALE, "timeout")
+        report.add(f"L0SM9cOFvHcCI{number:03}", "u" * 128, Result.STALE, "timeout")
     assert (len(report.failed), report.counts[Result.STALE]) == (100, 101)
+
+
+def test_the_listed_failures_have_a_bounded_size_and_all_are_counted() -> None:
+    """100 reports of a request must fit into Lambda's 6 MB, even with `\\u` escapes."""
+    report = Report("id")
+    for number in range(MAX_FAILED):
+        report.add(f"c{number}", "\N{PARTY POPPER}" * 64, Result.STALE, "timeout")
+    assert 0 < len(report.failed) < MAX_FAILED
+    assert report.counts[Result.STALE] == MAX_FAILED
+    assert len(json.dumps(report.to_dict())) * 100 < 6 * 1024 * 1024
 
 
 def test_a_queued_message_has_only_its_id() -> None:

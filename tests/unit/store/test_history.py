@@ -12,8 +12,16 @@ from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.settings import MasterKey
+from chalicelib.store.delayed import name_digest
 from chalicelib.store.dynamodb import MAX_BATCH_WRITE, Store
-from chalicelib.store.history import DELAYED_MS, REACH_BACK_MS, History, RequestNumber
+from chalicelib.store.history import (
+    DELAYED_MS,
+    REACH_BACK_MS,
+    History,
+    RequestNumber,
+    decode,
+)
+from chalicelib.store.schema import everyone_stream, group_stream, user_stream
 from tests.support.tables import HISTORY_SECONDS, NOW, Counted, scan
 from tests.support.world import LIFE, Inline
 
@@ -57,12 +65,16 @@ def test_each_kind_of_audience_has_streams_of_its_own(history: History) -> None:
     groups = message(Audience(GROUPS, ("red", "blue")))
     everyone = message(Audience(AudienceKind.ALL))
     history.append([users, groups, everyone], "acme")
-    assert ids(history.of_user("acme", "bob", NOW)) == [users.id]
-    assert ids(history.of_user("acme", "carol", NOW)) == []
-    assert ids(history.of_group("acme", "red", NOW)) == [groups.id]
-    assert ids(history.of_group("acme", "blue", NOW)) == [groups.id]
-    assert ids(history.of_everyone("acme", NOW)) == [everyone.id]
-    assert ids(history.of_everyone(None, NOW)) == ids(history.of_user(None, "bob", NOW)) == []
+    assert ids(history.read(user_stream("acme", "bob"), NOW)) == [users.id]
+    assert ids(history.read(user_stream("acme", "carol"), NOW)) == []
+    assert ids(history.read(group_stream("acme", "red"), NOW)) == [groups.id]
+    assert ids(history.read(group_stream("acme", "blue"), NOW)) == [groups.id]
+    assert ids(history.read(everyone_stream("acme"), NOW)) == [everyone.id]
+    assert (
+        ids(history.read(everyone_stream(None), NOW))
+        == ids(history.read(user_stream(None, "bob"), NOW))
+        == []
+    )
 
 
 def test_a_stream_is_read_from_a_time_on(history: History) -> None:
@@ -71,8 +83,8 @@ def test_a_stream_is_read_from_a_time_on(history: History) -> None:
         message(Audience(USERS, ("bob",))),
     )
     history.append([young, old], None)
-    assert ids(history.of_user(None, "bob", EpochMs(NOW - 500))) == [old.id, young.id]
-    assert ids(history.of_user(None, "bob", EpochMs(NOW - 499))) == [young.id]
+    assert ids(history.read(user_stream(None, "bob"), EpochMs(NOW - 500))) == [old.id, young.id]
+    assert ids(history.read(user_stream(None, "bob"), EpochMs(NOW - 499))) == [young.id]
 
 
 def test_messages_with_store_false_or_to_connections_are_not_stored(
@@ -93,15 +105,17 @@ def test_a_message_stored_long_after_its_id_was_made_is_delayed(history: History
     assert ids(history.delayed(None, EpochMs(NOW + 1))) == []
 
 
-def test_a_queued_message_is_delayed_and_keeps_the_names_of_its_audience(history: History) -> None:
+def test_a_queued_message_is_delayed_and_keeps_digests_of_the_names_of_its_audience(
+    history: History,
+) -> None:
     queued = message(Audience(USERS, ("bob",)))
     history.append([queued], None)
     history.mark_delayed([queued], None)
-    [stored] = history.of_user(None, "bob", NOW)
+    [stored] = history.read(user_stream(None, "bob"), NOW)
     [delayed] = history.delayed(None, NOW)
-    assert history.decode(stored).audience.names == ()
-    assert history.decode(delayed) == queued
-    assert stored.request.precedes(delayed.request)
+    assert decode(history.unpack(stored)).audience.names == ()
+    assert (delayed.id, delayed.kind) == (queued.id, USERS)
+    assert delayed.digests == {name_digest("bob")}
 
 
 def test_a_request_precedes_the_later_ones_of_its_writer_only() -> None:
@@ -117,10 +131,10 @@ def test_an_encrypted_message_is_stored_encrypted(life: Any, history: History) -
     history.append([secret], None)
     [item] = scan(life, LIFE.history)
     assert "packed" not in item
-    [stored] = history.of_user(None, "bob", NOW)
-    assert history.decode(stored).data == secret.data
+    [stored] = history.read(user_stream(None, "bob"), NOW)
+    assert decode(history.unpack(stored)).data == secret.data
     with pytest.raises(KeyError):
-        history_of(life, keys=(MasterKey("another", b"2" * 32),)).decode(stored)
+        history_of(life, keys=(MasterKey("another", b"2" * 32),)).unpack(stored)
 
 
 def test_a_message_expires_when_no_resume_can_ask_for_it(life: Any, history: History) -> None:
@@ -161,7 +175,7 @@ def test_a_message_without_room_in_one_of_its_streams_is_not_stored(life: Any) -
     to_bob = message(Audience(USERS, ("bob",)))
     late = message(Audience(USERS, ("bob",)), EpochMs(NOW - DELAYED_MS - 1))
     assert history.append([to_both, to_bob, late], None) == {to_both.id, late.id}
-    assert set(ids(history.of_user(None, "bob", NOW))) >= {to_both.id, to_bob.id}
+    assert set(ids(history.read(user_stream(None, "bob"), NOW))) >= {to_both.id, to_bob.id}
     assert history.append([to_bob], None) == set()
     assert history.mark_delayed([to_bob], None) == {to_bob.id}
 

@@ -59,6 +59,17 @@ def scene(life: Any) -> Scene:
     return Scene(life)
 
 
+class WritesTwice:
+    """A DynamoDB client whose first answer to each update is lost, so that the SDK repeats it."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def update_item(self, **parameters: Any) -> Any:
+        self._client.update_item(**parameters)
+        return self._client.update_item(**parameters)
+
+
 def is_answer(result: Any) -> bool:
     if not isinstance(result, Reply) or result.replayed:
         return False
@@ -167,6 +178,18 @@ def test_one_of_two_concurrent_requests_is_carried_out(
     assert sum(is_answer(handler.result) for handler in handlers) == 1
     [other] = [handler for handler in handlers if not is_answer(handler.result)]
     assert isinstance(other.error, RequestInProgress) or is_replay(other.result)
+
+
+def test_a_claim_that_the_sdk_wrote_twice_knows_itself(life: Any) -> None:
+    stamp = Stamp(EpochMs(10**12), 7)
+    client: Any = WritesTwice(life)
+    keys = Idempotency(Store(client, LIFE))
+    claim = keys.claim(SENDER, "twice", {}, stamp)
+    assert isinstance(claim, Claim)
+    assert claim.stamp == stamp
+    for other in (Stamp(stamp.now, 8), Stamp(EpochMs(stamp.now + 1), stamp.seed)):
+        with pytest.raises(RequestInProgress):
+            keys.claim(SENDER, "twice", {}, other)
 
 
 def test_a_key_is_remembered_for_a_day(scene: Scene) -> None:

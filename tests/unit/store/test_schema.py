@@ -6,7 +6,10 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import Any
 
-from chalicelib.auth.principal import Principal
+import pytest
+
+from chalicelib import aws_limits
+from chalicelib.auth.principal import Principal, user_key
 from chalicelib.clock import EpochMs
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.parcel import Parcel
@@ -15,18 +18,20 @@ from chalicelib.fanout.rate import FanoutRateLimiter
 from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
+from chalicelib.protocol.names import MAX_NAME_BYTES
 from chalicelib.protocol.reports import Report, Result
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import MasterKey
+from chalicelib.store import schema
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.handshakes import Handshakes
 from chalicelib.store.history import History
 from chalicelib.store.idempotency import Claim, Idempotency
 from chalicelib.store.memberships import Memberships
-from chalicelib.store.schema import KEY_ATTRIBUTES, Tables
+from chalicelib.store.schema import KEY_ATTRIBUTES, Item, Tables
 from chalicelib.store.sweep_progress import SweepProgress
 from chalicelib.store.users import Users
 from chalicelib.websocket.sweep import Sweeper
@@ -210,6 +215,56 @@ def test_the_data_model_documents_every_stored_item(
     scene.queue()
     scene.sweep()
     assert documented() == scene.shapes
+
+
+LONGEST_NAME = "\N{PARTY POPPER}" * 64
+LONGEST_USER_KEY = user_key(LONGEST_NAME, LONGEST_NAME)
+ULID = "7" + "Z" * 25
+LATEST = EpochMs(253_402_300_799_000)
+
+LONGEST_KEYS: dict[str, Item] = {
+    "connection_key": schema.connection_key(LONGEST_NAME),
+    "user_item_key": schema.user_item_key(LONGEST_USER_KEY),
+    "sweep_key": schema.sweep_key("connections", 999),
+    "membership_key": schema.membership_key(LONGEST_NAME, LONGEST_NAME, LONGEST_NAME),
+    "idempotency_id": {"id": {"S": schema.idempotency_id(LONGEST_USER_KEY, LONGEST_NAME)}},
+    "message_key": schema.message_key(LONGEST_NAME),
+    "content_id": {"id": {"S": schema.content_id(ULID, 999)}},
+    "fanout_clock_key": schema.fanout_clock_key("ap-southeast-1", "f" * 64),
+    "fanout_counter_id": {"id": {"S": schema.fanout_counter_id("ap-southeast-1", 999, 999)}},
+    "fanout_counter_key": schema.fanout_counter_key("ap-southeast-1", 999, 999),
+    "user_stream": {"stream": {"S": schema.user_stream(LONGEST_NAME, LONGEST_NAME)}},
+    "group_stream": {"stream": {"S": schema.group_stream(LONGEST_NAME, LONGEST_NAME)}},
+    "everyone_stream": {"stream": {"S": schema.everyone_stream(LONGEST_NAME)}},
+    "delayed_stream": {"stream": {"S": schema.delayed_stream(LONGEST_NAME)}},
+    "past_memberships_stream": {
+        "stream": {"S": schema.past_memberships_stream(LONGEST_USER_KEY)},
+    },
+    "ended_position": {"position": {"S": schema.ended_position(LONGEST_NAME)}},
+    "left_position": {"position": {"S": schema.left_position(LATEST, LONGEST_NAME)}},
+}
+"""The longest key that each function of the schema can return."""
+
+
+def test_the_longest_keys_are_known() -> None:
+    assert len(LONGEST_NAME.encode()) == MAX_NAME_BYTES
+    builders = {
+        name
+        for name, one in vars(schema).items()
+        if re.search(r"_(key|id|stream|position)$", name)
+        and getattr(one, "__module__", "") == schema.__name__
+    }
+    assert LONGEST_KEYS.keys() == builders
+
+
+@pytest.mark.parametrize("key", LONGEST_KEYS.values(), ids=LONGEST_KEYS)
+def test_the_longest_keys_are_below_the_limits_of_dynamodb(key: Item) -> None:
+    partition_keys = {attributes[0] for attributes in KEY_ATTRIBUTES.values()}
+    for attribute, value in key.items():
+        is_sort_key = attribute == "position" or (attribute == "connectionId" and len(key) > 1)
+        assert is_sort_key or attribute in partition_keys
+        limit = aws_limits.SORT_KEY_BYTES if is_sort_key else aws_limits.PARTITION_KEY_BYTES
+        assert len(value["S"].encode()) <= limit
 
 
 def test_the_tables_are_created_with_the_keys_of_the_schema() -> None:

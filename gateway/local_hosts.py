@@ -1,0 +1,65 @@
+"""The hosts under which a gateway answers: the names and the addresses of this machine.
+
+The page of another site can send requests here under a name of its own, which its DNS server
+resolves to this machine (DNS rebinding). The browser takes the answers for that site's own, so CORS
+doesn't protect them; but the `Host` header still names the site.
+"""
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+ALLOWED_HOSTS = "GATEWAY_ALLOWED_HOSTS"
+"""The variable that adds names, as for a phone in the same network."""
+
+
+class LocalHosts:
+    """Decides whether a request names this machine.
+
+    Local are `localhost` and the names below it, the addresses of the loopback interface, the
+    address at which the request arrived, and `names`.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._names = {name.lower() for name in names}
+        self._is_local = lru_cache(maxsize=64)(self._decide)
+
+    def foreign(self, scope: Mapping[str, Any]) -> str | None:
+        """Return the host that an ASGI request names, if it isn't local; otherwise None.
+
+        Without a `Host` header, or with several, it is their text, such as the empty one.
+        """
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        server = scope.get("server") or ("", None)
+        if len(hosts) == 1 and self._is_local(hosts[0], server[0]):
+            return None
+        return b", ".join(hosts).decode("latin-1")
+
+    def _decide(self, host: bytes, arrived_at: str) -> bool:
+        name = host_name(host.decode("latin-1"))
+        if name in self._names or name == "localhost" or name.endswith(".localhost"):
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return address.is_loopback or str(address) == arrived_at
+
+
+def host_name(authority: str) -> str:
+    """Return the host of `host:port` in lower case, without the brackets of an IPv6 address."""
+    if authority.startswith("["):
+        name, _, rest = authority[1:].partition("]")
+        return name.lower() if not rest or rest.startswith(":") else ""
+    return authority.partition(":")[0].rstrip(".").lower()
+
+
+def refusal_text(host: str, port: int) -> str:
+    """Return why a request for `host` is refused, and how to allow it."""
+    if not host:
+        return "The request names no host."
+    return (
+        f"This gateway doesn't answer for the host {host!r}. Use http://127.0.0.1:{port}, or start"
+        f" it with {ALLOWED_HOSTS}={host_name(host)}"
+    )

@@ -50,8 +50,8 @@ class LocalHosts:
 def host_name(authority: str) -> str:
     """Return the host of `host:port` in lower case, without the brackets of an IPv6 address."""
     if authority.startswith("["):
-        name, _, rest = authority[1:].partition("]")
-        return name.lower() if not rest or rest.startswith(":") else ""
+        name, closed, rest = authority[1:].partition("]")
+        return name.lower() if closed and (not rest or rest.startswith(":")) else ""
     return authority.partition(":")[0].rstrip(".").lower()
 
 

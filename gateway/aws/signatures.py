@@ -2,7 +2,7 @@
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 
-The gateway checks each frame that a function sends, so this takes 15 µs instead of the SDK's 150.
+The gateway checks each frame that a function sends, so it does this in a fifth of the SDK's time.
 """
 
 import calendar
@@ -11,20 +11,20 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 MAX_SKEW_SECONDS = 900
 ALGORITHM = "AWS4-HMAC-SHA256"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 
-_authorization = re.compile(
+_parameters = re.compile(
     rf"{ALGORITHM} +Credential=([^/,\s]+)/([^/,\s]+)/([^/,\s]+)/([^/,\s]+)/aws4_request *, *"
-    r"SignedHeaders=([^,\s]+) *, *Signature=([0-9a-f]{64})"
+    r"SignedHeaders=([^,\s]+) *, *".encode()
 ).fullmatch
-_timestamp = re.compile(r"\d{8}T\d{6}Z").fullmatch
+_timestamp = re.compile(rb"\d{8}T\d{6}Z").fullmatch
+_encode_all = re.compile(rb"[^A-Za-z0-9/_.~-]").sub
 
 
 class Credentials(NamedTuple):
@@ -51,15 +51,23 @@ class SignatureError(Exception):
         self.error_type = error_type
 
 
-class Authorization(NamedTuple):
-    """A parsed `Authorization` header, with the request's other headers."""
+class Claim(NamedTuple):
+    """An `Authorization` header without its signature: who signed what, and for which service."""
 
-    region: str
-    service: str
-    signed_headers: str
-    signature: str
-    timestamp: str
-    headers: Mapping[str, str]
+    access_key: bytes
+    date: bytes
+    region: bytes
+    service: bytes
+    signed_headers: list[bytes]
+
+
+class Authorization(NamedTuple):
+    """A request's claim, its signature and its headers."""
+
+    claim: Claim
+    signature: bytes
+    timestamp: bytes
+    headers: Mapping[bytes, bytes]
 
 
 class SignatureVerifier:
@@ -80,9 +88,10 @@ class SignatureVerifier:
     ) -> None:
         self._access_key = credentials.access_key.encode()
         self._secret_key = credentials.secret_key
-        self._service = service
+        self._service = None if service is None else service.encode()
         self._now = now
-        self._signing_key = lru_cache(maxsize=64)(self._derive_key)
+        # A copy is made twice as fast as a new one.
+        self._signing_hmac = lru_cache(maxsize=64)(self._new_hmac)
 
     def authorization(self, scope: Mapping[str, Any]) -> Authorization:
         """Check all but the signature, for which the body is needed, of an ASGI request.
@@ -90,103 +99,119 @@ class SignatureVerifier:
         Raises SignatureError.
         """
         headers = _headers(scope["headers"])
-        header = headers.get("authorization", "")
+        header = headers.get(b"authorization", b"")
         if not header:
             raise SignatureError(
                 "MissingAuthenticationTokenException", "Missing Authentication Token"
             )
-        timestamp = headers.get("x-amz-date", "")
-        match = _authorization(header)
-        if match is None or not timestamp:
+        timestamp = headers.get(b"x-amz-date", b"")
+        unsigned, _, signature = header.rpartition(b"Signature=")
+        claim = _claim(unsigned)
+        if claim is None or not timestamp:
             raise _incomplete(header, timestamp)
-        access_key, date, region, service, signed_headers, signature = match.groups()
-        if not hmac.compare_digest(access_key.encode(), self._access_key):
+        if not hmac.compare_digest(claim.access_key, self._access_key):
             raise SignatureError(
                 "UnrecognizedClientException",
                 "The security token included in the request is invalid.",
             )
-        if self._service not in (None, service):
-            raise _invalid(f"Credential should be scoped to correct service: '{self._service}'.")
-        self._check_time(timestamp, date)
-        _check_signed_headers(signed_headers, headers)
-        return Authorization(region, service, signed_headers, signature, timestamp, headers)
+        if self._service not in (None, claim.service):
+            service = (self._service or b"").decode()
+            raise _invalid(f"Credential should be scoped to correct service: '{service}'.")
+        self._check_time(timestamp, claim.date)
+        _check_signed_headers(claim.signed_headers, headers)
+        return Authorization(claim, signature, timestamp, headers)
 
     def verify(self, authorization: Authorization, scope: Mapping[str, Any], body: bytes) -> None:
         """Check the signature of an ASGI request. Raises SignatureError."""
-        headers = authorization.headers
-        names = authorization.signed_headers
-        lines = "".join([f"{name}:{headers.get(name, '')}\n" for name in names.split(";")])
-        digest = hashlib.sha256(body).hexdigest()
-        canonical = (
-            f"{scope['method']}\n{_canonical_path(scope['raw_path'])}\n"
-            f"{_canonical_query(scope['query_string'])}\n{lines}\n{names}\n{digest}"
+        claim, signature, timestamp, headers = authorization
+        names = claim.signed_headers
+        lines = [b"%b:%b\n" % (name, _trimmed(headers.get(name, b""))) for name in names]
+        canonical = b"%b\n%b\n%b\n%b\n%b\n%b" % (
+            scope["method"].encode(),
+            _canonical_path(scope["raw_path"]),
+            _canonical_query(scope["query_string"]),
+            b"".join(lines),
+            b";".join(names),
+            hashlib.sha256(body).hexdigest().encode(),
         )
-        date = authorization.timestamp[:8]
-        to_sign = (
-            f"{ALGORITHM}\n{authorization.timestamp}\n"
-            f"{date}/{authorization.region}/{authorization.service}/aws4_request\n"
-            f"{hashlib.sha256(canonical.encode('latin-1')).hexdigest()}"
+        to_sign = b"%b\n%b\n%b/%b/%b/aws4_request\n%b" % (
+            ALGORITHM.encode(),
+            timestamp,
+            claim.date,
+            claim.region,
+            claim.service,
+            hashlib.sha256(canonical).hexdigest().encode(),
         )
-        key = self._signing_key(date, authorization.region, authorization.service)
-        expected = hmac.digest(key, to_sign.encode("latin-1"), "sha256").hex()
-        if not hmac.compare_digest(expected, authorization.signature):
+        expected = self._signing_hmac(claim.date, claim.region, claim.service).copy()
+        expected.update(to_sign)
+        if not hmac.compare_digest(expected.hexdigest().encode(), signature):
             raise _invalid(
                 "The request signature we calculated does not match the signature you provided."
                 " Check your AWS Secret Access Key and signing method. Consult the service"
                 " documentation for details."
             )
 
-    def _check_time(self, timestamp: str, date: str) -> None:
+    def _check_time(self, timestamp: bytes, date: bytes) -> None:
         """Raise SignatureError unless the request was signed now, give or take 15 minutes."""
         signed_at = _epoch(timestamp)
         if signed_at is None:
             raise _invalid("Date must be in ISO-8601 'basic format'.")
         if date != timestamp[:8]:
-            raise _invalid(
-                "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date"
-                f" from HTTP: '{date}' != '{timestamp[:8]}'."
-            )
+            raise _invalid("Date in Credential scope does not match the date of the request.")
         now = self._now()
         if signed_at < now - MAX_SKEW_SECONDS:
-            earliest = _iso(now - MAX_SKEW_SECONDS)
             raise _invalid(
-                f"Signature expired: {timestamp} is now earlier than {earliest}"
-                f" ({_iso(now)} - {MAX_SKEW_SECONDS // 60} min.)"
+                f"Signature expired: {timestamp.decode()} is now earlier than"
+                f" {_iso(now - MAX_SKEW_SECONDS)} ({_iso(now)} - {MAX_SKEW_SECONDS // 60} min.)"
             )
         if signed_at > now + MAX_SKEW_SECONDS:
-            latest = _iso(now + MAX_SKEW_SECONDS)
             raise _invalid(
-                f"Signature not yet current: {timestamp} is still later than {latest}"
-                f" ({_iso(now)} + {MAX_SKEW_SECONDS // 60} min.)"
+                f"Signature not yet current: {timestamp.decode()} is still later than"
+                f" {_iso(now + MAX_SKEW_SECONDS)} ({_iso(now)} + {MAX_SKEW_SECONDS // 60} min.)"
             )
 
-    def _derive_key(self, date: str, region: str, service: str) -> bytes:
+    def _new_hmac(self, *scope: bytes) -> hmac.HMAC:
+        """Return an HMAC with the signing key of a date, a region and a service."""
         key = f"AWS4{self._secret_key}".encode()
-        for part in (date, region, service, "aws4_request"):
-            key = hmac.digest(key, part.encode("latin-1"), "sha256")
-        return key
+        for part in (*scope, b"aws4_request"):
+            key = hmac.digest(key, part, "sha256")
+        return hmac.new(key, digestmod="sha256")
 
 
-def _headers(raw: Any) -> dict[str, str]:
-    """Return headers with canonical values: repeated ones joined, and each space only once."""
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in raw:
-        name, value = raw_name.decode("latin-1"), " ".join(raw_value.decode("latin-1").split())
-        headers[name] = f"{headers[name]},{value}" if name in headers else value
+def _headers(raw: Collection[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return headers by name, with the values of repeated ones joined."""
+    headers = dict(raw)
+    if len(headers) < len(raw):
+        for name in headers:
+            headers[name] = b",".join(_trimmed(value) for other, value in raw if other == name)
     return headers
 
 
-def _check_signed_headers(names: str, headers: Mapping[str, str]) -> None:
+def _trimmed(value: bytes) -> bytes:
+    return b" ".join(value.split())
+
+
+@lru_cache(maxsize=64)
+def _claim(unsigned: bytes) -> Claim | None:
+    """Return the claim of an `Authorization` header up to its signature; None if malformed."""
+    match = _parameters(unsigned)
+    if match is None:
+        return None
+    access_key, date, region, service, signed_headers = match.groups()
+    return Claim(access_key, date, region, service, signed_headers.split(b";"))
+
+
+def _check_signed_headers(signed: list[bytes], headers: Mapping[bytes, bytes]) -> None:
     """Raise SignatureError unless the headers that give a request its meaning are signed."""
-    signed = names.split(";")
-    for name in headers:
-        if (name == "host" or name.startswith("x-amz-")) and name not in signed:
-            raise _invalid(f"'{name}' must be a 'SignedHeader' in the AWS Authorization.")
-    if "host" not in headers:
-        raise _invalid("'Host' must be a 'SignedHeader' in the AWS Authorization.")
+    for name in (b"host", *headers):
+        if (name == b"host" or name.startswith(b"x-amz-")) and (
+            name not in signed or name not in headers
+        ):
+            text = name.decode("latin-1")
+            raise _invalid(f"'{text}' must be a 'SignedHeader' in the AWS Authorization.")
 
 
-def _canonical_path(raw: bytes) -> str:
+def _canonical_path(raw: bytes) -> bytes:
     """Return the path without dot segments and empty ones, encoded once more."""
     if b"//" in raw or b"/." in raw:
         segments: list[bytes] = []
@@ -197,23 +222,23 @@ def _canonical_path(raw: bytes) -> str:
                 segments.append(segment)
         end = b"/" if raw.endswith(b"/") and segments else b""
         raw = b"/" + b"/".join(segments) + end
-    return quote(raw, safe="/~")
+    return _encode_all(lambda match: b"%%%02X" % ord(match[0]), raw)
 
 
-def _canonical_query(raw: bytes) -> str:
+def _canonical_query(raw: bytes) -> bytes:
     """Return the parameters as they were sent, sorted."""
     if not raw:
-        return ""
-    pairs = sorted(pair.partition("=")[::2] for pair in raw.decode("latin-1").split("&"))
-    return "&".join([f"{name}={value}" for name, value in pairs])
+        return b""
+    pairs = sorted(pair.partition(b"=")[::2] for pair in raw.split(b"&"))
+    return b"&".join([b"%b=%b" % pair for pair in pairs])
 
 
 @lru_cache(maxsize=64)
-def _epoch(timestamp: str) -> int | None:
+def _epoch(timestamp: bytes) -> int | None:
     """Return a timestamp such as 20261128T100000Z in epoch seconds; None if it is malformed."""
     try:
         if _timestamp(timestamp):
-            return calendar.timegm(time.strptime(timestamp, "%Y%m%dT%H%M%SZ"))
+            return calendar.timegm(time.strptime(timestamp.decode(), "%Y%m%dT%H%M%SZ"))
     except ValueError:
         pass
     return None
@@ -227,12 +252,12 @@ def _invalid(message: str) -> SignatureError:
     return SignatureError("InvalidSignatureException", message)
 
 
-def _incomplete(header: str, timestamp: str) -> SignatureError:
+def _incomplete(header: bytes, timestamp: bytes) -> SignatureError:
     """Return what AWS says about another kind of `Authorization`, without repeating its value."""
     reasons = [
         f"Authorization header requires '{name}' parameter."
         for name in ("Credential", "Signature", "SignedHeaders")
-        if f"{name}=" not in header
+        if f"{name}=".encode() not in header
     ]
     if not timestamp:
         reasons.append(

@@ -61,7 +61,7 @@ def configuration(environ: Mapping[str, str], *, secret_file: Path = SECRET_FILE
     return Configuration(
         host=environ.get("HOST") or "127.0.0.1",
         port=_port(environ),
-        allowed_hosts=_hosts(environ.get(ALLOWED_HOSTS, "")),
+        allowed_hosts=host_names(environ),
         idle_timeout=_number(environ, "GATEWAY_IDLE_TIMEOUT_SECONDS", 600, 0.1, 86400),
         max_duration=_number(environ, "GATEWAY_MAX_DURATION_SECONDS", 7200, 0.1, 86400),
         integration_timeout=_number(
@@ -84,7 +84,9 @@ def _port(environ: Mapping[str, str]) -> int:
     return int(port)
 
 
-def _hosts(raw: str) -> frozenset[str]:
+def host_names(environ: Mapping[str, str]) -> frozenset[str]:
+    """Return the names in GATEWAY_ALLOWED_HOSTS. Raises ConfigurationError."""
+    raw = environ.get(ALLOWED_HOSTS, "")
     hosts = frozenset(name for part in raw.split(",") if (name := part.strip()))
     if not all(map(HOST_NAME.fullmatch, hosts)):
         raise ConfigurationError(

@@ -47,19 +47,26 @@ class LocalHosts:
         return address.is_loopback or str(address) == arrived_at
 
 
-def host_name(authority: str) -> str:
-    """Return the host of `host:port` in lower case, without the brackets of an IPv6 address."""
-    if authority.startswith("["):
-        name, closed, rest = authority[1:].partition("]")
+def host_name(host: str) -> str:
+    """Return the name in a `Host` header, in lower case, without its port and brackets."""
+    if host.startswith("["):
+        name, closed, rest = host[1:].partition("]")
         return name.lower() if closed and (not rest or rest.startswith(":")) else ""
-    return authority.partition(":")[0].rstrip(".").lower()
+    return host.partition(":")[0].rstrip(".").lower()
 
 
-def refusal_text(host: str, port: int) -> str:
-    """Return why a request for `host` is refused, and how to allow it."""
-    if not host:
-        return "The request names no host."
+def refusal_text(host: str, scope: Mapping[str, Any]) -> str:
+    """Return why a request for a foreign host is refused, and what helps."""
+    use = f"use http://{authority(*scope['server'])}"
+    name = host_name(host)
+    if not name:
+        return f"The request names no host; {use}"
     return (
-        f"This gateway doesn't answer for the host {host!r}. Use http://127.0.0.1:{port}, or start"
-        f" it with {ALLOWED_HOSTS}={host_name(host)}"
+        f"This gateway doesn't answer for the host {host!r}; {use}"
+        f" or start it with {ALLOWED_HOSTS}={name}"
     )
+
+
+def authority(host: str, port: int) -> str:
+    """Return `host:port` as URLs have it: https://www.rfc-editor.org/rfc/rfc3986#section-3.2"""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -27,7 +27,7 @@ from gateway.functions.environments import Environments
 from gateway.functions.execution_environment import FunctionError
 from gateway.functions.queues import run_queues
 from gateway.functions.schedules import run_schedules
-from gateway.local_hosts import LocalHosts
+from gateway.local_hosts import LocalHosts, authority
 from gateway.log import log_line
 from infra.stage import TABLES
 
@@ -67,7 +67,7 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
         port = listener.getsockname()[1]
         aws = await stack.enter_async_context(emulated_aws(configuration.variables))
         local_host = LOOPBACK_ADDRESSES.get(configuration.host, configuration.host)
-        management = f"http://{_authority(local_host, port)}/{WEBSOCKET_STAGE}"
+        management = f"http://{authority(local_host, port)}/{WEBSOCKET_STAGE}"
         variables = {MANAGEMENT_ENDPOINT: management, **configuration.variables, **aws}
         environments = Environments(
             configuration.project,
@@ -85,7 +85,7 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
             _reload_on_change(environments, configuration.project),
         ):
             stack.push_async_callback(_cancel, asyncio.create_task(work))
-        domain_name = _authority(configuration.host, port)
+        domain_name = authority(configuration.host, port)
         yield Running(
             http=f"http://{domain_name}",
             websocket=f"ws://{domain_name}/{WEBSOCKET_STAGE}",
@@ -110,7 +110,7 @@ async def _serving(
     `credentials` sign the requests to `@connections`.
     """
     port = listener.getsockname()[1]
-    domain_name = _authority(configuration.host, port)
+    domain_name = authority(configuration.host, port)
     sockets, event_stream, faults = Sockets(), EventStream(), FaultInjection()
     app = asgi_app(
         WebSocketApi(
@@ -137,11 +137,6 @@ async def _serving(
         await asyncio.sleep(CLOSE_FRAMES_SECONDS)
         server.should_exit = True
         await serving
-
-
-def _authority(host: str, port: int) -> str:
-    """Return `host:port` as URLs have it: https://www.rfc-editor.org/rfc/rfc3986#section-3.2"""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -57,7 +57,7 @@ def only_for(hosts: LocalHosts, app: ASGIApp) -> ASGIApp:
         if host is None:
             return await app(scope, receive, send)
         log_line("REFUSED", f"{printable(scope['path'])} for the host {printable(host)!r}")
-        response = _wrong_host(refusal_text(host, scope["server"][1]))
+        response = _wrong_host(refusal_text(host, scope))
         if scope["type"] == "websocket":
             return await WebSocket(scope, receive, send).send_denial_response(response)
         return await response(scope, receive, send)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import boto3
 from botocore.config import Config
 
-from gateway.aws.signatures import Credentials, random_credentials
+from gateway.aws.signatures import random_credentials
 from gateway.aws.variables import (
     ACCESS_KEY,
     ACCOUNT,
@@ -28,7 +28,8 @@ from gateway.aws.variables import (
     credentials_in,
     leading_to,
 )
-from gateway.configuration import PROJECT
+from gateway.configuration import PROJECT, host_names
+from gateway.local_hosts import ALLOWED_HOSTS, LocalHosts
 from gateway.machine.signals import without_interrupts
 from gateway.registry import REGISTRY
 from infra.stage import RESOURCES, TABLES
@@ -49,10 +50,11 @@ async def emulated_aws(app_variables: Mapping[str, str]) -> AsyncIterator[dict[s
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        credentials = random_credentials()
-        process = await _start_process(listener.fileno(), port, credentials)
+        variables = leading_to(f"http://127.0.0.1:{port}", random_credentials(), app_variables)
+        guarded = {name: variables[name] for name in (ACCESS_KEY, SECRET_KEY)}
+        guarded[ALLOWED_HOSTS] = app_variables.get(ALLOWED_HOSTS, "")
+        process = await _start_process(listener.fileno(), port, guarded)
     try:
-        variables = leading_to(f"http://127.0.0.1:{port}", credentials, app_variables)
         await _wait_until_healthy(process, port)
         await asyncio.to_thread(create_tables, client("dynamodb", variables), app_variables)
         queue_urls = await asyncio.to_thread(create_queues, client("sqs", variables))
@@ -65,8 +67,14 @@ async def emulated_aws(app_variables: Mapping[str, str]) -> AsyncIterator[dict[s
         await process.wait()
 
 
-async def _start_process(descriptor: int, port: int, credentials: Credentials) -> Process:
-    """Start the process. Other users can read its arguments, but not its environment."""
+async def _start_process(descriptor: int, port: int, guarded: Mapping[str, str]) -> Process:
+    """Start the process.
+
+    Args:
+        descriptor: The socket that it serves.
+        port: The socket's port.
+        guarded: The variables for the guard. Unlike arguments, only the same user can read them.
+    """
     with without_interrupts():
         return await asyncio.create_subprocess_exec(
             sys.executable,
@@ -77,11 +85,7 @@ async def _start_process(descriptor: int, port: int, credentials: Credentials) -
             stdin=PIPE,
             pass_fds=[descriptor],
             cwd=PROJECT,
-            env={
-                **os.environ,
-                ACCESS_KEY: credentials.access_key,
-                SECRET_KEY: credentials.secret_key,
-            },
+            env={**os.environ, **guarded},
         )
 
 
@@ -189,8 +193,8 @@ def _main(descriptor: int, port: int) -> None:
 
     from gateway.aws.guard import Guard
 
-    guarded = Guard(app, credentials_in(os.environ))
-    config = uvicorn.Config(guarded, log_level="error", access_log=False, lifespan="on")
+    guard = Guard(app, credentials_in(os.environ), LocalHosts(host_names(os.environ)))
+    config = uvicorn.Config(guard, log_level="error", access_log=False, lifespan="on")
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
 

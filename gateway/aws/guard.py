@@ -30,11 +30,11 @@ _own_endpoint = re.compile(r"/_|/health$").match
 
 
 class Guard:
-    """An ASGI app that passes signed requests on to another one."""
+    """An ASGI app that passes on to another one what is signed and names one of the hosts."""
 
-    def __init__(self, app: ASGIApp, credentials: Credentials) -> None:
+    def __init__(self, app: ASGIApp, credentials: Credentials, hosts: LocalHosts) -> None:
         self._app = app
-        self._hosts = LocalHosts()
+        self._hosts = hosts
         self._verifier = SignatureVerifier(credentials)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,7 +50,7 @@ class Guard:
         try:
             host = self._hosts.foreign(scope)
             if host is not None:
-                raise SignatureError(FORBIDDEN, refusal_text(host, scope["server"][1]))
+                raise SignatureError(FORBIDDEN, refusal_text(host, scope))
             authorization = self._verifier.authorization(scope)
             if _own_endpoint(scope["path"]):
                 raise SignatureError(FORBIDDEN, "The gateway offers no such endpoint.")

@@ -40,6 +40,14 @@ def test_a_broken_secret_is_a_configuration_error(secret_file: Path) -> None:
         ("PORT", "80.5", "a number from 0 to 65535 without a fraction"),
         ("GATEWAY_CONCURRENCY", "0", "a number from 1 to 256"),
         ("GATEWAY_IDLE_TIMEOUT_SECONDS", "soon", "a number from 0.1 to 86400"),
+        *(
+            (
+                "GATEWAY_ALLOWED_HOSTS",
+                hosts,
+                "names and addresses without a port, separated by commas",
+            )
+            for hosts in ("http://laptop", "laptop:8000", "a b", "*")
+        ),
     ],
 )
 def test_a_wrong_value_is_reported_with_what_is_allowed(
@@ -48,6 +56,12 @@ def test_a_wrong_value_is_reported_with_what_is_allowed(
     with pytest.raises(ConfigurationError) as wrong:
         configuration({"HERALD_JWT_SECRET": "", variable: value})
     assert str(wrong.value) == f"{variable} holds '{value}'; allowed: {allowed}"
+
+
+def test_more_hosts_can_be_allowed() -> None:
+    environ = {"HERALD_JWT_SECRET": "", "GATEWAY_ALLOWED_HOSTS": "laptop.local, 10.0.0.1,fe80::1,"}
+    assert configuration(environ).allowed_hosts == {"laptop.local", "10.0.0.1", "fe80::1"}
+    assert configuration({"HERALD_JWT_SECRET": ""}).allowed_hosts == frozenset()
 
 
 def test_a_stages_variables_override_those_of_all_stages() -> None:

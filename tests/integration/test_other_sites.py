@@ -62,6 +62,13 @@ def test_a_page_without_a_token_gets_401(herald: Client) -> None:
     assert handshake(herald, Origin=EVIL).status_code == 401
 
 
+def test_a_preflight_to_the_console_allows_nothing(herald: Client) -> None:
+    asked = {"Origin": EVIL, "Access-Control-Request-Method": "PUT"}
+    for path in ("token", "events", "handshakes", "connections/AAAAAAAAAAAAAAA="):
+        response = herald.http.options(f"/console/{path}", headers=asked)
+        assert_unreadable(response, 405)
+
+
 # --- @connections
 
 
@@ -75,6 +82,19 @@ def test_a_page_can_neither_post_to_nor_read_nor_close_a_connection(herald: Clie
             assert response.headers["x-amzn-errortype"] == "MissingAuthenticationTokenException"
         assert httpx.options(url, headers=FROM_EVIL).status_code == 405
         assert herald.report({"users": ["mallorys-target"]})["delivered"] == 1
+
+
+def test_a_refused_request_is_logged_with_what_helps(
+    herald: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "gateway")
+    herald.http.post("/ws/@connections/AAAAAAAAAAAAAAA=", content=b"{}")
+    herald.http.get("/console/\u2028", headers={b"Host": b"evil.example\x9b"})
+    [unsigned, foreign] = [line for line in caplog.messages if line.startswith("REFUSED")]
+    assert "MissingAuthenticationTokenException" in unsigned
+    assert "AWS_CONFIG_FILE=.herald/aws.config" in unsigned
+    assert "evil.example" in foreign
+    assert foreign.isprintable()
 
 
 def test_connections_are_not_revealed_to_requests_without_a_signature(herald: Client) -> None:
@@ -190,8 +210,8 @@ def test_a_request_for_another_host_is_refused_everywhere(herald: Client) -> Non
         assert handshake(herald, **bearer).status_code == 403
     refused = herald.http.get("/health", headers={"Host": f"evil.example:{port}"})
     assert refused.json()["message"] == (
-        f"This gateway doesn't answer for the host 'evil.example:{port}'. Use"
-        f" http://127.0.0.1:{port}, or start it with GATEWAY_ALLOWED_HOSTS=evil.example"
+        f"This gateway doesn't answer for the host 'evil.example:{port}'; use"
+        f" http://127.0.0.1:{port} or start it with GATEWAY_ALLOWED_HOSTS=evil.example"
     )
 
 
@@ -239,6 +259,25 @@ def test_on_the_network_only_allowed_names_are_answered(public: Client) -> None:
         ("evil.example", 403),
     ):
         assert public.http.get("/health", headers={"Host": host}).status_code == status
+
+
+def test_on_the_network_the_console_makes_no_tokens(public: Client) -> None:
+    """A tunnel under an allowed name ends on this machine, so its requests seem to come from it."""
+    for host, status in (("laptop.example", 403), ("localhost", 200)):
+        response = public.http.post("/console/token", headers={"Host": host}, json={"user": "a"})
+        assert response.status_code == status
+
+
+def test_the_emulated_services_answer_for_an_allowed_host(public: Client) -> None:
+    """A container reaches them under another name."""
+    for host, status in (("other.example", 200), ("evil.example", 403)):
+        response = httpx.post(
+            emulator_of(public.running),
+            headers={**SCAN, "Host": host},
+            content='{"TableName": "herald-connections"}',
+            auth=Signed(public.running.aws, "dynamodb"),
+        )
+        assert response.status_code == status
 
 
 def test_on_the_network_the_emulated_services_are_not(public: Client) -> None:

@@ -143,6 +143,25 @@ def test_a_preflight_to_the_emulated_services_allows_nothing(herald: Client) -> 
     assert not [name for name in response.headers if name.startswith("access-control-")]
 
 
+def test_the_emulated_services_open_no_websocket(herald: Client) -> None:
+    url = f"{emulator_of(herald.running)}/_aws/execute-api/a/b"
+    assert httpx.get(url, headers={**HANDSHAKE, "Origin": EVIL}).status_code == 403
+
+
+def test_a_request_that_breaks_off_is_not_carried_out(herald: Client) -> None:
+    """Its signature is right, but a part of the body is missing."""
+    aws, url = herald.running.aws, emulator_of(herald.running)
+    body = b'{"TableName": "herald-connections"}'
+    request = httpx.Request("POST", url, headers={**SCAN, "Connection": "close"}, content=body)
+    next(Signed(aws, "dynamodb").auth_flow(request))
+    lines = [b"POST / HTTP/1.1", *(b": ".join(header) for header in request.headers.raw), b"", b""]
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port)) as broken:
+        broken.sendall(b"\r\n".join(lines) + body[:-1])
+        broken.shutdown(socket.SHUT_WR)
+        assert b"herald" not in broken.makefile("rb").read()
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [

@@ -47,19 +47,21 @@ class Guard:
             await send({"type": "websocket.close"})
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        host = self._hosts.foreign(scope)
+        if host is not None:
+            refusal = _refusal(scope, FORBIDDEN, refusal_text(host, scope))
+            return await refusal(scope, receive, send)
         try:
-            host = self._hosts.foreign(scope)
-            if host is not None:
-                raise SignatureError(FORBIDDEN, refusal_text(host, scope))
             authorization = self._verifier.authorization(scope)
-            if _own_endpoint(scope["path"]):
-                raise SignatureError(FORBIDDEN, "The gateway offers no such endpoint.")
             body = await _read(receive)
             self._verifier.verify(authorization, scope, body)
         except SignatureError as error:
-            await _refuse(error, scope, receive, send)
-        else:
-            await self._app(scope, _replayed(body, receive), _without_cors(send))
+            refusal = _refusal(scope, error.error_type, f"{error} {CURE}")
+            return await refusal(scope, receive, send)
+        if _own_endpoint(scope["path"]):
+            refusal = _refusal(scope, FORBIDDEN, "The gateway offers no such endpoint.")
+            return await refusal(scope, receive, send)
+        await self._app(scope, _replayed(body, receive), _without_cors(send))
 
 
 async def _read(receive: Receive) -> bytes:
@@ -97,19 +99,17 @@ def _without_cors(send: Send) -> Send:
     return filtered
 
 
-async def _refuse(error: SignatureError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer 403 with the error in the format that the SDK expects of the service."""
-    message = str(error)
-    if error.error_type != FORBIDDEN:
-        message = f"{message} {CURE}"
-    if Headers(scope=scope).get("content-type", "").startswith("application/x-www-form-urlencoded"):
+def _refusal(scope: Scope, error_type: str, message: str) -> Response:
+    """Return 403 with an error in the format that the SDK expects of the service."""
+    content_type = Headers(scope=scope).get("content-type", "")
+    if content_type.startswith("application/x-www-form-urlencoded"):
         media_type = "text/xml"
         body = (
-            f"<ErrorResponse><Error><Type>Sender</Type><Code>{error.error_type}</Code>"
+            f"<ErrorResponse><Error><Type>Sender</Type><Code>{error_type}</Code>"
             f"<Message>{escape(message)}</Message></Error></ErrorResponse>"
         )
     else:
         media_type = "application/x-amz-json-1.0"
-        body = json.dumps({"__type": error.error_type, "message": message})
-    headers = {"x-amzn-ErrorType": error.error_type, "X-Content-Type-Options": "nosniff"}
-    await Response(body, 403, headers, media_type)(scope, receive, send)
+        body = json.dumps({"__type": error_type, "message": message})
+    headers = {"x-amzn-ErrorType": error_type, "X-Content-Type-Options": "nosniff"}
+    return Response(body, 403, headers, media_type)

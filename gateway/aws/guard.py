@@ -50,17 +50,20 @@ class Guard:
         host = self._hosts.foreign(scope)
         if host is not None:
             refusal = _refusal(scope, FORBIDDEN, refusal_text(host, scope))
-            return await refusal(scope, receive, send)
+            await refusal(scope, receive, send)
+            return
         try:
             authorization = self._verifier.authorization(scope)
             body = await _read(receive)
             self._verifier.verify(authorization, scope, body)
         except SignatureError as error:
             refusal = _refusal(scope, error.error_type, f"{error} {CURE}")
-            return await refusal(scope, receive, send)
+            await refusal(scope, receive, send)
+            return
         if _own_endpoint(scope["path"]):
             refusal = _refusal(scope, FORBIDDEN, "The gateway offers no such endpoint.")
-            return await refusal(scope, receive, send)
+            await refusal(scope, receive, send)
+            return
         await self._app(scope, _replayed(body, receive), _without_cors(send))
 
 

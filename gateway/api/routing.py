@@ -21,8 +21,8 @@ WEBSOCKET_PATHS = (f"/{WEBSOCKET_STAGE}", f"/{WEBSOCKET_STAGE}/")
 """AWS's own example ends in a slash:
 https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-how-to-call-websocket-api-wscat.html"""
 CONNECTIONS_PATHS = (
-    "/@connections/{connection_id:path}",  # as behind a custom domain without a base path
     "/{stage}/@connections/{connection_id:path}",
+    "/@connections/{connection_id:path}",  # as behind a custom domain without a base path
 )
 
 
@@ -35,12 +35,12 @@ def asgi_app(
     """Return the app. The REST API answers every path that is not another API's."""
     app = Starlette(
         routes=[
-            *(WebSocketRoute(path, websocket_api.endpoint) for path in WEBSOCKET_PATHS),
-            *(Route(path, _upgrade_required, methods=HTTP_METHODS) for path in WEBSOCKET_PATHS),
-            *(
+            *(  # first, since a broadcast makes thousands of these requests
                 Route(path, connections_api.endpoint, methods=["POST", "GET", "DELETE"])
                 for path in CONNECTIONS_PATHS
             ),
+            *(WebSocketRoute(path, websocket_api.endpoint) for path in WEBSOCKET_PATHS),
+            *(Route(path, _upgrade_required, methods=HTTP_METHODS) for path in WEBSOCKET_PATHS),
             *console,
         ]
     )

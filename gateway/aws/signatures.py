@@ -16,12 +16,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 MAX_SKEW_SECONDS = 900
-ALGORITHM = "AWS4-HMAC-SHA256"
+ALGORITHM = b"AWS4-HMAC-SHA256"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 
 _parameters = re.compile(
-    rf"{ALGORITHM} +Credential=([^/,\s]+)/([^/,\s]+)/([^/,\s]+)/([^/,\s]+)/aws4_request *, *"
-    r"SignedHeaders=([^,\s]+) *, *".encode()
+    ALGORITHM + rb" +Credential=([^/,\s]+)/(([^/,\s]+)/[^/,\s]+/([^/,\s]+)/aws4_request) *, *"
+    rb"SignedHeaders=([^,\s]+) *, *"
 ).fullmatch
 _timestamp = re.compile(rb"\d{8}T\d{6}Z").fullmatch
 _encode_all = re.compile(rb"[^A-Za-z0-9/_.~-]").sub
@@ -56,8 +56,9 @@ class Claim(NamedTuple):
 
     access_key: bytes
     date: bytes
-    region: bytes
     service: bytes
+    scope: bytes
+    """The date, the region and the service, as they are signed."""
     signed_headers: list[bytes]
 
 
@@ -125,25 +126,18 @@ class SignatureVerifier:
         """Check the signature of an ASGI request. Raises SignatureError."""
         claim, signature, timestamp, headers = authorization
         names = claim.signed_headers
-        lines = [b"%b:%b\n" % (name, _trimmed(headers.get(name, b""))) for name in names]
-        canonical = b"%b\n%b\n%b\n%b\n%b\n%b" % (
+        canonical = [
             scope["method"].encode(),
             _canonical_path(scope["raw_path"]),
             _canonical_query(scope["query_string"]),
-            b"".join(lines),
+            *[name + b":" + _trimmed(headers.get(name, b"")) for name in names],
+            b"",
             b";".join(names),
             hashlib.sha256(body).hexdigest().encode(),
-        )
-        to_sign = b"%b\n%b\n%b/%b/%b/aws4_request\n%b" % (
-            ALGORITHM.encode(),
-            timestamp,
-            claim.date,
-            claim.region,
-            claim.service,
-            hashlib.sha256(canonical).hexdigest().encode(),
-        )
-        expected = self._signing_hmac(claim.date, claim.region, claim.service).copy()
-        expected.update(to_sign)
+        ]
+        digest = hashlib.sha256(b"\n".join(canonical)).hexdigest().encode()
+        expected = self._signing_hmac(claim.scope).copy()
+        expected.update(b"\n".join((ALGORITHM, timestamp, claim.scope, digest)))
         if not hmac.compare_digest(expected.hexdigest().encode(), signature):
             raise _invalid(
                 "The request signature we calculated does not match the signature you provided."
@@ -170,10 +164,10 @@ class SignatureVerifier:
                 f" {_iso(now + MAX_SKEW_SECONDS)} ({_iso(now)} + {MAX_SKEW_SECONDS // 60} min.)"
             )
 
-    def _new_hmac(self, *scope: bytes) -> hmac.HMAC:
-        """Return an HMAC with the signing key of a date, a region and a service."""
+    def _new_hmac(self, scope: bytes) -> hmac.HMAC:
+        """Return an HMAC with the signing key of a scope."""
         key = f"AWS4{self._secret_key}".encode()
-        for part in (*scope, b"aws4_request"):
+        for part in scope.split(b"/"):
             key = hmac.digest(key, part, "sha256")
         return hmac.new(key, digestmod="sha256")
 
@@ -197,16 +191,15 @@ def _claim(unsigned: bytes) -> Claim | None:
     match = _parameters(unsigned)
     if match is None:
         return None
-    access_key, date, region, service, signed_headers = match.groups()
-    return Claim(access_key, date, region, service, signed_headers.split(b";"))
+    access_key, scope, date, service, signed_headers = match.groups()
+    return Claim(access_key, date, service, scope, signed_headers.split(b";"))
 
 
 def _check_signed_headers(signed: list[bytes], headers: Mapping[bytes, bytes]) -> None:
     """Raise SignatureError unless the headers that give a request its meaning are signed."""
-    for name in (b"host", *headers):
-        if (name == b"host" or name.startswith(b"x-amz-")) and (
-            name not in signed or name not in headers
-        ):
+    needed = [name for name in headers if name.startswith(b"x-amz-")]
+    for name in (b"host", *needed):
+        if name not in signed or name not in headers:
             text = name.decode("latin-1")
             raise _invalid(f"'{text}' must be a 'SignedHeader' in the AWS Authorization.")
 

@@ -74,10 +74,10 @@ class Tables:
             start = scan.get("ExclusiveStartKey", {"connectionId": {"S": ""}})["connectionId"]["S"]
             page = self._pages[scan.get("TotalSegments", 1), scan.get("Segment", 0), start]
             return Response(page, headers={"Content-Type": "application/x-amz-json-1.0"})
-        names = ("content-type", "x-amz-target", "authorization", "x-amz-date")
-        headers = {name: request.headers[name] for name in names if name in request.headers}
+        headers = request.headers.raw  # all of them, the host too, since the signature covers them
         answer = await self._client.post(self.emulator, content=body, headers=headers)
-        return Response(answer.content, answer.status_code, {"Content-Type": headers[names[0]]})
+        media_type = answer.headers["Content-Type"]
+        return Response(answer.content, answer.status_code, media_type=media_type)
 
 
 class _Server(uvicorn.Server):

@@ -11,8 +11,8 @@ Processes
   Each imports the app and handles one invocation at a time. It exchanges lines of JSON with the
   gateway over a socket pair, and ends when the gateway closes its end.
 - **The emulator**, `python -m gateway.aws.emulator`: DynamoDB, SQS, SNS and Secrets Manager by
-  MiniStack, on a free port and in memory. It ends when its standard input does, so also if the
-  gateway is killed.
+  MiniStack, on a free port and in memory, behind a guard (`aws/guard`) that checks signatures. It
+  ends when its standard input does, so also if the gateway is killed.
 - **The keeper**, `python -m gateway.chalice_local.keeper`: holds the emulator of a `chalice local`
   that runs without a gateway, through all restarts of the worker.
 

@@ -1,11 +1,13 @@
 """The gateway's configuration, from the environment and `.chalice/config.json`."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.local_hosts import ALLOWED_HOSTS
 from gateway.local_secret import BrokenSecret, local_secret
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -15,6 +17,7 @@ SECRET_FILE = HERALD / "jwt-secret"
 LOCAL_STAGE = "local"
 SECRET = "HERALD_JWT_SECRET"  # noqa: S105
 MAX_PORT = 65535
+HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*")
 INTEGRATION_SECONDS = 29.0  # how long API Gateway waits for a function
 
 
@@ -31,6 +34,8 @@ class Configuration:
     """
 
     host: str = "127.0.0.1"
+    allowed_hosts: frozenset[str] = frozenset()
+    """The hosts, beside this machine's own, that requests may name."""
     port: int = 8000
     idle_timeout: float = 600.0
     max_duration: float = 7200.0
@@ -56,6 +61,7 @@ def configuration(environ: Mapping[str, str], *, secret_file: Path = SECRET_FILE
     return Configuration(
         host=environ.get("HOST") or "127.0.0.1",
         port=_port(environ),
+        allowed_hosts=host_names(environ),
         idle_timeout=_number(environ, "GATEWAY_IDLE_TIMEOUT_SECONDS", 600, 0.1, 86400),
         max_duration=_number(environ, "GATEWAY_MAX_DURATION_SECONDS", 7200, 0.1, 86400),
         integration_timeout=_number(
@@ -76,6 +82,18 @@ def _port(environ: Mapping[str, str]) -> int:
             " without a fraction"
         )
     return int(port)
+
+
+def host_names(environ: Mapping[str, str]) -> frozenset[str]:
+    """Return the names in GATEWAY_ALLOWED_HOSTS. Raises ConfigurationError."""
+    raw = environ.get(ALLOWED_HOSTS, "")
+    hosts = frozenset(name for part in raw.split(",") if (name := part.strip()))
+    if not all(map(HOST_NAME.fullmatch, hosts)):
+        raise ConfigurationError(
+            f"{ALLOWED_HOSTS} holds {raw!r}; allowed: names and addresses without a port,"
+            " separated by commas"
+        )
+    return hosts
 
 
 def chalice_configuration() -> dict[str, Any]:

@@ -14,18 +14,20 @@ from gateway.api.event_stream import EventStream
 from gateway.api.events import WEBSOCKET_STAGE
 from gateway.api.fault_injection import FaultInjection
 from gateway.api.rest import RestApi
-from gateway.api.routing import asgi_app
+from gateway.api.routing import asgi_app, only_for
 from gateway.api.sockets import Sockets
 from gateway.api.uvicorn_server import Server, listen, uvicorn_config
 from gateway.api.websocket import WebSocketApi
 from gateway.aws.emulator import client, emulated_aws
-from gateway.aws.variables import MANAGEMENT_ENDPOINT
+from gateway.aws.signatures import Credentials
+from gateway.aws.variables import MANAGEMENT_ENDPOINT, credentials_in
 from gateway.configuration import Configuration
 from gateway.console.routes import Console
 from gateway.functions.environments import Environments
 from gateway.functions.execution_environment import FunctionError
 from gateway.functions.queues import run_queues
 from gateway.functions.schedules import run_schedules
+from gateway.local_hosts import LocalHosts, authority
 from gateway.log import log_line
 from infra.stage import TABLES
 
@@ -65,7 +67,7 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
         port = listener.getsockname()[1]
         aws = await stack.enter_async_context(emulated_aws(configuration.variables))
         local_host = LOOPBACK_ADDRESSES.get(configuration.host, configuration.host)
-        management = f"http://{_authority(local_host, port)}/{WEBSOCKET_STAGE}"
+        management = f"http://{authority(local_host, port)}/{WEBSOCKET_STAGE}"
         variables = {MANAGEMENT_ENDPOINT: management, **configuration.variables, **aws}
         environments = Environments(
             configuration.project,
@@ -75,14 +77,15 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
         )
         stack.push_async_callback(environments.stop)
         await environments.start()
-        await stack.enter_async_context(_serving(configuration, environments, listener))
+        serving = _serving(configuration, environments, listener, credentials_in(aws))
+        await stack.enter_async_context(serving)
         for work in (
             run_schedules(environments, configuration.schedule_period),
             run_queues(environments, client("sqs", aws), aws["AWS_ENDPOINT_URL"]),
             _reload_on_change(environments, configuration.project),
         ):
             stack.push_async_callback(_cancel, asyncio.create_task(work))
-        domain_name = _authority(configuration.host, port)
+        domain_name = authority(configuration.host, port)
         yield Running(
             http=f"http://{domain_name}",
             websocket=f"ws://{domain_name}/{WEBSOCKET_STAGE}",
@@ -97,11 +100,17 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
 
 @contextlib.asynccontextmanager
 async def _serving(
-    configuration: Configuration, environments: Environments, listener: socket.socket
+    configuration: Configuration,
+    environments: Environments,
+    listener: socket.socket,
+    credentials: Credentials,
 ) -> AsyncIterator[None]:
-    """Serve HTTP and WebSockets on `listener` while the context lasts."""
+    """Serve HTTP and WebSockets on `listener` while the context lasts.
+
+    `credentials` sign the requests to `@connections`.
+    """
     port = listener.getsockname()[1]
-    domain_name = _authority(configuration.host, port)
+    domain_name = authority(configuration.host, port)
     sockets, event_stream, faults = Sockets(), EventStream(), FaultInjection()
     app = asgi_app(
         WebSocketApi(
@@ -113,11 +122,12 @@ async def _serving(
             event_stream=event_stream,
             faults=faults,
         ),
-        ConnectionsApi(sockets, event_stream=event_stream, faults=faults),
+        ConnectionsApi(sockets, credentials=credentials, event_stream=event_stream, faults=faults),
         RestApi(environments, domain_name=domain_name, port=port, event_stream=event_stream),
         Console(configuration, sockets, event_stream=event_stream, faults=faults).routes,
     )
-    server = Server(uvicorn_config(app, stop_timeout=configuration.stop_timeout))
+    hosts = LocalHosts({configuration.host, *configuration.allowed_hosts})
+    server = Server(uvicorn_config(only_for(hosts, app), stop_timeout=configuration.stop_timeout))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield
@@ -127,11 +137,6 @@ async def _serving(
         await asyncio.sleep(CLOSE_FRAMES_SECONDS)
         server.should_exit = True
         await serving
-
-
-def _authority(host: str, port: int) -> str:
-    """Return `host:port` as URLs have it: https://www.rfc-editor.org/rfc/rfc3986#section-3.2"""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

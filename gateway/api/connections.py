@@ -18,7 +18,11 @@ from gateway.api.event_stream import EventStream
 from gateway.api.events import WEBSOCKET_STAGE, new_id
 from gateway.api.fault_injection import FaultInjection
 from gateway.api.sockets import CLOSED_BY_API, MAX_MESSAGE_BYTES, BufferFull, Socket, Sockets
+from gateway.aws.signatures import Credentials, SignatureError, SignatureVerifier
+from gateway.log import log_line
 
+CURE = "Sign with the credentials in .herald/aws.config: AWS_CONFIG_FILE=.herald/aws.config"
+"""What helps an SDK whose requests are refused."""
 CONNECTION_ID = re.compile(r"[A-Za-z0-9_-]{15}=")
 
 
@@ -26,23 +30,40 @@ class ConnectionsApi:
     """Sends to a connection (POST), describes it (GET) and closes it (DELETE)."""
 
     def __init__(
-        self, sockets: Sockets, *, event_stream: EventStream, faults: FaultInjection
+        self,
+        sockets: Sockets,
+        *,
+        credentials: Credentials,
+        event_stream: EventStream,
+        faults: FaultInjection,
     ) -> None:
+        """Serve `sockets` to requests that are signed with `credentials`."""
+        self._verifier = SignatureVerifier(credentials, service="execute-api")
         self._sockets = sockets
         self._event_stream = event_stream
         self._faults = faults
 
     async def endpoint(self, request: Request) -> Response:
-        """Answer one request about one connection."""
+        """Answer one request about one connection, if it is signed."""
+        try:
+            return await self._respond(request)
+        except SignatureError as error:
+            log_line("REFUSED", f"{request.method} @connections  {error.error_type}  {CURE}")
+            return _error(403, error.error_type, str(error))
+
+    async def _respond(self, request: Request) -> Response:
+        """Answer a request. Raises SignatureError."""
+        authorization = self._verifier.authorization(request.scope)
+        try:
+            body = await read_body(request, MAX_MESSAGE_BYTES)
+        except BodyTooLarge:
+            return _error(413, "PayloadTooLargeException", "Message too long")
+        self._verifier.verify(authorization, request.scope, body)
         connection_id = request.path_params["connection_id"]
         if request.path_params.get("stage", WEBSOCKET_STAGE) != WEBSOCKET_STAGE:
             return _error(403, "ForbiddenException", "Forbidden")
         if not CONNECTION_ID.fullmatch(connection_id):
             return _error(400, "BadRequestException", f"Invalid connectionId: {connection_id}")
-        try:
-            body = await read_body(request, MAX_MESSAGE_BYTES)
-        except BodyTooLarge:
-            return _error(413, "PayloadTooLargeException", "Message too long")
         socket = self._sockets.find(connection_id)
         if socket is None:
             return _error(410, "GoneException")

@@ -4,22 +4,25 @@ from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from gateway.api.connections import ConnectionsApi
-from gateway.api.events import WEBSOCKET_STAGE
+from gateway.api.events import WEBSOCKET_STAGE, new_id
 from gateway.api.rest import RestApi
 from gateway.api.websocket import WebSocketApi
+from gateway.local_hosts import LocalHosts, refusal_text
+from gateway.log import log_line, printable
 
 HTTP_METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 WEBSOCKET_PATHS = (f"/{WEBSOCKET_STAGE}", f"/{WEBSOCKET_STAGE}/")
 """AWS's own example ends in a slash:
 https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-how-to-call-websocket-api-wscat.html"""
 CONNECTIONS_PATHS = (
-    "/@connections/{connection_id:path}",  # as behind a custom domain without a base path
     "/{stage}/@connections/{connection_id:path}",
+    "/@connections/{connection_id:path}",  # as behind a custom domain without a base path
 )
 
 
@@ -32,18 +35,39 @@ def asgi_app(
     """Return the app. The REST API answers every path that is not another API's."""
     app = Starlette(
         routes=[
-            *(WebSocketRoute(path, websocket_api.endpoint) for path in WEBSOCKET_PATHS),
-            *(Route(path, _upgrade_required, methods=HTTP_METHODS) for path in WEBSOCKET_PATHS),
-            *(
+            *(  # first, since a broadcast makes thousands of these requests
                 Route(path, connections_api.endpoint, methods=["POST", "GET", "DELETE"])
                 for path in CONNECTIONS_PATHS
             ),
+            *(WebSocketRoute(path, websocket_api.endpoint) for path in WEBSOCKET_PATHS),
+            *(Route(path, _upgrade_required, methods=HTTP_METHODS) for path in WEBSOCKET_PATHS),
             *console,
         ]
     )
     app.router.redirect_slashes = False
     app.router.default = _rest_app(rest_api, app.router.not_found)
     return app
+
+
+def only_for(hosts: LocalHosts, app: ASGIApp) -> ASGIApp:
+    """Return an app that answers only requests and handshakes for these hosts, and others 403."""
+
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        host = hosts.foreign(scope)
+        if host is None:
+            return await app(scope, receive, send)
+        log_line("REFUSED", f"{printable(scope['path'])} for the host {printable(host)!r}")
+        response = _wrong_host(refusal_text(host, scope))
+        if scope["type"] == "websocket":
+            return await WebSocket(scope, receive, send).send_denial_response(response)
+        return await response(scope, receive, send)
+
+    return respond
+
+
+def _wrong_host(reason: str) -> Response:
+    headers = {"x-amzn-RequestId": new_id(), "x-amzn-ErrorType": "ForbiddenException"}
+    return JSONResponse({"message": reason}, 403, headers)
 
 
 async def _upgrade_required(request: Request) -> Response:

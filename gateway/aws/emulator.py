@@ -1,7 +1,8 @@
 """The AWS services behind the local gateway, emulated by MiniStack in a process of its own.
 
-The emulator listens on a free port of 127.0.0.1 only. It keeps its data in memory, also while code
-reloads, and ends with the process that started it, however that one ends.
+The emulator listens on a free port of 127.0.0.1 only, behind a guard that lets requests pass which
+are signed with its random credentials. It keeps its data in memory, also while code reloads, and
+ends with the process that started it, however that one ends.
 """
 
 import asyncio
@@ -18,8 +19,17 @@ from typing import Any, Literal
 import boto3
 from botocore.config import Config
 
-from gateway.aws.variables import ACCOUNT, QUEUE_URL, leading_to
-from gateway.configuration import PROJECT
+from gateway.aws.signatures import random_credentials
+from gateway.aws.variables import (
+    ACCESS_KEY,
+    ACCOUNT,
+    QUEUE_URL,
+    SECRET_KEY,
+    credentials_in,
+    leading_to,
+)
+from gateway.configuration import PROJECT, host_names
+from gateway.local_hosts import ALLOWED_HOSTS, LocalHosts
 from gateway.machine.signals import without_interrupts
 from gateway.registry import REGISTRY
 from infra.stage import RESOURCES, TABLES
@@ -31,8 +41,8 @@ START_SECONDS = 30.0
 async def emulated_aws(app_variables: Mapping[str, str]) -> AsyncIterator[dict[str, str]]:
     """Run an emulator with Herald's tables and queues while the context lasts.
 
-    Yields the variables that lead an SDK to it. Raises RuntimeError or TimeoutError if it doesn't
-    start.
+    Yields the variables that lead an SDK to it, with credentials of its own. Raises RuntimeError or
+    TimeoutError if it doesn't start.
 
     Args:
         app_variables: The app's variables. They name the tables; an empty HERALD_FANOUT_QUEUE_URL
@@ -40,9 +50,11 @@ async def emulated_aws(app_variables: Mapping[str, str]) -> AsyncIterator[dict[s
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        process = await _start_process(listener.fileno(), port)
+        variables = leading_to(f"http://127.0.0.1:{port}", random_credentials(), app_variables)
+        guarded = {name: variables[name] for name in (ACCESS_KEY, SECRET_KEY)}
+        guarded[ALLOWED_HOSTS] = app_variables.get(ALLOWED_HOSTS, "")
+        process = await _start_process(listener.fileno(), port, guarded)
     try:
-        variables = leading_to(f"http://127.0.0.1:{port}", app_variables)
         await _wait_until_healthy(process, port)
         await asyncio.to_thread(create_tables, client("dynamodb", variables), app_variables)
         queue_urls = await asyncio.to_thread(create_queues, client("sqs", variables))
@@ -55,7 +67,14 @@ async def emulated_aws(app_variables: Mapping[str, str]) -> AsyncIterator[dict[s
         await process.wait()
 
 
-async def _start_process(descriptor: int, port: int) -> Process:
+async def _start_process(descriptor: int, port: int, guarded: Mapping[str, str]) -> Process:
+    """Start the process.
+
+    Args:
+        descriptor: The socket that it serves.
+        port: The socket's port.
+        guarded: The variables for the guard. Unlike arguments, only the same user can read them.
+    """
     with without_interrupts():
         return await asyncio.create_subprocess_exec(
             sys.executable,
@@ -66,6 +85,7 @@ async def _start_process(descriptor: int, port: int) -> Process:
             stdin=PIPE,
             pass_fds=[descriptor],
             cwd=PROJECT,
+            env={**os.environ, **guarded},
         )
 
 
@@ -75,25 +95,25 @@ async def _wait_until_healthy(process: Process, port: int) -> None:
         while process.returncode is None:
             with contextlib.suppress(OSError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(b"GET /_ministack/health HTTP/1.0\r\n\r\n")
+                writer.write(b"GET / HTTP/1.0\r\n\r\n")
                 status = await reader.readline()
                 writer.close()
-                if b" 200 " in status:
+                if status.startswith(b"HTTP/"):  # the guard's refusal: the services have started
                     return
             await asyncio.sleep(0.02)
     raise RuntimeError("The AWS emulator ended while it started; see its output above")
 
 
 def client(
-    service: Literal["dynamodb", "secretsmanager", "sqs"], variables: Mapping[str, str]
+    service: Literal["dynamodb", "secretsmanager", "sns", "sqs"], variables: Mapping[str, str]
 ) -> Any:
     """Return an SDK client of the emulator that `variables` lead to."""
     return boto3.client(
         service,
         endpoint_url=variables["AWS_ENDPOINT_URL"],
         region_name=variables["AWS_REGION"],
-        aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+        aws_access_key_id=variables[ACCESS_KEY],
+        aws_secret_access_key=variables[SECRET_KEY],
         config=Config(retries={"total_max_attempts": 1}),
     )
 
@@ -171,7 +191,10 @@ def _main(descriptor: int, port: int) -> None:
     import uvicorn
     from ministack.app import app
 
-    config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="on")
+    from gateway.aws.guard import Guard
+
+    guard = Guard(app, credentials_in(os.environ), LocalHosts(host_names(os.environ)))
+    config = uvicorn.Config(guard, log_level="error", access_log=False, lifespan="on")
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
 

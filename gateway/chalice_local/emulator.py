@@ -13,7 +13,7 @@ from gateway.configuration import PROJECT
 from gateway.machine import private_files
 from gateway.registry import REGISTRY, read_locked
 
-PACKAGES = ("boto3", "ministack", "uvicorn")
+PACKAGES = ("boto3", "ministack", "starlette", "uvicorn")
 """The modules that the emulator needs beyond the app's own packages."""
 START_SECONDS = 60.0
 POLL_SECONDS = 0.02

@@ -27,6 +27,7 @@ from gateway.api.fault_injection import (
 )
 from gateway.api.sockets import Sockets
 from gateway.configuration import PROJECT, Configuration, ConfigurationError
+from gateway.local_hosts import LocalHosts
 from gateway.tokens import token
 
 PAGE_FILES = PROJECT / "console"
@@ -63,6 +64,8 @@ class Console:
         faults: FaultInjection,
     ) -> None:
         self._configuration = configuration
+        # Without GATEWAY_ALLOWED_HOSTS: a tunnel's requests also come from this machine.
+        self._hosts = LocalHosts({configuration.host})
         self._sockets = sockets
         self._event_stream = event_stream
         self._faults = faults
@@ -92,7 +95,7 @@ class Console:
         async def respond(request: Request) -> Response:
             if request.client is None or not ipaddress.ip_address(request.client.host).is_loopback:
                 return _error(403, "the console answers only the machine that it runs on")
-            if not self._is_own_origin(request.headers):
+            if self._hosts.foreign(request.scope) is not None or not _is_own(request.headers):
                 return _error(403, "the console answers only its own page")
             try:
                 response = await endpoint(request)
@@ -102,13 +105,6 @@ class Console:
             return response
 
         return respond
-
-    def _is_own_origin(self, headers: Mapping[str, str]) -> bool:
-        host = headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname or ""
-        origin = headers.get("origin")
-        known = name in ("localhost", self._configuration.host) or _is_address(name)
-        return known and (origin is None or urlsplit(origin).netloc == host)
 
     async def _page(self, request: Request) -> Response:
         return FileResponse(PAGE_FILES / "index.html")
@@ -173,6 +169,12 @@ class Console:
         return Response(status_code=204)
 
 
+def _is_own(headers: Mapping[str, str]) -> bool:
+    """Return whether a request comes from the console's own origin, or from no page at all."""
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == headers.get("host")
+
+
 class _Files(StaticFiles):
     """The page's files, with the security headers."""
 
@@ -203,14 +205,6 @@ def _one_of(status: int | None, allowed: frozenset[int]) -> int | None:
     if status is not None and status not in allowed:
         raise BadRequest(f"status must be one of {', '.join(map(str, sorted(allowed)))}, or absent")
     return status
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _error(status: int, message: str) -> Response:

@@ -7,6 +7,8 @@ import pytest
 
 from gateway.configuration import ConfigurationError, configuration, stage_environment
 
+HOST_NAMES = "names and addresses without a port, separated by commas"
+
 
 @pytest.fixture
 def secret_file(tmp_path: Path) -> Path:
@@ -40,6 +42,10 @@ def test_a_broken_secret_is_a_configuration_error(secret_file: Path) -> None:
         ("PORT", "80.5", "a number from 0 to 65535 without a fraction"),
         ("GATEWAY_CONCURRENCY", "0", "a number from 1 to 256"),
         ("GATEWAY_IDLE_TIMEOUT_SECONDS", "soon", "a number from 0.1 to 86400"),
+        ("GATEWAY_ALLOWED_HOSTS", "http://a", HOST_NAMES),
+        ("GATEWAY_ALLOWED_HOSTS", "laptop:8000", HOST_NAMES),
+        ("GATEWAY_ALLOWED_HOSTS", "a b", HOST_NAMES),
+        ("GATEWAY_ALLOWED_HOSTS", "*", HOST_NAMES),
     ],
 )
 def test_a_wrong_value_is_reported_with_what_is_allowed(
@@ -48,6 +54,12 @@ def test_a_wrong_value_is_reported_with_what_is_allowed(
     with pytest.raises(ConfigurationError) as wrong:
         configuration({"HERALD_JWT_SECRET": "", variable: value})
     assert str(wrong.value) == f"{variable} holds '{value}'; allowed: {allowed}"
+
+
+def test_more_hosts_can_be_allowed() -> None:
+    environ = {"HERALD_JWT_SECRET": "", "GATEWAY_ALLOWED_HOSTS": "laptop.local, 10.0.0.1,fe80::1,"}
+    assert configuration(environ).allowed_hosts == {"laptop.local", "10.0.0.1", "fe80::1"}
+    assert configuration({"HERALD_JWT_SECRET": ""}).allowed_hosts == frozenset()
 
 
 def test_a_stages_variables_override_those_of_all_stages() -> None:

@@ -53,13 +53,23 @@ def endpoint(checkout: Path) -> str:
     return read["default"]["endpoint_url"]
 
 
-def list_tables(checkout: Path) -> str:
-    """Return the tables that a program lists with nothing but the config file."""
+def ask_for_tables(checkout: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a program that lists the tables, with nothing but the config file and `environment`."""
     program = "import boto3; print(boto3.client('dynamodb').list_tables()['TableNames'])"
-    environment = {"AWS_CONFIG_FILE": str(config(checkout)), "HOME": "/nowhere"}
     return subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    ).stdout
+        [sys.executable, "-c", program],
+        env={"AWS_CONFIG_FILE": str(config(checkout)), "HOME": "/nowhere", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def list_tables(checkout: Path) -> str:
+    """Return the tables that the program lists."""
+    asked = ask_for_tables(checkout)
+    assert asked.returncode == 0, asked.stderr
+    return asked.stdout
 
 
 def test_the_config_file_is_all_that_an_sdk_needs(checkout: Path, run: Start) -> None:
@@ -70,6 +80,23 @@ def test_the_config_file_is_all_that_an_sdk_needs(checkout: Path, run: Start) ->
     first.process.send_signal(signal.SIGTERM)
     assert first.end() == 0
     assert "'of-the-second'" in list_tables(checkout)
+
+
+def test_an_sdk_that_prefers_other_credentials_is_told_what_to_set(
+    checkout: Path, run: Start, tmp_path: Path
+) -> None:
+    """An SDK prefers `~/.aws/credentials` to any config file."""
+    run()
+    (tmp_path / ".aws").mkdir()
+    own = "[default]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = own\n"
+    (tmp_path / ".aws" / "credentials").write_text(own)
+    refused = ask_for_tables(checkout, HOME=str(tmp_path))
+    assert "UnrecognizedClientException" in refused.stderr
+    assert "set AWS_SHARED_CREDENTIALS_FILE=.herald/aws.config, too" in refused.stderr
+    cured = ask_for_tables(
+        checkout, HOME=str(tmp_path), AWS_SHARED_CREDENTIALS_FILE=str(config(checkout))
+    )
+    assert "'herald-users'" in cured.stdout
 
 
 def test_only_the_owner_can_read_the_files(checkout: Path, run: Start) -> None:

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import boto3
 import pytest
 
+from gateway.aws.emulator import client
 from tests.support.clients import Client, Socket, eventually
 from tests.support.stub import Stub, stub
 
@@ -96,13 +96,7 @@ def test_a_rejected_connection_is_removed_and_its_user_is_notified(
 
 def subscribed_queue(herald: Client) -> Callable[[], Any]:
     """Subscribe a queue to the topic; return a function that waits for the next notice."""
-    aws: Any = {
-        "endpoint_url": herald.running.aws["AWS_ENDPOINT_URL"],
-        "region_name": "us-east-1",
-        "aws_access_key_id": "local",
-        "aws_secret_access_key": "local",
-    }
-    sns, sqs = boto3.client("sns", **aws), boto3.client("sqs", **aws)
+    sns, sqs = client("sns", herald.running.aws), client("sqs", herald.running.aws)
     assert sns.create_topic(Name=TOPIC.rpartition(":")[2])["TopicArn"] == TOPIC
     url = sqs.create_queue(QueueName="notices")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])

@@ -1,12 +1,11 @@
 """Keys from an identity provider and from Secrets Manager, through the whole gateway."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import boto3
 import httpx
 import pytest
 
+from gateway.aws.emulator import client
 from tests.support.clients import EVERY_SCOPE, SECRET, Client, token
 from tests.support.jwts import CLAIMS, by_hand
 from tests.support.key_server import ALGORITHMS, KeyPair, KeyServer, key_server
@@ -75,13 +74,7 @@ def test_an_unreachable_provider_causes_500_and_not_401(
 
 def test_a_secret_in_secrets_manager_can_be_rotated(herald_with: Start) -> None:
     herald = herald_with(HERALD_JWT_SECRET=" ", HERALD_JWT_SECRET_ARN=ARN)
-    secrets: Any = boto3.client(
-        "secretsmanager",
-        endpoint_url=herald.running.aws["AWS_ENDPOINT_URL"],
-        region_name="us-east-1",
-        aws_access_key_id="local",
-        aws_secret_access_key="local",
-    )
+    secrets = client("secretsmanager", herald.running.aws)
     assert users(herald, token()).status_code == 500
     secrets.create_secret(Name="herald-jwt", SecretString=SECRET)
     assert users(herald, token()).status_code == 200

@@ -13,6 +13,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from clients.python.herald_client import Herald, HeraldError, Options, earliest, expiry
 from tests.support.clients import Client, token
+from tests.support.signing import Signed
 
 SOON = Options(first_pause=0.05, longest_pause=0.1, timeout=5.0)
 SECONDS = 10.0
@@ -40,6 +41,13 @@ async def first(herald: Herald, count: int) -> list[Any]:
             if len(found) == count:
                 break
     return found
+
+
+def close(herald: Client, connection_id: str) -> None:
+    """Close a connection from the server's side."""
+    url = f"{herald.running.management}/@connections/{connection_id}"
+    response = herald.http.delete(url, auth=Signed(herald.running.aws))
+    assert response.status_code == 204
 
 
 def test_a_message_is_sent_reported_and_received(herald: Client) -> None:
@@ -88,8 +96,7 @@ def test_the_client_reconnects_when_the_connection_breaks(herald: Client) -> Non
     async def run() -> None:
         async with Herald(herald.running.websocket, token("rita"), SOON) as rita:
             before = herald.connection_id("rita")
-            delete = f"{herald.running.management}/@connections/{before}"
-            assert (await asyncio.to_thread(herald.http.delete, delete)).status_code == 204
+            await asyncio.to_thread(close, herald, before)
             await until(lambda: ids("rita") not in ([], [before]) and rita.connected)
             await until(lambda: before not in ids("rita"))
             await asyncio.to_thread(herald.report, {"users": ["rita"]}, "again")
@@ -206,8 +213,7 @@ def test_a_client_without_messages_resumes_from_the_time_of_the_disconnect(heral
             await until(lambda: quiet._clock_offset is not None)
             before = time.time()
             await asyncio.sleep(0.1)
-            close = f"{herald.running.management}/@connections/{herald.connection_id('quiet')}"
-            await asyncio.to_thread(herald.http.delete, close)
+            await asyncio.to_thread(close, herald, herald.connection_id("quiet"))
             await until(lambda: quiet._after)
             assert earliest(before) < quiet._after < earliest(time.time() + 1)
 

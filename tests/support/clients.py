@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx
 from joserfc import jwt
 from joserfc.jwk import OctKey
@@ -17,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from gateway import configuration as settings
+from gateway.aws.emulator import client
 from gateway.configuration import Configuration
 from gateway.server import Running, gateway
 from tests.support.schemas import check_answer, check_received, check_sent
@@ -46,13 +46,7 @@ class Client:
     def __init__(self, running: Running) -> None:
         self.running = running
         self.http = httpx.Client(base_url=running.http, timeout=RECEIVE_SECONDS)
-        self.tables = boto3.client(
-            "dynamodb",
-            endpoint_url=running.aws["AWS_ENDPOINT_URL"],
-            region_name=running.aws["AWS_REGION"],
-            aws_access_key_id="local",
-            aws_secret_access_key="local",
-        )
+        self.tables = client("dynamodb", running.aws)
         self._stack = contextlib.ExitStack()
 
     def close(self) -> None:

@@ -61,9 +61,9 @@ class Echo(Client):
         return boto3.client(
             "apigatewaymanagementapi",
             endpoint_url=self.running.management,
-            region_name="us-east-1",
-            aws_access_key_id="local",
-            aws_secret_access_key="local",
+            region_name=self.running.aws["AWS_REGION"],
+            aws_access_key_id=self.running.aws["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.running.aws["AWS_SECRET_ACCESS_KEY"],
         )
 
 

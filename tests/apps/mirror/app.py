@@ -9,11 +9,7 @@ from chalice.app import Chalice
 app = Chalice(app_name="mirror")
 app.experimental_feature_flags.update(["WEBSOCKETS"])
 connections = boto3.client(
-    "apigatewaymanagementapi",
-    endpoint_url=os.environ["HERALD_MANAGEMENT_ENDPOINT"],
-    region_name="us-east-1",
-    aws_access_key_id="local",
-    aws_secret_access_key="local",
+    "apigatewaymanagementapi", endpoint_url=os.environ["HERALD_MANAGEMENT_ENDPOINT"]
 )
 
 

@@ -7,6 +7,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.support.echo import Echo
+from tests.support.signing import Signed
 
 
 def test_the_sdk_can_post_to_get_and_delete_a_connection(echo: Echo) -> None:
@@ -32,11 +33,16 @@ def test_the_sdk_can_post_to_get_and_delete_a_connection(echo: Echo) -> None:
 def test_ids_and_the_at_sign_may_be_url_encoded(echo: Echo) -> None:
     socket, connection_id = echo.connected()
     for form in (connection_id, quote(connection_id, safe="")):
-        response = httpx.post(_url(echo, form), content=b'"hi"')
+        response = httpx.post(_url(echo, form), content=b'"hi"', auth=_signed(echo))
         assert (response.status_code, response.content) == (200, b"")
         assert socket.receive() == "hi"
     encoded = f"{echo.running.management}/%40connections/{quote(connection_id)}"
-    assert httpx.get(encoded).json().keys() == {"connectedAt", "identity", "lastActiveAt"}
+    described = httpx.get(encoded, auth=_signed(echo))
+    assert described.json().keys() == {"connectedAt", "identity", "lastActiveAt"}
+
+
+def _signed(echo: Echo) -> Signed:
+    return Signed(echo.running.aws)
 
 
 def _url(echo: Echo, connection_id: str) -> str:
@@ -58,18 +64,20 @@ def _url(echo: Echo, connection_id: str) -> str:
 def test_a_wrong_id_has_api_gateways_error(
     echo: Echo, connection_id: str, status: int, error_type: str, body: str
 ) -> None:
-    response = httpx.post(_url(echo, connection_id), content=b"x")
+    response = httpx.post(_url(echo, connection_id), content=b"x", auth=_signed(echo))
     assert (response.status_code, response.text) == (status, body)
     assert response.headers["x-amzn-errortype"] == error_type
 
 
 def test_a_message_over_128_kb_is_413_and_another_stage_403(echo: Echo) -> None:
     _, connection_id = echo.connected()
-    response = httpx.post(_url(echo, connection_id), content=b"x" * (128 * 1024 + 1))
+    url = _url(echo, connection_id)
+    response = httpx.post(url, content=b"x" * (128 * 1024 + 1), auth=_signed(echo))
     assert response.status_code == 413
     assert response.headers["x-amzn-errortype"] == "PayloadTooLargeException"
-    other_stage = _url(echo, connection_id).replace("/ws/", "/prod/")
-    assert httpx.post(other_stage, content=b"x").status_code == 403
+    other_stage = httpx.post(url.replace("/ws/", "/prod/"), content=b"x", auth=_signed(echo))
+    assert other_stage.status_code == 403
+    assert other_stage.json() == {"message": "Forbidden"}
 
 
 def test_a_client_that_does_not_read_is_429_without_delaying_others(echo: Echo) -> None:

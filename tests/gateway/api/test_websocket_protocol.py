@@ -32,6 +32,7 @@ from tests.support.frames import (
     frame,
     handshake,
 )
+from tests.support.signing import Signed
 
 FRAME_BYTES = 32 * 1024
 MESSAGE_BYTES = 128 * 1024
@@ -451,10 +452,11 @@ def test_a_client_that_never_reads_is_disconnected(tmp_path: Path) -> None:
     ):
         [event] = echo.events("CONNECT")
         path = f"/ws/@connections/{quote(event['requestContext']['connectionId'])}"
-        while echo.http.post(path, content=b"*" * MESSAGE_BYTES).status_code == 200:
+        signed = Signed(echo.running.aws)
+        while echo.http.post(path, content=b"*" * MESSAGE_BYTES, auth=signed).status_code == 200:
             pass
         eventually(lambda: echo.events("DISCONNECT"), DISCONNECT_SECONDS)
-        assert echo.http.get(path).status_code == 410
+        assert echo.http.get(path, auth=signed).status_code == 410
 
 
 def test_an_unfinished_frame_does_not_delay_other_clients(echo: Echo) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from gateway.aws.signatures import random_credentials
 from gateway.aws.variables import leading_to, without_proxy
 
 
@@ -19,5 +20,5 @@ def test_this_machine_is_reached_without_a_proxy(variables: dict[str, str], no_p
 
 
 def test_the_users_own_aws_configuration_is_not_read() -> None:
-    variables = leading_to("http://127.0.0.1:1", {})
+    variables = leading_to("http://127.0.0.1:1", random_credentials(), {})
     assert variables["AWS_CONFIG_FILE"] == variables["AWS_SHARED_CREDENTIALS_FILE"] == "/dev/null"

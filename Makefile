@@ -58,8 +58,9 @@ tests: $(READY)
 coverage: $(READY) ## Measure which lines and branches the tests reach, in every process; fail under 95 % (TESTS: only some tests)
 	$(PYTEST) $(TESTS) --cov
 
-faults: $(READY) ## Test with failing AWS calls and a kill between any two calls (FAULTS=all: every kind of failure, twenty minutes)
+faults: $(READY) ## Test with failing AWS calls, a kill between any two calls, and AWS's limits (FAULTS=all: every kind of failure, twenty minutes)
 	FAULTS="$(FAULTS)" $(BIN)/pytest -n auto --maxprocesses 4 tests/faults
+	$(BIN)/pytest -n 0 tests/neighbours
 
 fuzz: $(VENV)/fuzz/.ready ## Fuzz the parsers of messages and tokens: make fuzz SECONDS=60
 	@for parser in messages tokens; do mkdir -p .herald/fuzz/$$parser && \

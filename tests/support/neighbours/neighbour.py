@@ -55,7 +55,11 @@ class Neighbour:
         """Take the sockets of the senders; without any, they use REST."""
         self._http = http
         self._recipient = recipient
-        self._sockets = sockets
+        self._free: asyncio.Queue[ClientConnection] | None = None
+        if sockets:
+            self._free = asyncio.Queue()
+            for socket in sockets:
+                self._free.put_nowait(socket)
         self._headers = [place.headers(f"{name}-{number}", tenant) for number in range(SENDERS)]
         self._turns = count()
 
@@ -73,7 +77,7 @@ class Neighbour:
         turn = next(self._turns)
         started = time.perf_counter()
         try:
-            outcome = await self._over_websocket(turn) if self._sockets else await self._post(turn)
+            outcome = await (self._post(turn) if self._free is None else self._frame(turn, self._free))
         except (TimeoutError, httpx.HTTPError) as error:
             outcome = type(error).__name__
         experience.latencies.append(time.perf_counter() - started)
@@ -87,13 +91,13 @@ class Neighbour:
             return f"{answer.status_code} {answer.json().get('code', '')}"
         return _outcome(answer.json()["messages"][0])
 
-    async def _over_websocket(self, turn: int) -> str:
-        assert self._sockets
-        socket = self._sockets[turn % len(self._sockets)]
+    async def _frame(self, turn: int, free: asyncio.Queue[ClientConnection]) -> str:
         to = {"users": [self._recipient]}
+        socket = await free.get()
         async with asyncio.timeout(PATIENCE_SECONDS):
             await socket.send(json.dumps({"action": "send", "to": to, "data": turn, "ref": "1"}))
             answer = json.loads(await socket.recv())
+        free.put_nowait(socket)
         if answer.get("type") != "ack":
             return f"{answer.get('type')} {answer.get('code', '')}"
         return _outcome(answer)

@@ -4,14 +4,15 @@ import asyncio
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from gateway.aws.emulator import client
 from gateway.configuration import configuration
 from gateway.server import Running, gateway
 from gateway.tokens import token
@@ -22,6 +23,8 @@ LOUD_TENANT = "loud-tenant"
 QUIET_TENANT = "quiet-tenant"
 SCOPE = "ws:connect messages:send messages:broadcast"
 SECRET = "a-secret-for-the-tests-of-at-least-32-bytes"
+FRAME_BYTES = 1024
+"""The size of a frame, instead of 32 KB, so that their number is short before this machine is."""
 SETTLED_SECONDS = 1.0  # without a call
 MAX_SETTLE_SECONDS = 60.0
 START_SECONDS = 60.0
@@ -37,6 +40,17 @@ class Scale:
 
     factor: float = 20
     limits: Limits = AWS_LIMITS
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> "Scale":
+        """Read SCALE, the factor, and AWS's limits before they are scaled, such as TABLE_WRITES."""
+        limits = {
+            name: float(environ[name.upper()])
+            for name in Limits._fields
+            if environ.get(name.upper())
+        }
+        factor = float(environ.get("SCALE") or cls.factor)
+        return cls(factor=factor, limits=AWS_LIMITS._replace(**limits))
 
     def settings(self) -> dict[str, str]:
         """Return Herald's rates, scaled down from their defaults."""
@@ -92,6 +106,16 @@ class Neighbourhood:
         secret = {"HERALD_JWT_SECRET": SECRET}
         return token(secret, user, scope, tenant=tenant, **claims)
 
+    def connection_ids(self, tenant: str) -> set[str]:
+        """Return the ids of all connections of a tenant."""
+        with closing(client("dynamodb", self.running.aws)) as tables:
+            items = tables.scan(
+                TableName="herald-connections",
+                FilterExpression="tenant = :tenant",
+                ExpressionAttributeValues={":tenant": {"S": tenant}},
+            )["Items"]
+        return {item["connectionId"]["S"] for item in items}
+
     async def settle(self) -> None:
         """Wait until Herald does nothing any more, which fills the buckets, and begin to count."""
         end = time.monotonic() + MAX_SETTLE_SECONDS
@@ -124,6 +148,7 @@ def neighbourhood(scale: Scale) -> Iterator[Neighbourhood]:
             "HERALD_JWT_SECRET": SECRET,
             "AWS_ENDPOINT_URL_DYNAMODB": proxy.dynamodb,
             "HERALD_MANAGEMENT_ENDPOINT": f"{proxy.connections}/ws",
+            "HERALD_FRAME_BYTES": str(FRAME_BYTES),
             "GATEWAY_SCHEDULE_SECONDS": "86400",  # no sweep
             **scale.settings(),
         }

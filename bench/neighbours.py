@@ -30,7 +30,7 @@ from pathlib import Path
 
 from bench.quick_mode import full_or_quick, write_result
 from tests.support.limits.proxy import Counts
-from tests.support.neighbours.loud import ACTS, VICTIM, Loud, acting, loud
+from tests.support.neighbours.loud import ACTS, VICTIM, Loud, loud
 from tests.support.neighbours.neighbour import Experience, Neighbours, neighbours, send_all
 from tests.support.neighbours.neighbourhood import (
     LOUD_TENANT,
@@ -114,7 +114,7 @@ async def _measure_act(
                     pairs[name].alone.append(experience)
                 continue
             started = time.monotonic()
-            async with acting(sender.acts[act]):
+            async with sender.acting(act):
                 for name, experience in (await _send(others)).items():
                     pairs[name].beside.append(experience)
                 counted.append((place.proxy.counts(), time.monotonic() - started))

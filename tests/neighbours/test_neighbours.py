@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.support.neighbours.loud import ACTS, VICTIM, Loud, acting, loud
+from tests.support.neighbours.loud import ACTS, VICTIM, Loud, loud
 from tests.support.neighbours.neighbour import Experience, Neighbours, neighbours, send_all
 from tests.support.neighbours.neighbourhood import (
     LOUD_TENANT,
@@ -22,7 +22,7 @@ from tests.support.neighbours.neighbourhood import (
     neighbourhood,
 )
 
-SECONDS = 6.0
+SECONDS = 8.0
 PER_SECOND = {"post": 4.0, "frame": 2.0, "same tenant": 2.0, "same recipient": 1.0}
 QUIET = ("post", "frame")
 MAX_THROTTLED = 0.1
@@ -61,7 +61,7 @@ class Street:
         async def run() -> dict[str, Experience]:
             await self.place.settle()
             self.loud.outcomes.clear()
-            async with acting(self.loud.acts[act]):
+            async with self.loud.acting(act):
                 return await self._send(SECONDS)
 
         return self._runner.run(run())

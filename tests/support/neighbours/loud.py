@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import count
 from typing import Any
 
 import httpx
@@ -24,7 +25,6 @@ from tests.support.neighbours.neighbourhood import (
     drain,
 )
 
-USER = "mallory"
 VICTIM = "victim"
 CROWD = "crowd"
 MEMBERS = 1000  # of the crowd: as many as are reached before a request is answered
@@ -54,19 +54,41 @@ ACTS = (
 class Loud:
     """The loud sender, with a crowd in the same tenant who receive.
 
-    `outcomes` counts what the loud sender's requests are answered, by status or by the frame's
-    code.
+    It is another user for each act, since a user may still owe for the one before. `outcomes`
+    counts what its requests are answered, by status or by the frame's code.
     """
 
     def __init__(self, place: Neighbourhood, http: httpx.AsyncClient) -> None:
         self.outcomes: Counter[str] = Counter()
         self._place = place
         self._http = http
-        self._headers = place.headers(USER, LOUD_TENANT)
+        self._numbers = count()
+        self._user = ""
         self._pause = place.scale.factor / FLOOD_PER_SECOND
 
+    @asynccontextmanager
+    async def acting(self, act: str) -> AsyncIterator[None]:
+        """Act, as a new user, while the context lasts."""
+        self._user = f"mallory-{next(self._numbers)}"
+
+        async def run() -> None:
+            await self._acts[act]()
+
+        task = asyncio.create_task(run())
+        try:
+            yield
+            assert not task.done(), "the loud sender stopped too early"
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
     @property
-    def acts(self) -> dict[str, Callable[[], Awaitable[None]]]:
+    def _headers(self) -> dict[str, str]:
+        return self._place.headers(self._user, LOUD_TENANT)
+
+    @property
+    def _acts(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """The acts, by their names in ACTS."""
         acts = (
             self._to_nobody,
@@ -83,13 +105,9 @@ class Loud:
         return dict(zip(ACTS, acts, strict=True))
 
     async def _to_nobody(self) -> None:
-        copies = self._place.scale.count(NAMES * MESSAGES)
-        names = min(NAMES, copies)
-
         def body() -> Any:
-            nobody = [f"nobody-{random.getrandbits(64)}" for _ in range(names)]
-            message = {"to": {"users": nobody}, "data": 1}
-            return {"messages": [message] * (copies // names)}
+            nobody = [f"nobody-{random.getrandbits(64)}" for _ in range(NAMES)]
+            return {"messages": [{"to": {"users": nobody}, "data": 1}] * MESSAGES}
 
         await self._post_at_full_rate(body)
 
@@ -111,11 +129,13 @@ class Loud:
         await self._send_frames(frame)
 
     async def _resumes(self) -> None:
+        message = {"to": {"users": [self._user]}, "data": "x" * FRAME_BYTES}
+        await self._request("POST", "/messages", json={"messages": [message] * MESSAGES})
         await self._send_frames(json.dumps({"action": "resume", "after": "0" * 26}))
 
     async def _handshakes(self) -> None:
         async def connect() -> str:
-            async with self._place.connect(USER, LOUD_TENANT):
+            async with self._place.connect(self._user, LOUD_TENANT):
                 return "101"
 
         await self._flood(connect)
@@ -129,7 +149,12 @@ class Loud:
         await self._flood(refused)
 
     async def _reads(self) -> None:
-        paths = [f"/users/{USER}", f"/users/{USER}/connections", "/messages/" + "0" * 26, "/keys"]
+        paths = [
+            f"/users/{self._user}",
+            f"/users/{self._user}/connections",
+            "/messages/" + "0" * 26,
+            "/keys",
+        ]
 
         async def read() -> str:
             return await self._request("GET", random.choice(paths))
@@ -201,7 +226,7 @@ class Loud:
         while True:
             with suppress(ConnectionClosed):
                 try:
-                    async with self._place.connect(USER, LOUD_TENANT) as socket:
+                    async with self._place.connect(self._user, LOUD_TENANT) as socket:
                         reading = asyncio.create_task(self._read(socket))
                         while not reading.done():
                             await socket.send(frame)
@@ -244,20 +269,3 @@ async def _connected(place: Neighbourhood, user: str, groups: list[str]) -> Clie
         except InvalidStatus as refused:
             assert refused.response.status_code == 503
             await asyncio.sleep(0.2)
-
-
-@asynccontextmanager
-async def acting(act: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Let the loud sender act while the context lasts."""
-
-    async def run() -> None:
-        await act()
-
-    task = asyncio.create_task(run())
-    try:
-        yield
-        assert not task.done(), "the loud sender stopped too early"
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task

@@ -15,7 +15,8 @@ from websockets.asyncio.client import ClientConnection
 
 from tests.support.neighbours.neighbourhood import Neighbourhood, drain
 
-SENDERS = 10  # take turns, so that none of them comes near their rate
+SENDERS = 40  # take turns, so that none of them comes near their rate
+SOCKETS = 10
 PATIENCE_SECONDS = 35.0  # longer than API Gateway waits for a function
 
 
@@ -77,7 +78,9 @@ class Neighbour:
         turn = next(self._turns)
         started = time.perf_counter()
         try:
-            outcome = await (self._post(turn) if self._free is None else self._frame(turn, self._free))
+            outcome = await (
+                self._post(turn) if self._free is None else self._frame(turn, self._free)
+            )
         except (TimeoutError, httpx.HTTPError) as error:
             outcome = type(error).__name__
         experience.latencies.append(time.perf_counter() - started)
@@ -131,7 +134,7 @@ async def neighbours(
             stack.callback(reading.cancel)
         sockets = [
             await stack.enter_async_context(place.connect(f"frame-{number}", quiet_tenant))
-            for number in range(SENDERS)
+            for number in range(SOCKETS)
         ]
 
         def neighbour(name: str, tenant: str, recipient: str, **more: Any) -> Neighbour:

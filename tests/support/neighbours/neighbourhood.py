@@ -32,11 +32,7 @@ START_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """By what the limits of Herald and of AWS are divided.
-
-    A request must be divided, too: what takes two seconds of a whole table's writes then does so in
-    the small.
-    """
+    """By what the limits of Herald and of AWS are divided."""
 
     factor: float = 20
     limits: Limits = AWS_LIMITS

@@ -13,9 +13,10 @@ import subprocess
 import sys
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -91,6 +92,7 @@ class LimitingProxy:
         self._dynamodb = LimitedDynamoDB(limits, herald_tables(), owners)
         self._upstreams = {"dynamodb": Upstream(), "connections": Upstream()}
         self._signer: SigV4Auth | None = None
+        self._serving: set[asyncio.Task[None] | None] = set()
         self._begin()
 
     def _begin(self) -> None:
@@ -104,24 +106,31 @@ class LimitingProxy:
         """Serve until standard input ends; then end the process."""
         answers = {"dynamodb": self._call_dynamodb, "connections": self._call_connections}
         for kind, listener in listeners.items():
-
-            async def connected(
-                reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kind: str = kind
-            ) -> None:
-                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                    while True:
-                        head = await reader.readuntil(HEAD_END)
-                        length = int(_header(head, b"content-length") or 0)
-                        request = Request(head, await reader.readexactly(length))
-                        if request.path.startswith(CONTROL):
-                            writer.write(self._control(request))
-                        else:
-                            writer.write(await answers[kind](request))
-                writer.close()
-
+            connected = partial(self._connected, answers[kind])
             await asyncio.start_server(connected, sock=listener)
         await asyncio.to_thread(sys.stdin.read)
         os._exit(0)  # whoever still waits for an answer ends, too
+
+    async def _connected(
+        self,
+        answer: Callable[[Request], Awaitable[bytes]],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        """Answer the requests of one connection."""
+        task = asyncio.current_task()
+        self._serving.add(task)  # the loop has only a weak reference once the caller has gone
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(HEAD_END)
+                length = int(_header(head, b"content-length") or 0)
+                request = Request(head, await reader.readexactly(length))
+                if request.path.startswith(CONTROL):
+                    writer.write(self._control(request))
+                else:
+                    writer.write(await answer(request))
+        writer.close()
+        self._serving.discard(task)
 
     def _control(self, request: Request) -> bytes:
         match request.path.removeprefix(CONTROL):

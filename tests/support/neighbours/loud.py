@@ -248,9 +248,7 @@ class Loud:
 async def loud(place: Neighbourhood) -> AsyncIterator[Loud]:
     """Connect the victim and the crowd while the context lasts. Yields the loud sender."""
     async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(
-            httpx.AsyncClient(base_url=place.running.http, timeout=35)
-        )
+        http = await stack.enter_async_context(place.http())
         crowd = [f"member-{number}" for number in range(place.scale.count(MEMBERS))]
         others = [f"other-{number}" for number in range(place.scale.count(OTHERS))]
         for user in (VICTIM, *crowd, *others):

@@ -13,11 +13,10 @@ from typing import Any
 import httpx
 from websockets.asyncio.client import ClientConnection
 
-from tests.support.neighbours.neighbourhood import Neighbourhood, drain
+from tests.support.neighbours.neighbourhood import PATIENCE_SECONDS, Neighbourhood, drain
 
 SENDERS = 40  # take turns, so that none of them comes near their rate
 SOCKETS = 10
-PATIENCE_SECONDS = 35.0  # longer than API Gateway waits for a function
 
 
 @dataclass
@@ -125,9 +124,7 @@ async def neighbours(
     one; and `same recipient`, who writes to the loud one's victim as well.
     """
     async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(
-            httpx.AsyncClient(base_url=place.running.http, timeout=PATIENCE_SECONDS)
-        )
+        http = await stack.enter_async_context(place.http())
         for user, tenant in (("friend", quiet_tenant), ("friend", loud_tenant)):
             socket = await stack.enter_async_context(place.connect(user, tenant))
             reading = asyncio.create_task(drain(socket))

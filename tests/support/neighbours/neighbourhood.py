@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
 from gateway.aws.emulator import client
@@ -28,6 +29,7 @@ FRAME_BYTES = 1024
 SETTLED_SECONDS = 1.0  # without a call
 MAX_SETTLE_SECONDS = 60.0
 START_SECONDS = 60.0
+PATIENCE_SECONDS = 35.0  # longer than API Gateway waits for a function
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,14 @@ class Neighbourhood:
     running: Running
     proxy: Control
     scale: Scale
+
+    def http(self) -> httpx.AsyncClient:
+        """Return a client of the REST API, which closes idle sockets before the gateway does."""
+        return httpx.AsyncClient(
+            base_url=self.running.http,
+            timeout=PATIENCE_SECONDS,
+            limits=httpx.Limits(keepalive_expiry=2.0),
+        )
 
     def headers(self, user: str, tenant: str, scope: str = SCOPE) -> dict[str, str]:
         """Return the headers of a user's requests."""

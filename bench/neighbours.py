@@ -154,6 +154,8 @@ def _print_act(
             f"  {name:26} {row['aloneMs']:>10.1f} {row['besideMs']:>10.1f} {row['ratio']:>10.2f}"
             f" {row['p99Ms']:>10.1f} {row['failed']:>10} {row['unstored']:>10}"
         )
+        if row["failed"]:
+            print(f"    {json.dumps(row['outcomes'])}")
     for title in ("loud", "throttled", "refusedByConnections", "unitsPerSecond"):
         print(f"  {title}: {json.dumps(result[title])}", flush=True)
 

@@ -29,6 +29,8 @@ FROZEN = Limits(
 WIDE = FROZEN._replace(table_writes=1, table_reads=1)
 """Only partitions are short."""
 
+pytestmark = pytest.mark.timeout(180)  # two processes start
+
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Client]:

@@ -58,8 +58,9 @@ tests: $(READY)
 coverage: $(READY) ## Measure which lines and branches the tests reach, in every process; fail under 95 % (TESTS: only some tests)
 	$(PYTEST) $(TESTS) --cov
 
-faults: $(READY) ## Test with failing AWS calls and a kill between any two calls (FAULTS=all: every kind of failure, twenty minutes)
+faults: $(READY) ## Test with failing AWS calls, a kill between any two calls, and AWS's limits (FAULTS=all: every kind of failure, twenty minutes)
 	FAULTS="$(FAULTS)" $(BIN)/pytest -n auto --maxprocesses 4 tests/faults
+	$(BIN)/pytest -n 0 tests/neighbours
 
 fuzz: $(VENV)/fuzz/.ready ## Fuzz the parsers of messages and tokens, and simulate deliveries with new seeds: make fuzz SECONDS=60
 	@$(BIN)/python -m tests.fuzz.simulations $(SECONDS)

@@ -211,7 +211,9 @@ class Worker:
             most = min(most, at_once)  # a scan has to pass many recipients of other tenants
         audiences = [message.audience for message in framer.messages]
         pages = self._audiences.pages(audiences, target.tenant, target.shard, most)
-        return _TimeSlice(pages if at_once is None else _cut(pages, at_once), end)
+        if at_once is not None and target.source is not Source.NAMES:
+            pages = cut(pages, at_once)
+        return _TimeSlice(pages, end)
 
     def _advance(
         self,
@@ -251,10 +253,10 @@ class _TimeSlice:
         self.position = None
 
 
-def _cut(pages: Iterable[Page], most: int) -> Iterator[Page]:
-    """Yield pages of at most so many recipients.
+def cut(pages: Iterable[Page], most: int) -> Iterator[Page]:
+    """Cut pages into such of at most so many recipients.
 
-    A part of a page of named users is not a page; the reader keeps these small.
+    Their positions must be connection ids: a reader can go on after any of them.
     """
     for page in pages:
         recipients = page.recipients

@@ -11,7 +11,7 @@ from chalicelib.delivery.parcel import RECORDING_SECONDS, Parcel
 from chalicelib.fanout.publisher import FanoutPublisher
 from chalicelib.fanout.rate import FanoutRateLimiter
 from chalicelib.protocol.audience import Audience, AudienceKind
-from chalicelib.protocol.cost import Bill, sent_copies, units_of
+from chalicelib.protocol.cost import Bill, sent_copies, stored_copies, units_of
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Interrupted, Queued, Report
 from chalicelib.runtime.deadlines import Deadline
@@ -116,6 +116,10 @@ class Dispatcher:
         unstored: frozenset[str],
     ) -> Sequence[Queued]:
         kept = [message for message in messages if message.id not in unstored]
+        content = Bill(messages=len(messages), paid=paid).add(stored_copies(messages))
+        if content is not None:
+            self._users.owe(sender.key, self._now(), content)
+            paid += content.units
         # Without this note a resume may miss a message that is in its stream.
         unstored |= self._history.mark_delayed(kept, sender.tenant)
         queued = publisher.publish(messages, sender, paid)

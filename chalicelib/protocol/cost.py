@@ -66,6 +66,11 @@ def written_copies(messages: Iterable[Message]) -> int:
     return sum(len(names_of(message)) * copies_per_name(message) for message in messages)
 
 
+def stored_copies(messages: Iterable[Message]) -> int:
+    """Return the copies that are written to store messages once, for the workers of the fan-out."""
+    return sum(map(copies_per_name, messages))
+
+
 def copies_per_name(message: Message) -> int:
     """Return the copies that the history writes of a message for each name of its audience."""
     return copies_of(encode(without_names(message).to_dict()))

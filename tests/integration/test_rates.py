@@ -234,3 +234,15 @@ def test_a_connection_is_closed_with_the_error_of_the_100th_refused_frame(
         assert socket.ask(refused)["type"] == "error"
     assert socket.closed_with() == (1000, "Connection Closed Normally")
     assert not herald.connections(user)
+
+
+def test_a_frame_costs_what_a_post_costs(herald_with: Start, user: str) -> None:
+    """3.5 KB to a hundred names are four units."""
+    herald = herald_with(HERALD_MESSAGE_RATE="0.01", HERALD_MESSAGE_BURST="4")
+    socket = herald.connect(user)
+    names = [f"nobody-{number}" for number in range(100)]
+    send = {"action": "send", "to": {"users": names}, "data": "x" * 3500}
+    assert socket.ask(send)["type"] == "ack"
+    refused = socket.ask({"action": "ping"})
+    assert refused["code"] == "rate_limited"
+    assert 50_000 <= refused["retryAfterMs"] <= 100_000

@@ -63,12 +63,12 @@ class Sending:
             now=lambda: self.clock.now,
             sleep=self.clock.sleep,
         )
-        self._throttle = limiter.for_tenant(tenant, Deadline.after(NEVER)).throttle
+        self.throttle = limiter.for_tenant(tenant, Deadline.after(NEVER)).throttle
         self._parcels = self._endless()
 
     def _endless(self) -> Any:
         while True:
-            yield from self._throttle(PAGE)
+            yield from self.throttle(PAGE)
 
     def step(self) -> None:
         count = len(next(self._parcels))
@@ -425,3 +425,31 @@ def test_a_tenant_that_cannot_be_counted_is_not_held_up(
     assert sum(len(some) for some in throttled(rate_limiter, parcels(100))) == 100
     assert (clock.now - began) / SECOND == pytest.approx(1, rel=0.15)
     assert "the last known share of the rate is used: storage is unavailable" in caplog.messages
+
+
+def test_a_tenant_whose_worker_waits_for_long_is_counted_in_each_period() -> None:
+    table = Table()
+    sender = Sending(table, "r", "t", 10, 1_795_477_071 * SECOND)
+    for _ in range(3):
+        sender.clock.slept = lambda: setattr(table, "now", sender.clock.now)
+        list(throttled_by(sender, parcels(1, frames=50)))
+    counted = {at // PERIOD for at, key in table.writes if "/active/" in key}
+    assert len(counted) >= 10
+
+
+def test_a_worker_that_waits_is_not_stopped_by_storage_in_trouble() -> None:
+    client = Throttling(Table())
+    sender = Sending(client, "r", "t", 10, 1_795_477_071 * SECOND)
+    list(throttled_by(sender, parcels(1, frames=50)))
+    began = sender.clock.now
+
+    def trouble() -> None:
+        client.throttles = True
+
+    sender.clock.slept = trouble
+    list(throttled_by(sender, parcels(1, frames=50)))
+    assert (sender.clock.now - began) / SECOND == pytest.approx(5, rel=0.1)
+
+
+def throttled_by(sender: Sending, page: list[Parcel]) -> Iterator[list[Parcel]]:
+    return iter(sender.throttle(page))

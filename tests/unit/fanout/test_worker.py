@@ -15,9 +15,11 @@ from chalicelib.auth.principal import Principal
 from chalicelib.clock import EpochMs
 from chalicelib.fanout.progress import LAST_TRY_MS
 from chalicelib.fanout.queue import MAX_RECEIVES
+from chalicelib.fanout.worker import cut
 from chalicelib.runtime.deadlines import Deadline
+from chalicelib.store.audience import Page
 from tests.support.fanout import EVERYBODY, PEOPLE, SENDER, SHARDS, FanoutScene
-from tests.support.tables import Counted
+from tests.support.tables import Counted, recipient
 from tests.support.world import LIFE, NEVER, Handler
 
 pytestmark = pytest.mark.ministack  # several workers at a time, and shards as MiniStack cuts them
@@ -58,6 +60,19 @@ def test_the_sender_pays_for_the_frames_of_every_slice(life: Any) -> None:
             charged += client.calls.count("update_item") == 3  # a claim, a charge, an advance
     copies = 8 * 4 * PEOPLE - 8 * 4 * 2  # the first slice of each request was paid for
     assert charged == copies // 100
+
+
+def test_pages_are_cut_so_that_a_slice_ends_in_time() -> None:
+    def page(names: str, position: str | None) -> Page:
+        return Page([(recipient(name, "u"), 1) for name in names], position)
+
+    pages = [page("abcde", "f"), page("gh", "i"), page("", "j"), page("k", None)]
+    parts = list(cut(pages, 2))
+    assert ["".join(one.connection_id for one, _ in part.recipients) for part in parts] == [
+        *("ab", "cd", "e"),
+        *("gh", "", "k"),
+    ]
+    assert [part.position for part in parts] == ["b", "d", "f", "i", "j", None]
 
 
 # --- Deaths and duplicates

@@ -1,7 +1,7 @@
 """Messages are kept in the history, then delivered inline or queued, by their audience's size."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -50,6 +50,7 @@ class Parts:
     published_for: int = 0
     selection: int = 1
     interrupted: bool = False
+    keeps: bool = True
     per_second: int = 1000
 
     def pages(self, audiences: Sequence[Audience], tenant: str | None) -> Iterator[Page]:
@@ -62,7 +63,7 @@ class Parts:
             yield Page(found, None if number == last else str(number))
 
     def copies(self, messages: Sequence[Message]) -> int:
-        return written_copies(messages)
+        return written_copies(messages) if self.keeps else 0
 
     def append(self, messages: Sequence[Message], tenant: str | None) -> frozenset[str]:
         self.calls.append("append")
@@ -267,6 +268,17 @@ def test_a_queued_request_is_published_with_what_was_paid() -> None:
     send(parts, *[message(AudienceKind.GROUPS, *(f"g{n}" for n in range(100)))] * 2)
     assert parts.published_for == 2
     assert parts.debts == []
+
+
+def test_a_queued_request_costs_at_least_what_is_stored_for_the_workers() -> None:
+    """Ten messages of 100 KB to connections, which the history doesn't keep."""
+    parts = Parts(pages_of=(9,), selection=0b1111111111)
+    large = message(AudienceKind.GROUPS, "team", data="x" * 101_000)
+    large = replace(large, stored=False)
+    parts.keeps = False
+    send(parts, *[large] * 10)
+    assert parts.debts == [Debt(9, 0)]
+    assert parts.published_for == 10
 
 
 def test_the_first_hundred_frames_are_not_held_back() -> None:

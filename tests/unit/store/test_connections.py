@@ -477,6 +477,16 @@ def test_refusals_are_not_counted_for_a_terminated_connection(
     assert stored(dynamodb, user) is None
 
 
+def test_a_frame_is_charged_its_units(dynamodb: Any, user: str) -> None:
+    limited = connections_of(dynamodb, messages=Rate.per_second(1, 5))
+    opened = connection(user, user)
+    limited.open(opened)
+    limited.record_activity(user, opened.principal, NOW, 1, units=9)
+    with pytest.raises(RateLimited) as refused:
+        limited.record_activity(user, opened.principal, NOW, 0)
+    assert refused.value.retry_after == pytest.approx(9 - 4)
+
+
 def test_the_messages_of_a_frame_count_towards_the_quota(dynamodb: Any, user: str) -> None:
     limited = connections_of(dynamodb, quota=2)
     opened = connection(user, user)

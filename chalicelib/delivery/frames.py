@@ -83,6 +83,11 @@ class Framer:
             self._encrypted |= entry.message.encrypted << index
         self._frames_for = lru_cache(CACHED_SELECTIONS)(self._frames)
 
+    @property
+    def size(self) -> int:
+        """The size of all messages in frames, in bytes."""
+        return sum(entry.size for entry in self._entries)
+
     def frames(self, selection: int, user_id: str) -> tuple[Frame, ...]:
         """Return the frames that carry the selected messages to a user.
 

@@ -1,5 +1,6 @@
 """Dispatch: deliver a request's messages before it is answered, or put them into the queue."""
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -14,6 +15,8 @@ from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.audience import Audiences, Page
 from chalicelib.store.history import History
+
+logger = logging.getLogger("herald.dispatch")
 
 READING_SECONDS = 10.0  # an audience that isn't fully read by then is queued, however small
 
@@ -70,6 +73,7 @@ class Dispatcher:
         audiences = [message.audience for message in messages]
         # First the history, then the recipients: a client that connects in between can resume.
         self._history.append(messages, sender.tenant)
+        _log_accepted(messages, sender, framer.size)
         pages: Iterable[Page] = self._audiences.pages(audiences, sender.tenant)
         if self._publisher is not None and self._may_exceed_inline(audiences):
             pages, complete = self._read_ahead(iter(pages), deadline)
@@ -122,6 +126,19 @@ class Dispatcher:
             if late or recipients > self._inline_recipients:
                 return read, False
         return read, True
+
+
+def _log_accepted(messages: Sequence[Message], sender: Principal, size: int) -> None:
+    logger.info(
+        "accepted",
+        extra={
+            "tenant": sender.tenant or "",
+            "sender": sender.user_id,
+            "messageIds": [message.id for message in messages],
+            "audiences": sorted({message.audience.kind for message in messages}),
+            "bytes": size,
+        },
+    )
 
 
 def _scope_for(message: Message) -> Scope:

@@ -27,6 +27,7 @@ from chalicelib.protocol.server_frames import ServerFrame
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.runtime.deadlines import Deadline
+from chalicelib.runtime.logs import RefusalLog, attribute
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Connection, Recipient
@@ -35,6 +36,7 @@ from chalicelib.websocket.event import WebSocketEvent
 ANSWER_SECONDS = 1.0  # extra time to send the answer, in case the action used up its deadline
 
 logger = logging.getLogger("herald.actions")
+refusals = RefusalLog(logger)
 
 
 @dataclass(slots=True)
@@ -138,6 +140,7 @@ class Actions:
         """
         request.principal = event.principal or self._find(event.connection_id).principal
         request.recipient = event.recipient(request.principal)
+        attribute(request.principal.tenant, request.principal.user_id, event.source_ip)
 
     def _read(self, request: Request, body: str) -> None:
         """Fill in what the frame asks for. Raises BadRequest."""
@@ -176,6 +179,7 @@ class Actions:
     def _refuse(self, request: Request, error: HeraldError) -> None:
         """Send the error; then close the connection if it may not stay open."""
         recipient, deadline = request.recipient, request.deadline.later(ANSWER_SECONDS)
+        refusals.add("frame", error, connectionId=recipient.connection_id)
         body = _answer_body(request, server_frames.error(error))
         if isinstance(error, TokenExpired):
             self._disconnector.disconnect([recipient], deadline, frame_of(body))

@@ -41,7 +41,7 @@ from chalicelib.rest.requests import RestRequest, path_name
 from chalicelib.rest.responses import answering
 from chalicelib.runtime import startup
 from chalicelib.runtime.deadlines import answer_deadline, work_deadline
-from chalicelib.runtime.logs import configure_logging, correlated
+from chalicelib.runtime.logs import RefusalLog, attribute_address, configure_logging, correlated
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import RESERVED, Settings
 from chalicelib.stage import stage_defaults
@@ -71,6 +71,7 @@ app.api.cors = CORSConfig(
 
 configure_logging()
 logger = logging.getLogger("herald.app")
+refusals = RefusalLog(logger)
 settings = Settings.from_environ(os.environ, stage_defaults(os.environ))
 if settings.jwks_url is not None and settings.jwt_audience is None:  # RFC 8725 section 3.9
     logger.warning(
@@ -149,12 +150,16 @@ def rest_authorizer(request: AuthRequest) -> AuthResponse:
 @app.lambda_function()
 def connect_authorizer(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Authorize a handshake. The deployment attaches this to `$connect` as REQUEST authorizer."""
+    handshake = WebSocketEvent(event)
+    attribute_address(handshake.source_ip)
     try:
-        principal = authenticate(WebSocketEvent(event), verify)
+        principal = authenticate(handshake, verify)
     except Unauthorized as error:
+        refusals.add("handshake", error)
         metrics.count("ConnectionsRejected", Reason=error.code)
         raise authorizers.unauthorized() from None
     except Forbidden as error:
+        refusals.add("handshake", error)
         metrics.count("ConnectionsRejected", Reason=error.code)
         return authorizers.deny(event["methodArn"])
     return authorizers.allow(event["methodArn"], principal)
@@ -169,7 +174,7 @@ def on_ws_connect(event: ChaliceEvent) -> dict[str, Any]:
     try:
         subprotocol = herald().lifecycle.on_connect(WebSocketEvent(event.to_dict(), REGION))
     except HeraldError as error:
-        logger.info("handshake refused: %s", error.detail)
+        refusals.add("handshake", error)
         metrics.count("ConnectionsRejected", Reason=error.code)
         return {"statusCode": ANSWERS[error.code].status}
     metrics.count("ConnectionsOpened")

@@ -22,6 +22,7 @@ from chalicelib.auth.principal import Principal, parse_scopes
 from chalicelib.errors import BadRequest, Unauthorized, Unavailable
 from chalicelib.protocol.names import NAME_LIMITS, is_name
 from chalicelib.protocol.strict_json import encode, parse_json
+from chalicelib.runtime.logs import RefusalLog
 from chalicelib.settings import Settings
 
 MAX_TOKEN_BYTES = aws_limits.TOKEN_BYTES
@@ -37,6 +38,7 @@ COMPACT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 TIME_CLAIMS = ("exp", "nbf", "iat")
 
 logger = logging.getLogger("herald.auth")
+refusals = RefusalLog(logger)
 
 
 class TokenVerifier:
@@ -70,7 +72,7 @@ class TokenVerifier:
             logger.error("tokens can't be verified: %s", error.detail)
             raise
         except (PyJWTError, BadRequest, ValueError) as error:
-            logger.info("token refused: %s", error)
+            refusals.add("token", Unauthorized(str(error)))
             raise Unauthorized("the token is not valid") from error
 
     def _verified_claims(self, token: str) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import Framer
 from chalicelib.delivery.outcomes import OutcomeRecorder
 from chalicelib.delivery.parcel import RECORDING_SECONDS, Delivery, Parcel
 from chalicelib.errors import Unavailable
+from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Interrupted, Report, Result
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import EvenSample, Metrics
@@ -90,7 +91,7 @@ class Broadcaster:
             batch.finish(deadline)
             self._disconnector.disconnect_expired(expired[:MAX_EXPIRED], deadline)
             self._measure(reports.values(), retries, latencies)
-            _log(list(reports.values()), retries, time.monotonic() - started)
+            _log(framer.messages, reports, retries, time.monotonic() - started)
         return list(reports.values())
 
     def _measure(self, reports: Iterable[Report], retries: int, latencies: EvenSample) -> None:
@@ -121,13 +122,17 @@ def _parcels(
         )
 
 
-def _log(reports: Sequence[Report], retries: int, seconds: float) -> None:
+def _log(
+    messages: Sequence[Message], reports: Mapping[str, Report], retries: int, seconds: float
+) -> None:
     """Log a line for each message, with the retries and the duration of the whole broadcast."""
-    for report in reports:
+    for message in messages:
+        report = reports[message.id]
         logger.info(
             "broadcast",
             extra={
                 "messageId": report.id,
+                "sender": message.sender,
                 **{str(result): count for result, count in report.counts.items()},
                 "retries": retries,
                 "durationMs": round(seconds * 1000),

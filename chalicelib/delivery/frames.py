@@ -89,6 +89,11 @@ class Framer:
         """Return the most frames that a recipient can get."""
         return self.count((1 << len(self._entries)) - 1)
 
+    @property
+    def size(self) -> int:
+        """The size of all messages in frames, in bytes."""
+        return sum(entry.size for entry in self._entries)
+
     def frames(self, selection: int, user_id: str) -> tuple[Frame, ...]:
         """Return the frames that carry the selected messages to a user.
 

@@ -224,6 +224,8 @@ def _log(outcome: Outcome) -> None:
         extra={
             "connectionId": recipient.connection_id,
             "userId": recipient.user_id,
+            "tenant": recipient.tenant or "",
+            "senders": sorted({message.sender for message in outcome.frame.messages}),
             "result": str(outcome.result),
             "reason": outcome.reason,
             "tries": outcome.tries,

@@ -24,7 +24,7 @@ from chalicelib.fanout.rate import FanoutRateLimiter
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Report
 from chalicelib.runtime.deadlines import Deadline
-from chalicelib.runtime.logs import correlated
+from chalicelib.runtime.logs import attribute, correlated
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.audience import Audiences, Page, Source
 
@@ -140,6 +140,7 @@ class Worker:
         if claims:
             ids = {claim.claimed.correlation_id or "" for claim in claims.values()}
             with correlated(" ".join(sorted(ids)).strip() or None):
+                attribute(target.tenant)
                 position, reports = self._deliver(target, claims, end, deadline)
                 self._advance(claims, position, reports, requeue)
         self._queue.put(
@@ -294,4 +295,9 @@ def _split(batch: Batch) -> Batch:
 def _log_fields(batch: Batch) -> dict[str, object]:
     requests = sorted({request for received in batch for request in received.job.requests})
     shard = batch[0].job.target.shard
-    return {"messageIds": requests, "shard": shard.number, "tries": batch[0].receives}
+    return {
+        "tenant": batch[0].job.target.tenant or "",
+        "messageIds": requests,
+        "shard": shard.number,
+        "tries": batch[0].receives,
+    }

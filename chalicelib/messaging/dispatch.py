@@ -1,5 +1,6 @@
 """Dispatch: deliver a request's messages before it is answered, or put them into the queue."""
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -19,6 +20,8 @@ from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.audience import Audiences, Page
 from chalicelib.store.history import History
 from chalicelib.store.users import Users
+
+logger = logging.getLogger("herald.dispatch")
 
 READING_SECONDS = 10.0  # an audience that isn't fully read by then is queued, however small
 FREE_FRAMES = 100  # of a request, which inline delivery sends without reserving time for them
@@ -90,6 +93,7 @@ class Dispatcher:
         audiences = [message.audience for message in messages]
         # First the history, then the recipients: a client that connects in between can resume.
         unstored = self._history.append(messages, sender.tenant)
+        _log_accepted(messages, sender, size=framer.size, units=paid)
         pages: Iterable[Page] = self._audiences.pages(audiences, sender.tenant)
         if self._publisher is not None and self._may_exceed_inline(framer, audiences):
             pages, complete = self._read_ahead(framer, iter(pages), deadline)
@@ -185,6 +189,23 @@ class Dispatcher:
 def _note_unstored(reports: Iterable[Report], unstored: frozenset[str]) -> None:
     for report in reports:
         report.stored = report.id not in unstored
+
+
+def _log_accepted(
+    messages: Sequence[Message], sender: Principal, *, size: int, units: int
+) -> None:
+    """Log a request with its `units` so far; those of its frames come later."""
+    logger.info(
+        "accepted",
+        extra={
+            "tenant": sender.tenant or "",
+            "sender": sender.user_id,
+            "messageIds": [message.id for message in messages],
+            "audiences": sorted({message.audience.kind for message in messages}),
+            "bytes": size,
+            "units": units,
+        },
+    )
 
 
 def _scope_for(message: Message) -> Scope:

@@ -11,6 +11,7 @@ from chalicelib.auth.access import AccessRules
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.protocol.messages import parse_name
 from chalicelib.runtime.deadlines import answer_deadline
+from chalicelib.runtime.logs import attribute
 
 ChargeRead = Callable[[Principal], None]
 """Charges a caller for a request that sends nothing. Raises RateLimited, Unavailable."""
@@ -42,6 +43,7 @@ class RestRequest:
         """
         context = self._request.context
         principal = Principal.from_context(context["authorizer"])
+        attribute(principal.tenant, principal.user_id, context["identity"]["sourceIp"])
         principal.require_unexpired(time.time())
         self._rules.check(context["identity"]["sourceIp"], self.headers.get("origin"))
         return principal

@@ -12,6 +12,7 @@ from chalicelib.errors import ANSWERS, HeraldError, InsufficientScope, InternalE
 from chalicelib.protocol.reports import Interrupted, Reply
 from chalicelib.protocol.strict_json import encode
 from chalicelib.rest.requests import ChargeRead, RestRequest
+from chalicelib.runtime.logs import RefusalLog
 
 Headers = dict[str, str | list[str]]
 
@@ -32,6 +33,7 @@ View = Callable[..., Reply | dict[str, object] | None]
 """A route's function: takes the request, then the parts of the path by name."""
 
 logger = logging.getLogger("herald.rest")
+refusals = RefusalLog(logger)
 
 
 def answering(
@@ -52,6 +54,7 @@ def answering(
             try:
                 return success(view(request, **path))
             except HeraldError as error:
+                refusals.add("request", error)
                 return problem(error)
             except Exception:
                 logger.exception("a route failed")

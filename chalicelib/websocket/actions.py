@@ -30,6 +30,7 @@ from chalicelib.protocol.server_frames import ServerFrame
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.runtime.deadlines import Deadline
+from chalicelib.runtime.logs import RefusalLog, attribute
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Connection, Recipient
@@ -41,6 +42,7 @@ FOUND_PRINCIPALS = 10_000  # the connections whose principals are remembered
 ANSWER_SECONDS = 1.0  # extra time to send the answer, in case the action used up its deadline
 
 logger = logging.getLogger("herald.actions")
+refusals = RefusalLog(logger)
 
 
 @dataclass(slots=True)
@@ -155,6 +157,7 @@ class Actions:
             self._found[event.connection_id] = principal
         request.principal = principal
         request.recipient = event.recipient(request.principal)
+        attribute(request.principal.tenant, request.principal.user_id, event.source_ip)
 
     def _read(self, request: Request, body: str) -> None:
         """Fill in what the frame asks for. Raises BadRequest."""
@@ -200,6 +203,7 @@ class Actions:
             disconnects = isinstance(error, TokenExpired) or self._count_refusal(request, error)
         except ConnectionGone as gone:
             error, disconnects = gone, False
+        refusals.add("frame", error, connectionId=recipient.connection_id)
         body = _answer_body(request, server_frames.error(error))
         if disconnects:
             self._disconnector.disconnect([recipient], deadline, frame_of(body))

@@ -12,6 +12,7 @@ from chalicelib.delivery.outcomes import OutcomeRecorder
 from chalicelib.errors import BadRequest, Forbidden, Unavailable
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.deadlines import Deadline
+from chalicelib.runtime.logs import attribute, attribute_address
 from chalicelib.store.connections import MAX_GROUPS, Connections
 from chalicelib.store.handshakes import Handshakes, LimitReached
 from chalicelib.store.items import Connection
@@ -68,7 +69,9 @@ class ConnectionLifecycle:
             ConnectionGone: If the client has left already.
             Unavailable: If storage or the keys can't be reached.
         """
+        attribute_address(event.source_ip)
         principal = event.principal or authenticate(event, self._verify)
+        attribute(principal.tenant, principal.user_id)
         try:
             subprotocol = self._check(event, principal)
         except (BadRequest, Forbidden):
@@ -105,6 +108,7 @@ class ConnectionLifecycle:
             if connection is None:
                 return
             principal = connection.principal
+        attribute(principal.tenant, principal.user_id)
         self._connections.remove(event.recipient(principal), self._now(), principal.own_groups)
 
     def _open(self, connection: Connection) -> None:

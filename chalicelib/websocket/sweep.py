@@ -175,7 +175,7 @@ class Sweeper:
         for connection_id, (tenant, user_id) in lost.items():
             logger.info(
                 "removed a lost connection from its user",
-                extra={"connectionId": connection_id, "userId": user_id},
+                extra={"connectionId": connection_id, "userId": user_id, "tenant": tenant or ""},
             )
             self._connections.untie(Recipient(connection_id, user_id, tenant, ""), self._now())
 

@@ -32,6 +32,9 @@ BODY = "BODYCANARY"
 SAID = (
     "token refused",
     "handshake refused",
+    "request refused",
+    "frame refused",
+    "accepted",
     "not delivered",
     "broadcast",
     "could not publish",

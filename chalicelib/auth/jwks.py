@@ -16,6 +16,7 @@ from jwt.algorithms import AllowedPublicKeys
 from jwt.utils import base64url_decode, base64url_encode
 
 from chalicelib.auth.cached_fetch import CachedFetch, FetchError
+from chalicelib.auth.secrets_manager import read_secret
 from chalicelib.errors import BadRequest
 from chalicelib.protocol.strict_json import parse_json
 from chalicelib.runtime.deadlines import Deadline
@@ -237,25 +238,8 @@ def _hmac_key(secret: str | bytes) -> bytes:
 
 
 def _fetch_secret(arn: str) -> bytes:
-    """Return the current value of a secret.
-
-    `arn` may also be a name, which then refers to the function's own region.
-
-    Raises FetchError.
-    """
-    # Imported here, since loading the SDK takes longer than everything else in an authorizer.
-    from botocore.exceptions import BotoCoreError, ClientError
-    from botocore.session import Session
-
-    from chalicelib.runtime.aws import sdk_client
-
-    try:
-        region = arn.split(":")[3] if ":" in arn else None
-        client = sdk_client(Session(), "secretsmanager", region)
-        answer = client.get_secret_value(SecretId=arn)
-    except (BotoCoreError, ClientError) as error:
-        raise FetchError(str(error)) from error
-    secret = answer.get("SecretString", "").encode() or answer.get("SecretBinary", b"")
+    """Return the key that a stored secret is. Raises FetchError."""
+    secret = read_secret(arn)
     if len(secret) < MIN_SECRET_BYTES:
         raise FetchError(f"it has {len(secret)} bytes, but needs at least {MIN_SECRET_BYTES}")
     if secret.startswith(LOCAL_SECRET.encode()):

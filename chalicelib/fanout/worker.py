@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from chalicelib.clock import Clock
 from chalicelib.delivery.broadcast import Broadcaster
 from chalicelib.delivery.frames import Framing
-from chalicelib.errors import HeraldError, Unavailable
+from chalicelib.errors import HeraldError, KeysUnavailable, Unavailable
 from chalicelib.fanout.limits import DEFAULT_LIMITS, FanoutLimits
 from chalicelib.fanout.progress import Progress, ShardPosition, ShardTaken
 from chalicelib.fanout.queue import MAX_RECEIVES, Job, Queue, ReceivedJob, Target
@@ -106,15 +106,15 @@ class Worker:
         """
         try:
             self._run_batch(batch, deadline.within(seconds), deadline)
-        except Unavailable as error:
-            logger.error("jobs will be retried: %s", error.detail, extra=_log_fields(batch))
         except Exception as error:
             requests = _split(batch)
-            if len(requests) > 1:
+            if isinstance(error, Unavailable) and not isinstance(error, KeysUnavailable):
+                logger.error("jobs will be retried: %s", error.detail, extra=_log_fields(batch))
+            elif len(requests) > 1:
                 share = seconds / len(requests)
                 failures = [self._run([request], share, deadline) for request in requests]
                 return [message_id for failed in failures for message_id in failed]
-            if isinstance(error, HeraldError):
+            elif isinstance(error, HeraldError):
                 logger.error("a job failed: %s", error.detail, extra=_log_fields(batch))
             else:
                 logger.exception("a job failed", extra=_log_fields(batch))

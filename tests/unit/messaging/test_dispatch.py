@@ -89,7 +89,7 @@ def send(
         broadcaster=parts,
         publisher=parts if queue else None,
         history=parts,
-        framing=Framing(32768, Encryption(())),
+        framing=Framing(32768, Encryption(None)),
         inline_recipients=INLINE,
         connections_per_user=PER_USER,
         metrics=Metrics("test"),

@@ -136,6 +136,11 @@ def rest_authorizer(request: AuthRequest) -> AuthResponse:
         principal = verify(bearer_token(request.token))
     except Unauthorized:
         raise authorizers.unauthorized() from None
+    except Exception:
+        metrics.count("AuthorizerErrors")
+        raise
+    finally:
+        metrics.flush()
     return AuthResponse(authorizers.routes(app), principal.user_id, principal.to_context())
 
 
@@ -150,6 +155,9 @@ def connect_authorizer(event: dict[str, Any], context: object) -> dict[str, Any]
     except Forbidden as error:
         metrics.count("ConnectionsRejected", Reason=error.code)
         return authorizers.deny(event["methodArn"])
+    except Exception:
+        metrics.count("AuthorizerErrors")
+        raise
     return authorizers.allow(event["methodArn"], principal)
 
 

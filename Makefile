@@ -1,7 +1,7 @@
 # The commands. Each one sets up the environment that it needs, once; nothing is installed by hand.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token test lint types tests coverage faults fuzz mutants package resources deploy destroy docs e2e bench simulate audit lock usage-of-token FORCE
+.PHONY: help run demo token test lint types tests coverage faults fuzz mutants package resources deploy destroy docs e2e bench simulate audit sbom lock usage-of-token FORCE
 
 # PYTHON names the Python to use: make PYTHON=python3.12 run. By default it is the newest one found.
 ifeq ($(origin PYTHON),undefined)
@@ -99,8 +99,11 @@ docs: $(VENV)/docs/.ready ## Build a site of docs/ in .herald/site; check its li
 	@$(VENV)/docs/bin/python docs/check_site.py .herald/site
 	@echo "file://$(CURDIR)/.herald/site/index.html"
 
-audit: $(VENV)/audit/.ready ## Look for known vulnerabilities of the installed packages (needs the internet)
-	@$(BIN)/python -m pip freeze | $(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps -r /dev/stdin
+audit: $(READY) $(VENV)/audit/.ready ## Look for known vulnerabilities of every locked package (needs the internet; says so where it can't be reached)
+	@exec $(BIN)/python tools/audit.py $(VENV)/audit/bin/pip-audit $(LOCKED:%=%.txt)
+
+sbom: $(READY) $(VENV)/sbom/.ready ## Write what travels to Lambda, with versions and hashes, as CycloneDX: make sbom STAGE=prod
+	@exec $(BIN)/python -m infra sbom "$(STAGE)"
 
 bench: $(READY) $(VENV)/bench/.ready bench/peers/node/node_modules ## Measure Herald and its peers (needs Node and npm; installs nginx and wrk; QUICK=1: only check that the benchmarks run)
 	@bench/install-tools.sh
@@ -117,7 +120,7 @@ bench/peers/node/node_modules: bench/peers/node/package-lock.json
 # The virtual environments: .venv from requirements-dev.txt, and .venv/NAME from requirements/NAME.txt.
 # tools/set_up.py creates them, one at a time: .venv with PYTHON, and the others with .venv's Python.
 # A new .venv replaces all of them, since they are inside it.
-INNER := $(patsubst %,$(VENV)/%/.ready,audit bench docs e2e fuzz mutants)
+INNER := $(patsubst %,$(VENV)/%/.ready,audit bench docs e2e fuzz mutants sbom)
 LOCKED := requirements-dev $(basename $(wildcard requirements/*.in))  # the first one constrains the others
 
 $(READY): requirements-dev.txt requirements-dev.in requirements.txt $(if $(WITH_THIS_PYTHON),FORCE) $(if $(realpath $(BIN)/python),,FORCE)

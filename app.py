@@ -144,6 +144,11 @@ def rest_authorizer(request: AuthRequest) -> AuthResponse:
         principal = verify(bearer_token(request.token))
     except Unauthorized:
         raise authorizers.unauthorized() from None
+    except Exception:
+        metrics.count("AuthorizerErrors")
+        raise
+    finally:
+        metrics.flush()
     return AuthResponse(authorizers.routes(app), principal.user_id, principal.to_context())
 
 
@@ -162,6 +167,9 @@ def connect_authorizer(event: dict[str, Any], context: object) -> dict[str, Any]
         refusals.add("handshake", error)
         metrics.count("ConnectionsRejected", Reason=error.code)
         return authorizers.deny(event["methodArn"])
+    except Exception:
+        metrics.count("AuthorizerErrors")
+        raise
     return authorizers.allow(event["methodArn"], principal)
 
 

@@ -63,10 +63,8 @@ HANDSHAKE_SECONDS = int(INTEGRATION_SECONDS) + 1
 HANDLER_MS = FUNCTION_SECONDS * 1000
 """The longest that a request's delivery goes on."""
 CLAIM_MS = HANDLER_MS + 5_000
-"""How long an idempotency key stays claimed: longer than the function lives that claimed it."""
-VISIBILITY_SECONDS = 2 * FUNCTION_SECONDS
-"""How long SQS hides a job that a worker received, and how long the worker's last try blocks
-another one: longer than a worker lives."""
+"""How long a claim lasts, of an idempotency key or of a job's last try: longer than the function
+lives that made it."""
 ITEM_CONTENT_BYTES = 300_000
 """Content to store in one item; the rest of the item's size is left to its other attributes."""
 TOKEN_BYTES = HEADER_BYTES - 2 * 1024
@@ -75,3 +73,17 @@ CONTEXT_BYTES = 7_000
 """The largest context for an authorizer's result; the policy needs room, too."""
 CONNECTION_GROUPS = TRANSACTION_ACTIONS // 2
 """Groups of one connection: a transaction writes an item for each, and several others."""
+
+
+def visibility_seconds(batch_seconds: int, *, function_seconds: int = FUNCTION_SECONDS) -> int:
+    """Return how long the queue hides a job from other workers.
+
+    AWS asks for at least six times the function's time-out, plus the batching window: Lambda
+    receives a job before the window begins, and tries again when it throttles the function.
+    https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
+
+    Args:
+        batch_seconds: The batching window, `HERALD_FANOUT_BATCH_SECONDS`.
+        function_seconds: The worker's time-out.
+    """
+    return 6 * function_seconds + batch_seconds

@@ -131,6 +131,10 @@ class Contended(Unavailable):
     """Concurrent writes to one item conflicted; storage itself is healthy."""
 
 
+class KeysUnavailable(Unavailable):
+    """The keys of encrypted messages can't be had; other messages don't need them."""
+
+
 class ErrorAnswer(NamedTuple):
     """The answer to a code: `status` and `title` over HTTP, `frame_code` in an error frame."""
 

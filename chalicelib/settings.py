@@ -39,7 +39,6 @@ MAX_SHOWN_CHARACTERS = 80
 MIN_SIMILARITY = 0.6  # a `difflib` ratio; names that differ more are hardly typing errors
 RESERVED = frozenset(
     {
-        "HERALD_ENCRYPTION_KEYS_ARN",
         "HERALD_EVENTS",
         "HERALD_EVENT_BUS",
         "HERALD_PRESENCE_MEMBERS",
@@ -269,6 +268,11 @@ class Settings:
     encryption_keys: tuple[MasterKey, ...] = _setting(
         MASTER_KEYS, "The master keys of encrypted messages; the first one encrypts", default=()
     )
+    encryption_keys_arn: str | None = _setting(
+        SECRET_ARN,
+        "The same, in Secrets Manager: the secret's whole value is the JWK Set. Only one of the two"
+        " can be set",
+    )
     history_seconds: int = _setting(
         whole_number(0),
         "How long messages are kept for clients to resume; 0 means that they aren't kept",
@@ -313,6 +317,11 @@ class Settings:
                 values[setting.name] = parser.parse(text)
             except ValueError:
                 errors.append(_wrong_value(variable_of(setting.name), text, parser))
+        if values.get("encryption_keys") and values.get("encryption_keys_arn"):
+            errors.append(
+                "HERALD_ENCRYPTION_KEYS and HERALD_ENCRYPTION_KEYS_ARN are both set; allowed: one,"
+                " which says which key encrypts"
+            )
         if "AWS_LAMBDA_FUNCTION_NAME" in environ:
             errors.extend(_local_secrets(values))
         if errors:

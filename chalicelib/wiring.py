@@ -14,6 +14,7 @@ from botocore.session import Session
 
 from chalicelib.auth.access import AccessRules
 from chalicelib.auth.bearer import Verify
+from chalicelib.auth.master_keys import master_keys
 from chalicelib.clock import Clock, now_ms
 from chalicelib.delivery.broadcast import Broadcaster
 from chalicelib.delivery.disconnect import Disconnector
@@ -404,4 +405,4 @@ class Herald:
 
     @cached_property
     def encryption(self) -> Encryption:
-        return Encryption(self._settings.encryption_keys)
+        return Encryption(master_keys(self._settings))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from infra.configuration import StageConfiguration
 from infra.stage import FUNCTIONS, Stage
 
 NAMESPACE = "Herald"
@@ -12,8 +13,12 @@ SUCCESS = "100 * FILL(delivered, 0) / (FILL(delivered, 0) + FILL(stale, 0) + FIL
 """Delivered / attempted; `gone` is left out, since those clients had already left."""
 
 
-def alarms(stage: Stage) -> dict[str, Any]:
-    """Return the resources of the alarms; each one's description says what is wrong."""
+def alarms(configuration: StageConfiguration) -> dict[str, Any]:
+    """Return the resources of the alarms; each one's description says what is wrong.
+
+    None of them counts what a client did wrong.
+    """
+    stage = configuration.stage
     queue, dead_letters = stage.named("FanoutQueue"), stage.named("FanoutDeadLetterQueue")
     return {
         "DeliverySuccessAlarm": _alarm(
@@ -32,7 +37,17 @@ def alarms(stage: Stage) -> dict[str, Any]:
             comparison="GreaterThanThreshold",
             threshold=0,
             periods=2,
-            Metrics=_sum_query("Errors", ["ConnectAuthorizer", "RestAuthorizer"]),
+            # Not Lambda's `Errors`, which count the exception that refuses a token.
+            **_metric(NAMESPACE, "AuthorizerErrors", {"Stage": stage.name}, "Sum"),
+        ),
+        "SweepErrorsAlarm": _alarm(
+            stage,
+            "sweep-errors",
+            "The sweep fails, which no client calls: perhaps no function can start",
+            comparison="GreaterThanThreshold",
+            threshold=0,
+            periods=2,
+            **_metric("AWS/Lambda", "Errors", {"FunctionName": {"Ref": "Sweep"}}, "Sum"),
         ),
         "ThrottlesAlarm": _alarm(
             stage,
@@ -54,9 +69,9 @@ def alarms(stage: Stage) -> dict[str, Any]:
         "QueueAgeAlarm": _alarm(
             stage,
             "queue-age",
-            "For five minutes, the oldest job of a broadcast has been over a minute old",
+            "For five minutes, the oldest job of a broadcast has been late by over a minute",
             comparison="GreaterThanThreshold",
-            threshold=60,
+            threshold=60 + configuration.batch_seconds,
             periods=5,
             **_queue_metric("ApproximateAgeOfOldestMessage", queue),
         ),
@@ -91,13 +106,23 @@ def _alarm(
 
 
 def _queue_metric(name: str, queue: str) -> dict[str, Any]:
+    return _metric("AWS/SQS", name, {"QueueName": queue}, "Maximum")
+
+
+def _metric(
+    namespace: str, name: str, dimensions: Mapping[str, Any], statistic: str
+) -> dict[str, Any]:
     return {
-        "Namespace": "AWS/SQS",
+        "Namespace": namespace,
         "MetricName": name,
-        "Dimensions": [{"Name": "QueueName", "Value": queue}],
-        "Statistic": "Maximum",
+        "Dimensions": _listed(dimensions),
+        "Statistic": statistic,
         "Period": PERIOD,
     }
+
+
+def _listed(dimensions: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"Name": dimension, "Value": value} for dimension, value in dimensions.items()]
 
 
 def _sum_query(name: str, functions: list[str]) -> list[dict[str, Any]]:
@@ -125,11 +150,11 @@ def _success_query(stage: Stage) -> list[dict[str, Any]]:
 def _query(
     query_id: str, namespace: str, name: str, dimensions: Mapping[str, Any]
 ) -> dict[str, Any]:
-    listed = [{"Name": dimension, "Value": value} for dimension, value in dimensions.items()]
+    metric = {"Namespace": namespace, "MetricName": name, "Dimensions": _listed(dimensions)}
     return {
         "Id": query_id,
         "MetricStat": {
-            "Metric": {"Namespace": namespace, "MetricName": name, "Dimensions": listed},
+            "Metric": metric,
             "Period": PERIOD,
             "Stat": "Sum",
         },

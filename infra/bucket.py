@@ -1,6 +1,8 @@
-"""The S3 bucket of a stage: its code, its templates, and Chalice's record of what it made."""
+"""The S3 bucket of a stage: its code, Chalice's record of what it made, and a template while
+CloudFormation reads it."""
 
 import hashlib
+import re
 from functools import cached_property
 from typing import Any
 
@@ -8,6 +10,9 @@ import boto3
 from botocore.exceptions import ClientError
 
 from infra.stage import Stage
+
+TEMPLATE = re.compile(r"[0-9a-f]{64}\.json")
+"""The key of a template; Chalice's record has a name."""
 
 
 class Bucket:
@@ -44,6 +49,14 @@ class Bucket:
         key = f"{hashlib.sha256(content).hexdigest()}.{extension}"
         self.write(key, content)
         return key
+
+    def delete_templates(self) -> None:
+        """Delete every template, also those of earlier deployments: a template has the variables of
+        the functions, which may be secrets."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name)
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        for key in filter(TEMPLATE.fullmatch, keys):
+            self._s3.delete_object(Bucket=self.name, Key=key)
 
     def url(self, key: str) -> str:
         """Return the URL at which CloudFormation finds an object."""

@@ -7,29 +7,34 @@ import py_compile
 import shutil
 import subprocess
 import tempfile
+import tomllib
 import zipfile
 from pathlib import Path, PurePosixPath
 
 from infra.cloudformation import DeploymentError
+from infra.configuration import StageConfiguration
 from infra.python_runtime import chalice
-from infra.stage import DEFAULT_REGION, PROJECT, Stage
+from infra.stage import DEFAULT_REGION, PROJECT
 from infra.template import merge_template
+from infra.wheels import RUNTIME, WHEELS, Wheels
 
+SBOM_PYTHON = PROJECT / ".venv" / "sbom" / "bin" / "python"
 BUILDS = PROJECT / ".herald" / "build"
 MAX_ZIP_BYTES = 15_000_000
 LAMBDA_ROOT = PurePosixPath("/var/task")
 """The folder on Lambda that the code is unpacked to; tracebacks show it."""
 
 
-def package(stage: Stage) -> Path:
+def package(configuration: StageConfiguration) -> Path:
     """Write the template (`sam.json`) and the functions' code (`deployment.zip`).
 
     Returns their folder. Raises DeploymentError.
     """
-    folder = _copy_sources(stage)
+    folder = _copy_sources(configuration)
     out = folder / "package"
+    stage_name = configuration.stage.name
     packaged = subprocess.run(
-        [chalice(), "package", "--stage", stage.name, "--merge-template", "merge.json", out],
+        [chalice(), "package", "--stage", stage_name, "--merge-template", "merge.json", out],
         cwd=folder,
         env={"AWS_DEFAULT_REGION": DEFAULT_REGION, **os.environ, "PYTHONPATH": str(PROJECT)},
         check=False,
@@ -45,17 +50,30 @@ def package(stage: Stage) -> Path:
     return out
 
 
-def _copy_sources(stage: Stage) -> Path:
+def bill_of_materials(configuration: StageConfiguration) -> None:
+    """Write the bill of materials of a stage's code. Raises DeploymentError."""
+    name = configuration.stage.name
+    architecture = configuration.architecture
+    wheels = Wheels(WHEELS / f"{name}-sbom")
+    wheels.download(PROJECT / "requirements.txt", architecture, more=[RUNTIME])
+    version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+    out = Path(".herald") / "sbom" / f"{name}.cdx.json"
+    command = [SBOM_PYTHON, "tools/sbom.py", wheels.for_lambda, architecture, version, out]
+    if subprocess.run(command, cwd=PROJECT, check=False).returncode:
+        raise DeploymentError("The bill of materials can't be written; the reason is above.")
+
+
+def _copy_sources(configuration: StageConfiguration) -> Path:
     """Copy the app and its configuration into a new folder, so that no other file of the working
     copy is packaged. Returns the folder."""
-    folder = BUILDS / stage.name
+    folder = BUILDS / configuration.stage.name
     shutil.rmtree(folder, ignore_errors=True)
     (folder / ".chalice").mkdir(parents=True)
     for file in ("app.py", "requirements.txt", ".chalice/config.json"):
         shutil.copy(PROJECT / file, folder / file)
     no_cache = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PROJECT / "chalicelib", folder / "chalicelib", ignore=no_cache)
-    (folder / "merge.json").write_text(json.dumps(merge_template(stage), indent=2) + "\n")
+    (folder / "merge.json").write_text(json.dumps(merge_template(configuration), indent=2) + "\n")
     return folder
 
 

@@ -11,32 +11,48 @@ Chalice recreates its WebSocket routes at each deployment. Until step 3 has run 
 has no authorizer and verifies tokens by itself.
 """
 
+import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import boto3
 from botocore.exceptions import ClientError
 
 from chalicelib.stage import named
+from infra.apis import encoded_path, gateway_responses
 from infra.bucket import Bucket
 from infra.chalice_record import ChaliceRecord, ChaliceResources
 from infra.cloudformation import DeploymentError, Stack
+from infra.configuration import WORKER, StageConfiguration
+from infra.parameters import (
+    EDGE_PARAMETERS,
+    LIMITS,
+    OTHERS,
+    REST_THROTTLES,
+    STORAGE_PARAMETERS,
+    WEBSOCKET_THROTTLES,
+    Throttle,
+)
 from infra.python_runtime import chalice
 from infra.stage import API_STAGE, FUNCTIONS, PROJECT, TABLES, Stage
 from infra.tables import delete_tables
-from infra.template import PARAMETERS, edge_template, gateway_responses, storage_template
+from infra.template import edge_template, storage_template
+
+LIMITS_KEY = "limits.json"
 
 
 class ChaliceDeployment:
     """A stage of `chalice deploy`, in the account and the region of a session."""
 
-    def __init__(self, stage: Stage, session: boto3.Session) -> None:
+    def __init__(self, configuration: StageConfiguration, session: boto3.Session) -> None:
+        stage = configuration.stage
+        self._configuration = configuration
         self._stage = stage
         self._session = session
         self._bucket = Bucket(session, stage)
-        self._storage = Stack(session, f"{stage.stack_name}-storage")
+        self._storage = _storage(stage, session)
         self._edge = Stack(session, f"{stage.stack_name}-edge")
         self._record = ChaliceRecord(PROJECT, stage.name, self._bucket)
 
@@ -49,7 +65,7 @@ class ChaliceDeployment:
 
         Returns whether the rest is attached. Raises DeploymentError.
         """
-        self._apply_storage()
+        self._apply_storage(parameters)
         deployed = self._deployed_resources()
         if "websocket_api" not in deployed or "rest_api" not in deployed:
             return False
@@ -61,7 +77,7 @@ class ChaliceDeployment:
 
         Returns the outputs that a stack's deployment would have. Raises DeploymentError.
         """
-        self._apply_storage()
+        self._apply_storage(parameters)
         self._run_chalice("deploy")
         deployed = self._record.resources()
         self._attach(deployed, parameters)
@@ -81,9 +97,10 @@ class ChaliceDeployment:
         self._bucket.delete()
         self._record.forget()
 
-    def _apply_storage(self) -> None:
+    def _apply_storage(self, parameters: Mapping[str, str]) -> None:
         self._bucket.create()
-        self._storage.apply(storage_template(self._stage), self._bucket, {})
+        template = storage_template(self._configuration)
+        self._storage.apply(template, self._bucket, _among(parameters, STORAGE_PARAMETERS))
 
     def _deployed_resources(self) -> ChaliceResources:
         """Return what Chalice made, if its functions still exist.
@@ -105,67 +122,106 @@ class ChaliceDeployment:
             raise DeploymentError(f"`chalice {command}` failed; its own message is above.")
 
     def _attach(self, deployed: ChaliceResources, parameters: Mapping[str, str]) -> None:
-        """Attach the authorizer, throttling, API Gateway's own answers, alarms and dashboard."""
+        """Attach the authorizer, the limits, API Gateway's own answers, alarms and dashboard."""
         rest_api = deployed["rest_api"]["rest_api_id"]
         websocket_api = deployed["websocket_api"]["websocket_api_id"]
-        functions = {logical: self._stage.function(name) for name, logical in FUNCTIONS.items()}
-        given = {**functions, "WebsocketAPI": websocket_api}
-        if "AlarmTopic" in parameters:
-            given["AlarmTopic"] = parameters["AlarmTopic"]
-        outputs = self._edge.apply(edge_template(self._stage), self._bucket, given)
-        throttling = self._throttling(websocket_api, parameters)
-        self._finish_websocket_api(websocket_api, outputs["TokenAuthorizerId"], throttling)
-        self._finish_rest_api(rest_api, throttling)
-
-    def _throttling(self, api: str, parameters: Mapping[str, str]) -> dict[str, Any]:
-        """Return each limit: the given one, or else the API's current one, or else the default."""
-        client = self._session.client("apigatewayv2")
-        stage = client.get_stage(ApiId=api, StageName=API_STAGE)
-        current: Mapping[str, Any] = stage.get("DefaultRouteSettings", {})
-
-        def value(name: str) -> Any:
-            default = PARAMETERS[name]["Default"]
-            return parameters.get(name, current.get(f"{name}Limit", default))
-
-        return {
-            "ThrottlingRateLimit": float(value("ThrottlingRate")),
-            "ThrottlingBurstLimit": int(value("ThrottlingBurst")),
+        given = {
+            **{logical: self._stage.function(name) for name, logical in FUNCTIONS.items()},
+            **_among(parameters, EDGE_PARAMETERS),
+            "RestAPI": rest_api,
+            "WebsocketAPI": websocket_api,
         }
+        outputs = self._edge.apply(edge_template(self._configuration), self._bucket, given)
+        limits = self._limits(parameters)
+        self._finish_websocket_api(websocket_api, outputs["TokenAuthorizerId"], limits)
+        self._finish_rest_api(rest_api, limits)
+        self._limit_workers(int(limits["WorkerConcurrency"]))
 
-    def _finish_websocket_api(self, api: str, authorizer: str, throttling: Any) -> None:
-        """Have `$connect` ask the authorizer, and set the throttling."""
+    def _limits(self, parameters: Mapping[str, str]) -> dict[str, float]:
+        """Return each limit: the given one, or else that of the last time, or else the default.
+
+        Those that were given are kept in the stage's bucket.
+        """
+        last: dict[str, str] = json.loads(self._bucket.read(LIMITS_KEY) or b"{}")
+        chosen = {**last, **_among(parameters, LIMITS)}
+        if chosen != last:
+            self._bucket.write(LIMITS_KEY, json.dumps(chosen).encode())
+        return {name: float(chosen.get(name, limit["Default"])) for name, limit in LIMITS.items()}
+
+    def _finish_websocket_api(self, api: str, authorizer: str, limits: Mapping[str, float]) -> None:
+        """Have `$connect` ask the authorizer, and set the throttles."""
         client = self._session.client("apigatewayv2")
         routes = client.get_routes(ApiId=api)["Items"]
         [connect] = [route["RouteId"] for route in routes if route["RouteKey"] == "$connect"]
         client.update_route(
-            ApiId=api, RouteId=connect, AuthorizationType="CUSTOM", AuthorizerId=authorizer
+            ApiId=api,
+            RouteId=connect,
+            AuthorizationType="CUSTOM",
+            AuthorizerId=authorizer,
         )
+
+        def settings(throttle: Throttle) -> Any:
+            return {
+                "ThrottlingRateLimit": limits[throttle.rate_parameter],
+                "ThrottlingBurstLimit": int(limits[throttle.burst_parameter]),
+                "DetailedMetricsEnabled": True,
+            }
+
         client.update_stage(
             ApiId=api,
             StageName=API_STAGE,
-            DefaultRouteSettings={**throttling, "DetailedMetricsEnabled": True},
+            DefaultRouteSettings=settings(OTHERS),
+            RouteSettings={key: settings(one) for key, one in WEBSOCKET_THROTTLES.items()},
             DeploymentId=client.create_deployment(ApiId=api)["DeploymentId"],
         )
 
-    def _finish_rest_api(self, api: str, throttling: Any) -> None:
-        """Set the headers of API Gateway's own answers, and the throttling."""
+    def _finish_rest_api(self, api: str, limits: Mapping[str, float]) -> None:
+        """Set the headers of API Gateway's own answers, and the throttles."""
         client = self._session.client("apigateway")
         for kind, response in gateway_responses().items():
             client.put_gateway_response(restApiId=api, responseType=kind, **response)
         client.create_deployment(restApiId=api, stageName=API_STAGE)
-        settings = {
-            "throttling/rateLimit": throttling["ThrottlingRateLimit"],
-            "throttling/burstLimit": throttling["ThrottlingBurstLimit"],
-            "metrics/enabled": "true",
+        throttles = {"/*/*": OTHERS} | {
+            f"{encoded_path(path)}/{method}": throttle
+            for (path, method), throttle in REST_THROTTLES.items()
         }
+        settings = {"/*/*/metrics/enabled": "true"}
+        for methods, throttle in throttles.items():
+            rate, burst = limits[throttle.rate_parameter], limits[throttle.burst_parameter]
+            settings[f"{methods}/throttling/rateLimit"] = str(rate)
+            settings[f"{methods}/throttling/burstLimit"] = str(int(burst))
         client.update_stage(
             restApiId=api,
             stageName=API_STAGE,
             patchOperations=[
-                {"op": "replace", "path": f"/*/*/{name}", "value": str(value)}
-                for name, value in settings.items()
+                {"op": "replace", "path": path, "value": value} for path, value in settings.items()
             ],
         )
+
+    def _limit_workers(self, limit: int) -> None:
+        """Set how many workers Lambda runs at once; 0 means no limit."""
+        client = self._session.client("lambda")
+        worker = self._stage.function(WORKER)
+        for mapping in client.list_event_source_mappings(FunctionName=worker)[
+            "EventSourceMappings"
+        ]:
+            client.update_event_source_mapping(
+                UUID=mapping["UUID"],
+                ScalingConfig={"MaximumConcurrency": limit} if limit else {},
+            )
+
+
+def _among(parameters: Mapping[str, str], names: Container[str]) -> dict[str, str]:
+    return {name: value for name, value in parameters.items() if name in names}
+
+
+def kms_key_of(stage: Stage, session: boto3.Session) -> str | None:
+    """Return the customer's key that `make resources` was given; None without one."""
+    return _storage(stage, session).outputs().get("KmsKey")
+
+
+def _storage(stage: Stage, session: boto3.Session) -> Stack:
+    return Stack(session, f"{stage.stack_name}-storage")
 
 
 def missing_resources(stage: Stage, session: boto3.Session, *, signing_key: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""The commands of `python -m infra`: package, resources, deploy, token, destroy."""
+"""The commands of `python -m infra`: package, sbom, resources, deploy, token, destroy."""
 
 import argparse
 import os
@@ -10,22 +10,22 @@ from pathlib import Path
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from chalicelib.settings import Settings, SettingsError
 from chalicelib.stage import KEY_SOURCES
-from gateway.configuration import chalice_configuration, stage_environment
 from gateway.tokens import DEFAULT_SCOPE
 from infra import build
 from infra.chalice_deployment import ChaliceDeployment, has_signing_key
 from infra.cloudformation import DeploymentError
+from infra.configuration import StageConfiguration
+from infra.parameters import CHALICE_PARAMETERS, PARAMETERS
 from infra.python_runtime import use_newer_python
 from infra.stack_deployment import StackDeployment
 from infra.stage import DEFAULT_REGION, PROJECT, TABLES, Stage
-from infra.template import PARAMETERS
 from infra.tokens import stage_token
 
 METHODS = ("cloudformation", "chalice")
 COMMANDS = {
     "package": "write the template and the code of a stage",
+    "sbom": "write the bill of materials of a stage's code",
     "resources": "create what `chalice deploy` needs, and attach what it leaves out",
     "deploy": "deploy a stage to AWS",
     "token": "print a token for a user of a deployed stage",
@@ -66,30 +66,35 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace, stage: Stage) -> None:
     """Run one command. Raises DeploymentError, and the SDK's errors."""
     given = os.environ.get("PARAMETERS", "")
+    configuration = StageConfiguration.read(stage)
     match arguments.command:
         case "package":
-            _package(stage)
+            _package(configuration)
+        case "sbom":
+            use_newer_python("-m", "infra")
+            build.bill_of_materials(configuration)
         case "resources":
-            _make_resources(stage, template_parameters(given, "chalice"))
+            _make_resources(configuration, template_parameters(given, "chalice"))
         case "deploy":
             parameters = template_parameters(given, arguments.method)
-            check_settings(stage, arguments.method)
+            check_settings(configuration, arguments.method)
             use_newer_python("-m", "infra")
-            _deploy(stage, arguments.method, parameters)
+            _deploy(configuration, arguments.method, parameters)
         case "token":
-            variables = _environment(stage)
-            print(stage_token(stage, variables, _session(), arguments.user, arguments.scope))
+            variables, session = configuration.variables, _session()
+            print(stage_token(stage, variables, session, arguments.user, arguments.scope))
         case "destroy":
-            _destroy(stage, confirmed=os.environ.get("CONFIRM", ""))
+            _destroy(configuration, confirmed=os.environ.get("CONFIRM", ""))
 
 
 # --- The commands
 
 
-def _package(stage: Stage) -> None:
+def _package(configuration: StageConfiguration) -> None:
     """Write the template and the code, and print how to deploy them."""
     use_newer_python("-m", "infra")
-    out = build.package(stage)
+    stage = configuration.stage
+    out = build.package(configuration)
     _print_package(out)
     folder = out.relative_to(PROJECT)
     print(f"""
@@ -99,7 +104,7 @@ def _package(stage: Stage) -> None:
     --s3-bucket YOUR-BUCKET --output-template-file {folder}/packaged.yaml
   aws cloudformation deploy --template-file {folder}/packaged.yaml --s3-bucket YOUR-BUCKET \\
     --stack-name {stage.stack_name} --capabilities CAPABILITY_IAM""")
-    if not _has_key_source(stage):
+    if not _has_key_source(configuration):
         print(f"\nBefore you deploy it: {_no_key_source(stage)}", file=sys.stderr)
 
 
@@ -112,12 +117,12 @@ def _print_package(out: Path) -> None:
     print(f"{folder}/deployment.zip  {code.stat().st_size / 1e6:.1f} MB: {', '.join(packages)}")
 
 
-def _make_resources(stage: Stage, parameters: Mapping[str, str]) -> None:
+def _make_resources(configuration: StageConfiguration, parameters: Mapping[str, str]) -> None:
     """Create what `chalice deploy` needs; if the stage is deployed, attach what that left out."""
-    session = _session()
+    stage, session = configuration.stage, _session()
     if StackDeployment(stage, session).exists():
         raise DeploymentError(_other_method(stage))
-    attached = ChaliceDeployment(stage, session).make_resources(parameters)
+    attached = ChaliceDeployment(configuration, session).make_resources(parameters)
     print(f"The stage {stage.name} has its tables, its queue, its log groups, and the signing key")
     print(f"{stage.signing_key} in Secrets Manager.")
     if attached:
@@ -127,16 +132,16 @@ def _make_resources(stage: Stage, parameters: Mapping[str, str]) -> None:
     print(f"\nA token for alice:\n\n  python -m infra token {stage.name} alice")
 
 
-def _deploy(stage: Stage, method: str, parameters: Mapping[str, str]) -> None:
+def _deploy(configuration: StageConfiguration, method: str, parameters: Mapping[str, str]) -> None:
     """Deploy a stage to the account and the region that the SDK is configured for."""
-    session = _session()
-    stack, by_chalice = StackDeployment(stage, session), ChaliceDeployment(stage, session)
+    stage, session = configuration.stage, _session()
+    stack, by_chalice = StackDeployment(stage, session), ChaliceDeployment(configuration, session)
     if (stack if method == "chalice" else by_chalice).exists():
         raise DeploymentError(_other_method(stage))
     if method == "chalice":
         outputs = by_chalice.deploy(parameters)
     else:
-        package = build.package(stage)
+        package = build.package(configuration)
         _print_package(package)
         outputs = stack.deploy(package, parameters)
     print(f"""
@@ -146,8 +151,9 @@ Herald is deployed.
   WebSocket  {outputs["WebsocketConnectEndpointURL"].rstrip("/")}""")
 
 
-def _destroy(stage: Stage, *, confirmed: str) -> None:
+def _destroy(configuration: StageConfiguration, *, confirmed: str) -> None:
     """Delete everything of a stage. Raises SystemExit unless its name was given as confirmation."""
+    stage = configuration.stage
     tables = ", ".join(stage.named(table) for table in TABLES.values())
     if confirmed != stage.name:
         raise SystemExit(
@@ -155,7 +161,7 @@ def _destroy(stage: Stage, *, confirmed: str) -> None:
             f"If that is what you want: make destroy STAGE={stage.name} CONFIRM={stage.name}"
         )
     session = _session()
-    by_chalice = ChaliceDeployment(stage, session)
+    by_chalice = ChaliceDeployment(configuration, session)
     if by_chalice.exists():
         by_chalice.destroy()
     else:
@@ -166,19 +172,15 @@ def _destroy(stage: Stage, *, confirmed: str) -> None:
 # --- What the commands check
 
 
-def check_settings(stage: Stage, method: str) -> None:
+def check_settings(configuration: StageConfiguration, method: str) -> None:
     """Check that the stage's functions will accept their settings, and can accept a token.
 
     Raises DeploymentError.
     """
-    on_lambda = {"AWS_LAMBDA_FUNCTION_NAME": stage.function("api_handler")}
-    try:
-        Settings.from_environ({**_environment(stage), **on_lambda})
-    except SettingsError as error:
-        raise DeploymentError(f".chalice/config.json: {error}") from None
-    if _has_key_source(stage) or (method == "chalice" and has_signing_key(stage, _session())):
-        return
-    raise DeploymentError(f"Nothing was deployed: {_no_key_source(stage)}")
+    configuration.check()
+    by_signing_key = method == "chalice" and has_signing_key(configuration.stage, _session())
+    if not _has_key_source(configuration) and not by_signing_key:
+        raise DeploymentError(f"Nothing was deployed: {_no_key_source(configuration.stage)}")
 
 
 def template_parameters(text: str, method: str) -> dict[str, str]:
@@ -187,8 +189,8 @@ def template_parameters(text: str, method: str) -> dict[str, str]:
     Raises DeploymentError for a parameter that the method doesn't have.
     """
     given = dict(pair.partition("=")[::2] for pair in text.split())
-    known = PARAMETERS.keys() - ({"AccessLogs"} if method == "chalice" else set())
-    for name in given.keys() - known:
+    known = CHALICE_PARAMETERS if method == "chalice" else PARAMETERS
+    for name in given.keys() - known.keys():
         raise DeploymentError(f"Unknown parameter {name}; allowed: {', '.join(sorted(known))}.")
     return given
 
@@ -197,10 +199,9 @@ def _other_method(stage: Stage) -> str:
     return f"The stage {stage.name} was deployed by the other method; destroy it first."
 
 
-def _has_key_source(stage: Stage) -> bool:
+def _has_key_source(configuration: StageConfiguration) -> bool:
     """Return whether the stage's configuration names a source of keys that verify tokens."""
-    environment = _environment(stage)
-    return any(environment.get(source) for source in KEY_SOURCES)
+    return any(configuration.variables.get(source) for source in KEY_SOURCES)
 
 
 def _no_key_source(stage: Stage) -> str:
@@ -213,11 +214,6 @@ def _no_key_source(stage: Stage) -> str:
         f"Or run `make resources STAGE={stage.name}`, which creates a random signing key, and\n"
         f"deploy with `chalice deploy --stage {stage.name}`."
     )
-
-
-def _environment(stage: Stage) -> dict[str, str]:
-    """Return the environment variables that `.chalice/config.json` gives a stage's functions."""
-    return stage_environment(chalice_configuration(), stage.name)
 
 
 def _session() -> boto3.Session:

@@ -62,7 +62,11 @@ class Stack:
                 *({"ParameterKey": name, "UsePreviousValue": True} for name in sorted(kept)),
             ],
         )
-        if self._has_changes(change_set):
+        try:
+            changes = self._has_changes(change_set)
+        finally:
+            bucket.delete_templates()  # CloudFormation has its own copy by now
+        if changes:
             self._cloudformation.execute_change_set(**change_set)
             self._wait(f"stack_{kind.lower()}_complete")
         return self.outputs()

@@ -51,7 +51,7 @@ def _graphs(stage: Stage) -> list[Graph]:
         *_connections(stage),
         *_messages(stage),
         *_latencies(stage),
-        *_functions(),
+        *_functions(stage),
         *_costs(stage),
     ]
 
@@ -111,7 +111,7 @@ def _latencies(stage: Stage) -> list[Graph]:
     ]
 
 
-def _functions() -> list[Graph]:
+def _functions(stage: Stage) -> list[Graph]:
     def of_each(name: str, statistic: str) -> list[Metric]:
         return [
             _metric(
@@ -123,7 +123,13 @@ def _functions() -> list[Graph]:
         ]
 
     return [
-        ("Errors of functions", of_each("Errors", "Sum")),
+        (
+            "Errors of functions",
+            [
+                *of_each("Errors", "Sum"),
+                _herald(stage, "AuthorizerErrors", "Sum", "authorizers, without refused tokens"),
+            ],
+        ),
         ("Throttles of functions", of_each("Throttles", "Sum")),
         ("Durations of functions, p99 ms", of_each("Duration", "p99")),
     ]

@@ -10,23 +10,23 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
+from chalice.config import Config
 
-from chalicelib.settings import Settings, SettingsError
 from chalicelib.stage import KEY_SOURCES
-from gateway.configuration import stage_environment
 from infra.bucket import Bucket
-from infra.chalice_deployment import missing_resources
+from infra.chalice_deployment import kms_key_of, missing_resources
 from infra.chalice_record import ChaliceRecord
-from infra.cloudformation import Stack
-from infra.policies import policy
+from infra.cloudformation import DeploymentError, Stack
+from infra.configuration import StageConfiguration, needed_by
+from infra.policies import KEY_OF_TEMPLATE, policy
 from infra.python_runtime import chalice, run_again, use_newer_python
 from infra.stage import FUNCTIONS, Stage
+from infra.wheels import WHEELS, Wheels, without_hashes
 
 
 def prepare(
@@ -49,51 +49,51 @@ def prepare(
     except ValueError as error:
         raise SystemExit(str(error)) from None
     project = Path.cwd()
-    config: dict[str, Any] = json.loads((project / ".chalice" / "config.json").read_text())
-    configured = stage_environment(config, stage.name)
-    _check_settings(stage, configured)
+    configuration = StageConfiguration.read(stage, project)
+    try:
+        configuration.check()
+    except DeploymentError as error:
+        raise SystemExit(str(error)) from None
     use_newer_python()
     _hold_lock(project)
+    kms_key: str | dict[str, str] | None = KEY_OF_TEMPLATE if command == "package" else None
     if command == "deploy":
-        _check_resources(project, stage, profile, configured)
+        kms_key = _check_resources(project, configuration, profile)
     for variable in [name for name in environ if name.startswith("HERALD_")]:
-        if variable not in configured:
+        if variable not in configuration.variables:
             del environ[variable]
-    environ.update({**stage.queue_variable, **configured})
-    _write_policies(project, stage, config, packaged=command == "package")
+    environ.update({**stage.queue_variable, **configuration.variables})
+    _write_policies(project, configuration, packaged=command == "package", kms_key=kms_key)
+    _leave_out_unneeded_secrets()
+    if command in ("deploy", "package"):
+        environ.update(_locked_packages(project, configuration))
     _leave_no_bytecode(project)
 
 
-def _check_settings(stage: Stage, configured: Mapping[str, str]) -> None:
-    """Check that the functions will accept the stage's settings. Raises SystemExit."""
-    try:
-        Settings.from_environ({**configured, "AWS_LAMBDA_FUNCTION_NAME": stage.function("sweep")})
-    except SettingsError as error:
-        raise SystemExit(f".chalice/config.json: {error}") from None
-
-
 def _check_resources(
-    project: Path, stage: Stage, profile: str | None, configured: Mapping[str, str]
-) -> None:
+    project: Path, configuration: StageConfiguration, profile: str | None
+) -> str | None:
     """Check that the stage has what Chalice can't make, and bring Chalice's record up to date.
 
     Starts the command again if the record has changed, because Chalice has read the old one
-    already. Raises SystemExit.
+    already. Returns the customer's KMS key, if the resources have one. Raises SystemExit.
     """
+    stage = configuration.stage
     try:
         session = boto3.Session(profile_name=profile)
         _check_method(stage, session)
-        own_keys = any(configured.get(source) for source in KEY_SOURCES)
+        own_keys = any(configuration.variables.get(source) for source in KEY_SOURCES)
         missing = missing_resources(stage, session, signing_key=not own_keys)
         if missing:
             raise SystemExit(
                 f"The stage {stage.name} lacks what Chalice can't make: {', '.join(missing)}.\n"
                 f"Create it first, once:\n\n  make resources STAGE={stage.name}\n"
             )
+        kms_key = kms_key_of(stage, session)
         record = ChaliceRecord(project, stage.name, Bucket(session, stage))
         fetched = record.fetch()
     except NoRegionError:
-        return  # Chalice says so itself, and how to set one
+        return None  # Chalice says so itself, and how to set one
     except (BotoCoreError, ClientError) as error:
         raise SystemExit(
             f"The resources of the stage {stage.name} can't be checked: {error}"
@@ -102,6 +102,7 @@ def _check_resources(
         print("Using the record of this stage's last deployment, which another clone has shared.")
         run_again(sys.executable, chalice(), *sys.argv[1:])
     atexit.register(_share, record)
+    return kms_key
 
 
 def _check_method(stage: Stage, session: boto3.Session) -> None:
@@ -122,16 +123,57 @@ def _share(record: ChaliceRecord) -> None:
 
 
 def _write_policies(
-    project: Path, stage: Stage, config: Mapping[str, Any], *, packaged: bool
+    project: Path,
+    configuration: StageConfiguration,
+    *,
+    packaged: bool,
+    kms_key: str | dict[str, str] | None,
 ) -> None:
-    """Write each function's policy to the file that `config`, Chalice's configuration, names."""
+    """Write each function's policy to the file that Chalice's configuration names."""
     folder = project / ".chalice" / "policies"
     folder.mkdir(exist_ok=True)
-    traced = config.get("stages", {}).get(stage.name, {}).get("xray", config.get("xray", False))
+    stage = configuration.stage
     for function in FUNCTIONS:
         log_group = stage.log_group(function) if packaged else stage.chalice_log_group(function)
-        document = policy(stage, function, log_group=log_group, traced=traced)
+        document = policy(configuration, function, log_group=log_group, kms_key=kms_key)
         (folder / f"{function}.json").write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _leave_out_unneeded_secrets() -> None:
+    """Make Chalice give each function only the secrets that it needs.
+
+    Chalice itself can add variables to a function, but can't leave out those of the stage.
+    """
+    configured: property = vars(Config)["environment_variables"]
+
+    def needed(config: Config) -> dict[str, str]:
+        return needed_by(config.function_name, configured.__get__(config))
+
+    Config.environment_variables = property(needed)  # type: ignore[method-assign, assignment]
+
+
+def _locked_packages(project: Path, configuration: StageConfiguration) -> dict[str, str]:
+    """Download the packages for Lambda by their hashes.
+
+    Returns the variables that make Chalice take these and no others. Raises SystemExit.
+    """
+    requirements = project / "requirements.txt"
+    if not requirements.exists():
+        return {}
+    unlocked = without_hashes(requirements)
+    if unlocked:
+        print(
+            f"requirements-dev.txt has no hashes for {', '.join(unlocked)}. Packages are not"
+            " compared with any hash. Run `make lock` to add them.",
+            file=sys.stderr,
+        )
+        return {}
+    wheels = Wheels(WHEELS / configuration.stage.name)
+    try:
+        wheels.download(requirements, configuration.architecture)
+    except DeploymentError as error:
+        raise SystemExit(str(error)) from None
+    return wheels.variables
 
 
 def _leave_no_bytecode(project: Path) -> None:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chalicelib import aws_limits
 from chalicelib.stage import PREFIX, named
 
 PROJECT = Path(__file__).resolve().parent.parent
 STAGE_NAME = re.compile(r"[a-z][a-z0-9]{0,19}")
 API_STAGE = "api"  # Chalice's name for the stage of both APIs
+BATCH_SECONDS = "HERALD_FANOUT_BATCH_SECONDS"
 DEFAULT_REGION = "us-east-1"  # Chalice asks for a region even where none matters
 
 FUNCTIONS = {
@@ -87,15 +89,6 @@ class Stage:
         return f"/aws/lambda/{self.function(function)}"
 
     @property
-    def resources(self) -> dict[str, Any]:
-        """A copy of the tables and queues of `resources.json`, with this stage's names."""
-        resources: dict[str, Any] = copy.deepcopy(RESOURCES)
-        for logical_id, resource in resources.items():
-            attribute = "TableName" if "TableName" in resource["Properties"] else "QueueName"
-            resource["Properties"][attribute] = self.named(logical_id)
-        return resources
-
-    @property
     def queue_variable(self) -> dict[str, str]:
         """The variable with the queue's URL, for a command that imports the app.
 
@@ -103,3 +96,19 @@ class Stage:
         rest, which isn't known before the deployment.
         """
         return {"HERALD_FANOUT_QUEUE_URL": f"https://sqs.invalid/{self.named('FanoutQueue')}"}
+
+
+def queues_and_tables(
+    batch_seconds: int, *, function_seconds: int = aws_limits.FUNCTION_SECONDS
+) -> dict[str, Any]:
+    """Return a copy of `resources.json`, in which the queue hides a job for long enough.
+
+    Args:
+        batch_seconds: The batching window of the worker.
+        function_seconds: The time-out of the worker.
+    """
+    resources: dict[str, Any] = copy.deepcopy(RESOURCES)
+    resources["FanoutQueue"]["Properties"]["VisibilityTimeout"] = aws_limits.visibility_seconds(
+        batch_seconds, function_seconds=function_seconds
+    )
+    return resources

@@ -11,139 +11,95 @@ replaced by another.
 from typing import Any
 
 from infra.alarms import alarms
+from infra.apis import authorizer, rest_api, web_acl, websocket_api
+from infra.configuration import StageConfiguration
 from infra.dashboard import dashboard
-from infra.stage import FUNCTIONS, Stage
+from infra.parameters import (
+    CONDITIONS,
+    EDGE_CONDITIONS,
+    EDGE_PARAMETERS,
+    PARAMETERS,
+    STORAGE_CONDITIONS,
+    STORAGE_PARAMETERS,
+    if_set,
+)
+from infra.stage import API_STAGE, FUNCTIONS, Stage
 
 RETENTION_DAYS = 30
-ACCESS_LOG = {
-    "requestId": "$context.requestId",
-    "ip": "$context.identity.sourceIp",
-    "requestTime": "$context.requestTime",
-    "routeKey": "$context.routeKey",
-    "eventType": "$context.eventType",
-    "status": "$context.status",
-    "connectionId": "$context.connectionId",
-    "integrationLatency": "$context.integrationLatency",
-    "error": "$context.error.message",
-    "authorizerError": "$context.authorizer.error",
-}
-"""Without the request line and the headers, which may contain a token.
-https://docs.aws.amazon.com/apigateway/latest/developerguide/websocket-api-logging.html"""
-REST_ACCESS_LOG = {
-    "requestId": "$context.requestId",
-    "ip": "$context.identity.sourceIp",
-    "requestTime": "$context.requestTime",
-    "httpMethod": "$context.httpMethod",
-    "resourcePath": "$context.resourcePath",
-    "status": "$context.status",
-    "responseLatency": "$context.responseLatency",
-    "error": "$context.error.message",
-    "authorizerError": "$context.authorizer.error",
-}
-PARAMETERS: dict[str, Any] = {
-    "AccessLogs": {
-        "Type": "String",
-        "AllowedValues": ["true", "false"],
-        "Default": "false",
-        "Description": (
-            "Whether API Gateway logs each request. The account must have a role for that:"
-            " https://docs.aws.amazon.com/apigateway/latest/developerguide/set-up-logging.html"
-        ),
-    },
-    "ThrottlingRate": {
-        "Type": "Number",
-        "Default": 5000,
-        "Description": "Requests and frames a second that each of the two APIs accepts.",
-    },
-    "ThrottlingBurst": {
-        "Type": "Number",
-        "Default": 2500,
-        "Description": "Requests and frames that each of the two APIs accepts at once.",
-    },
-    "AlarmTopic": {
-        "Type": "String",
-        "Default": "",
-        "Description": "The ARN of an SNS topic that alarms notify; empty for no topic.",
-    },
-}
-CONDITIONS = {
-    "HasAccessLogs": {"Fn::Equals": [{"Ref": "AccessLogs"}, "true"]},
-    "HasAlarmTopic": {"Fn::Not": [{"Fn::Equals": [{"Ref": "AlarmTopic"}, ""]}]},
-}
-NO_VALUE = {"Ref": "AWS::NoValue"}
+CALLED_BY_CLIENTS = (
+    "api_handler",
+    "rest_authorizer",
+    "connect_authorizer",
+    "websocket_connect",
+    "websocket_message",
+)
 OUTPUTS = {
     "FanoutQueueURL": {"Value": {"Ref": "FanoutQueue"}},
     "DeadLettersURL": {"Value": {"Ref": "FanoutDeadLetterQueue"}},
 }
 
 
-def merge_template(stage: Stage) -> dict[str, Any]:
+def merge_template(configuration: StageConfiguration) -> dict[str, Any]:
     """Return everything of a stage except the functions and the APIs, which Chalice makes."""
+    stage = configuration.stage
     return {
         "Parameters": PARAMETERS,
         "Conditions": CONDITIONS,
         "Resources": {
-            **_kept(stage.resources),
+            **_kept(_encrypted(configuration.resources)),
             **_logs({name: stage.log_group(name) for name in FUNCTIONS}),
             **_access_log_group(stage),
-            **_functions(stage),
-            **_websocket_api(),
-            **_rest_api(),
-            **_authorizer(stage),
-            **_monitoring(stage),
+            **_functions(configuration),
+            **websocket_api(),
+            **rest_api(),
+            **authorizer(stage),
+            **web_acl("${RestAPI.Stage}"),
+            **_monitoring(configuration),
         },
         "Outputs": OUTPUTS,
     }
 
 
-def storage_template(stage: Stage) -> dict[str, Any]:
+def storage_template(configuration: StageConfiguration) -> dict[str, Any]:
     """Return the template of what `chalice deploy` needs but can't make.
 
     That is the tables, the queues, a random signing key, and the log groups, which Lambda would
     create without a retention period.
     """
+    stage = configuration.stage
     return {
+        "Parameters": STORAGE_PARAMETERS,
+        "Conditions": STORAGE_CONDITIONS,
         "Resources": {
-            **_kept(stage.resources),
+            **_kept(_encrypted(configuration.resources)),
             **_logs({name: stage.chalice_log_group(name) for name in FUNCTIONS}),
             "SigningKey": _signing_key(stage),
         },
-        "Outputs": OUTPUTS,
+        "Outputs": {
+            **OUTPUTS,
+            "KmsKey": {"Condition": "HasKmsKey", "Value": {"Ref": "KmsKey"}},
+        },
     }
 
 
-def edge_template(stage: Stage) -> dict[str, Any]:
-    """Return the template of what needs the functions and the API: authorizer, dashboard, alarms.
+def edge_template(configuration: StageConfiguration) -> dict[str, Any]:
+    """Return the template of what needs the functions and the APIs: authorizer, web ACL, dashboard,
+    alarms.
 
     Its parameters are called like the resources that they stand for, so that `merge_template` and
     this template can share the definitions of what refers to those.
     """
-    made = {name: {"Type": "String"} for name in ("WebsocketAPI", *FUNCTIONS.values())}
+    stage = configuration.stage
+    made = {name: {"Type": "String"} for name in ("RestAPI", "WebsocketAPI", *FUNCTIONS.values())}
     return {
-        "Parameters": {**made, "AlarmTopic": PARAMETERS["AlarmTopic"]},
-        "Conditions": {"HasAlarmTopic": CONDITIONS["HasAlarmTopic"]},
-        "Resources": {**_authorizer(stage), **_monitoring(stage)},
-        "Outputs": {"TokenAuthorizerId": {"Value": {"Ref": "TokenAuthorizer"}}},
-    }
-
-
-def gateway_responses() -> dict[str, Any]:
-    """Return API Gateway's own refusals of REST requests.
-
-    Pages of other origins can read them, and 401 names the scheme that it requires, as RFC 9110
-    section 11.6.1 demands.
-    """
-    cors = {"gatewayresponse.header.Access-Control-Allow-Origin": "'*'"}
-    templates = {"application/json": '{"message": $context.error.messageString}'}
-    challenge = {**cors, "gatewayresponse.header.WWW-Authenticate": "'Bearer'"}
-    return {
-        "UNAUTHORIZED": {
-            "statusCode": "401",
-            "responseParameters": challenge,
-            "responseTemplates": templates,
+        "Parameters": {**made, **EDGE_PARAMETERS},
+        "Conditions": EDGE_CONDITIONS,
+        "Resources": {
+            **authorizer(stage),
+            **web_acl(API_STAGE),
+            **_monitoring(configuration),
         },
-        "DEFAULT_4XX": {"responseParameters": cors, "responseTemplates": templates},
-        "DEFAULT_5XX": {"responseParameters": cors, "responseTemplates": templates},
+        "Outputs": {"TokenAuthorizerId": {"Value": {"Ref": "TokenAuthorizer"}}},
     }
 
 
@@ -154,6 +110,22 @@ def _kept(resources: dict[str, Any]) -> dict[str, Any]:
         table = resource["Type"] == "AWS::DynamoDB::Table"
         resource["DeletionPolicy"] = "RetainExceptOnCreate" if table else "Delete"
         resource["UpdateReplacePolicy"] = "Retain" if table else "Delete"
+    return resources
+
+
+def _encrypted(resources: dict[str, Any]) -> dict[str, Any]:
+    """Encrypt tables and queues with the customer's key where one is given.
+
+    A queue has one of two kinds of encryption:
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-sqs-queue.html
+    """
+    key = if_set("HasKmsKey", {"Ref": "KmsKey"})
+    for resource in resources.values():
+        if resource["Type"] == "AWS::DynamoDB::Table":
+            resource["Properties"]["SSESpecification"]["KMSMasterKeyId"] = key
+        else:
+            resource["Properties"]["KmsMasterKeyId"] = key
+            resource["Properties"]["SqsManagedSseEnabled"] = if_set("HasKmsKey", False, True)
     return resources
 
 
@@ -171,6 +143,7 @@ def _signing_key(stage: Stage) -> dict[str, Any]:
         "Properties": {
             "Name": stage.signing_key,
             "Description": f"Signs the tokens of Herald's stage {stage.name}",
+            "KmsKeyId": if_set("HasKmsKey", {"Ref": "KmsKey"}),
             "GenerateSecretString": {"PasswordLength": 64, "ExcludePunctuation": True},
         },
     }
@@ -189,18 +162,18 @@ def _log_group(name: str) -> dict[str, Any]:
     }
 
 
-def _monitoring(stage: Stage) -> dict[str, Any]:
-    return {**alarms(stage), "Dashboard": dashboard(stage)}
+def _monitoring(configuration: StageConfiguration) -> dict[str, Any]:
+    return {**alarms(configuration), "Dashboard": dashboard(configuration.stage)}
 
 
-def _functions(stage: Stage) -> dict[str, Any]:
-    """Return the variables and the log group of each function."""
-    return {
+def _functions(configuration: StageConfiguration) -> dict[str, Any]:
+    """Return the variables, the log group and the concurrency of each function."""
+    functions: dict[str, Any] = {
         logical_id: {
             "Properties": {
                 "Environment": {
                     "Variables": {
-                        "HERALD_STAGE": stage.name,
+                        "HERALD_STAGE": configuration.stage.name,
                         "HERALD_FANOUT_QUEUE_URL": {"Ref": "FanoutQueue"},
                     }
                 },
@@ -209,94 +182,21 @@ def _functions(stage: Stage) -> dict[str, Any]:
         }
         for logical_id in FUNCTIONS.values()
     }
-
-
-def _authorizer(stage: Stage) -> dict[str, Any]:
-    """Return the authorizer of `$connect`.
-
-    It names no identity sources: a token may come in a header, a subprotocol or the query, and API
-    Gateway refuses a handshake that lacks any identity source that is named.
-    """
-    account = "${AWS::Region}:${AWS::AccountId}"
-    function = f"arn:${{AWS::Partition}}:lambda:{account}:function:${{ConnectAuthorizer}}"
-    uri = (
-        "arn:${AWS::Partition}:apigateway:${AWS::Region}:lambda:path/2015-03-31/functions/"
-        f"{function}/invocations"
-    )
-    source = (
-        "arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:"
-        "${WebsocketAPI}/authorizers/${TokenAuthorizer}"
-    )
-    return {
-        "TokenAuthorizer": {
-            "Type": "AWS::ApiGatewayV2::Authorizer",
-            "Properties": {
-                "ApiId": {"Ref": "WebsocketAPI"},
-                "Name": f"{stage.prefix}token",
-                "AuthorizerType": "REQUEST",
-                "AuthorizerUri": {"Fn::Sub": uri},
-            },
-        },
-        "TokenAuthorizerPermission": {
-            "Type": "AWS::Lambda::Permission",
-            "Properties": {
-                "FunctionName": {"Ref": "ConnectAuthorizer"},
-                "Action": "lambda:InvokeFunction",
-                "Principal": "apigateway.amazonaws.com",
-                "SourceArn": {"Fn::Sub": source},
-            },
-        },
+    for name in CALLED_BY_CLIENTS:
+        if configuration.of(name).reserved_concurrency is None:  # else Chalice reserves it
+            functions[FUNCTIONS[name]]["Properties"]["ReservedConcurrentExecutions"] = if_set(
+                "HasReservedConcurrency", {"Ref": "ReservedConcurrency"}
+            )
+    functions["DeliverQueued"]["Properties"]["Events"] = {
+        "DeliverQueuedSqsEventSource": {"Properties": {"ScalingConfig": _worker_concurrency()}}
     }
+    return functions
 
 
-def _websocket_api() -> dict[str, Any]:
-    return {
-        "WebsocketConnectRoute": {
-            "Properties": {
-                "AuthorizationType": "CUSTOM",
-                "AuthorizerId": {"Ref": "TokenAuthorizer"},
-            }
-        },
-        "WebsocketAPIStage": {
-            "Properties": {
-                # Chalice's template deploys no change of a route; let API Gateway deploy each one.
-                "AutoDeploy": True,
-                "DeploymentId": NO_VALUE,
-                "DefaultRouteSettings": {
-                    "ThrottlingRateLimit": {"Ref": "ThrottlingRate"},
-                    "ThrottlingBurstLimit": {"Ref": "ThrottlingBurst"},
-                    "DetailedMetricsEnabled": True,
-                },
-                "AccessLogSettings": _access_logs(ACCESS_LOG),
-            }
-        },
-    }
+def _worker_concurrency() -> dict[str, Any]:
+    """Return how many workers Lambda runs at once, so that broadcasts leave the rest of the
+    account's concurrency to others.
 
-
-def _rest_api() -> dict[str, Any]:
-    return {
-        "RestAPI": {
-            "Properties": {
-                "MethodSettings": [
-                    {
-                        "ResourcePath": "/*",
-                        "HttpMethod": "*",
-                        "MetricsEnabled": True,
-                        "ThrottlingRateLimit": {"Ref": "ThrottlingRate"},
-                        "ThrottlingBurstLimit": {"Ref": "ThrottlingBurst"},
-                    }
-                ],
-                "AccessLogSetting": _access_logs(REST_ACCESS_LOG),
-                "DefinitionBody": {"x-amazon-apigateway-gateway-responses": gateway_responses()},
-            }
-        }
-    }
-
-
-def _access_logs(fields: dict[str, str]) -> dict[str, Any]:
-    entries = ", ".join(f'"{name}": "{variable}"' for name, variable in fields.items())
-    settings = {
-        "DestinationArn": {"Fn::GetAtt": ["AccessLogGroup", "Arn"]},
-        "Format": f"{{{entries}}}",
-    }
-    return {"Fn::If": ["HasAccessLogs", settings, NO_VALUE]}
+    https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html"""
+    limit = {"MaximumConcurrency": {"Ref": "WorkerConcurrency"}}
+    return if_set("HasWorkerConcurrency", limit)

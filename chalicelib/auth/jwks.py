@@ -15,6 +15,7 @@ from jwt.utils import base64url_decode, base64url_encode
 
 from chalicelib.auth.cached_fetch import DEFAULT_WAITS, CachedFetch, FetchError, FetchWaits
 from chalicelib.auth.fetch_json import FETCH_SECONDS, fetch_json
+from chalicelib.auth.secrets_manager import read_secret
 from chalicelib.settings import LOCAL_SECRET, MIN_SECRET_BYTES, Settings
 
 HMAC = frozenset({"HS256"})
@@ -198,25 +199,8 @@ def _hmac_key(secret: str | bytes) -> bytes:
 
 
 def _fetch_secret(arn: str) -> bytes:
-    """Return the current value of a secret.
-
-    `arn` may also be a name, which then refers to the function's own region.
-
-    Raises FetchError.
-    """
-    # Imported here, since loading the SDK takes longer than everything else in an authorizer.
-    from botocore.exceptions import BotoCoreError, ClientError
-    from botocore.session import Session
-
-    from chalicelib.runtime.aws import sdk_client
-
-    try:
-        region = arn.split(":")[3] if ":" in arn else None
-        client = sdk_client(Session(), "secretsmanager", region)
-        answer = client.get_secret_value(SecretId=arn)
-    except (BotoCoreError, ClientError) as error:
-        raise FetchError(str(error)) from error
-    secret = answer.get("SecretString", "").encode() or answer.get("SecretBinary", b"")
+    """Return the key that a stored secret is. Raises FetchError."""
+    secret = read_secret(arn)
     if len(secret) < MIN_SECRET_BYTES:
         raise FetchError(f"it has {len(secret)} bytes, but needs at least {MIN_SECRET_BYTES}")
     if secret.startswith(LOCAL_SECRET.encode()):

@@ -3,13 +3,13 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from chalicelib import aws_limits
 from chalicelib.auth.principal import user_key
 from chalicelib.errors import PayloadTooLarge
-from chalicelib.protocol.encryption import Encryption
+from chalicelib.protocol.encryption import Encrypter, Encryption
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.strict_json import encode
 
@@ -65,12 +65,14 @@ class Framer:
     ) -> None:
         """Prepare frames for recipients of `tenant`.
 
-        Raises PayloadTooLarge when a message needs a frame of more than 128 KB.
+        Raises PayloadTooLarge when a message needs a frame of more than 128 KB, and Unavailable
+        when the keys for encrypted messages can't be had.
         """
         self.messages = tuple(messages)
         encrypted = sum(message.encrypted for message in messages)
+        encrypter = encryption.encrypter() if encrypted else None
         cache_bytes = ENCRYPTED_CACHE_BYTES // max(1, encrypted)
-        self._entries = [_Entry(message, tenant, encryption, cache_bytes) for message in messages]
+        self._entries = [_Entry(message, tenant, encrypter, cache_bytes) for message in messages]
         self._frame_bytes = frame_bytes
         self._encrypted = 0
         for index, entry in enumerate(self._entries):
@@ -132,7 +134,10 @@ class Framing(NamedTuple):
     encryption: Encryption
 
     def framer(self, messages: Sequence[Message], tenant: str | None) -> Framer:
-        """Return the framer of messages to recipients of `tenant`. Raises PayloadTooLarge."""
+        """Return the framer of messages to recipients of `tenant`.
+
+        Raises PayloadTooLarge, and Unavailable if the keys for encrypted messages can't be had.
+        """
         return Framer(messages, self.frame_bytes, tenant, self.encryption)
 
 
@@ -140,20 +145,21 @@ class _Entry:
     """A message as it appears in frames. `size` is in bytes, and the same for every user."""
 
     def __init__(
-        self, message: Message, tenant: str | None, encryption: Encryption, cache_bytes: int
+        self, message: Message, tenant: str | None, encrypter: Encrypter | None, cache_bytes: int
     ) -> None:
         """Encode the message. `cache_bytes` limits the memory for its encrypted copies."""
         self.message = message
         self._tenant = tenant
-        self._encryption = encryption
         self._fields = message.to_frame_entry()
         if message.encrypted:
+            assert encrypter is not None  # noqa: S101 - a framer of encrypted messages has one
             self._data = encode(message.data)
             self._fields |= {"data": "", "encrypted": True}
-            self.size = len(encode(self._fields)) + encryption.size(len(self._data))
+            self.size = len(encode(self._fields)) + encrypter.size(len(self._data))
             # Encrypting costs as much as delivering, so it is done once for each user, wherever in
             # the audience the user's connections are, while the cache has room.
-            self._encrypted_for = lru_cache(cache_bytes // self.size)(self._encrypt)
+            encrypt = partial(self._encrypt, encrypter)
+            self._encrypted_for = lru_cache(cache_bytes // self.size)(encrypt)
         else:
             self._text = encode(self._fields)
             self.size = len(self._text)
@@ -165,8 +171,8 @@ class _Entry:
         assert user_id is not None  # noqa: S101 - frames with encrypted messages have a user
         return self._encrypted_for(user_id)
 
-    def _encrypt(self, user_id: str) -> bytes:
-        data = self._encryption.encrypt(self._data, user_key(self._tenant, user_id))
+    def _encrypt(self, encrypter: Encrypter, user_id: str) -> bytes:
+        data = encrypter.encrypt(self._data, user_key(self._tenant, user_id))
         return encode({**self._fields, "data": data})
 
 

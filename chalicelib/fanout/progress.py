@@ -36,7 +36,7 @@ from chalicelib.store.schema import (
     queued_expires_at,
 )
 
-LAST_TRY_MS = aws_limits.VISIBILITY_SECONDS * 1000  # longer than a worker lives
+LAST_TRY_MS = aws_limits.CLAIM_MS
 
 _FAILED_FIELDS = ("connectionId", "userId", "reason")
 

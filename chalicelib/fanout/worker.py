@@ -15,7 +15,7 @@ from chalicelib.clock import Clock
 from chalicelib.delivery.broadcast import Broadcaster
 from chalicelib.delivery.frames import Framer, Framing
 from chalicelib.delivery.parcel import Parcel
-from chalicelib.errors import HeraldError, Unavailable
+from chalicelib.errors import HeraldError, KeysUnavailable, Unavailable
 from chalicelib.fanout.charges import FanoutCharges, SentCopies
 from chalicelib.fanout.limits import DEFAULT_LIMITS, FanoutLimits
 from chalicelib.fanout.progress import ClaimedMessages, Progress, ShardPosition, ShardTaken
@@ -114,15 +114,15 @@ class Worker:
         """
         try:
             self._run_batch(batch, deadline.within(seconds), deadline)
-        except Unavailable as error:
-            logger.error("jobs will be retried: %s", error.detail, extra=_log_fields(batch))
         except Exception as error:
             requests = _split(batch)
-            if len(requests) > 1:
+            if isinstance(error, Unavailable) and not isinstance(error, KeysUnavailable):
+                logger.error("jobs will be retried: %s", error.detail, extra=_log_fields(batch))
+            elif len(requests) > 1:
                 share = seconds / len(requests)
                 failures = [self._run([request], share, deadline) for request in requests]
                 return [message_id for failed in failures for message_id in failed]
-            if isinstance(error, HeraldError):
+            elif isinstance(error, HeraldError):
                 logger.error("a job failed: %s", error.detail, extra=_log_fields(batch))
             else:
                 logger.exception("a job failed", extra=_log_fields(batch))

@@ -191,9 +191,7 @@ def _note_unstored(reports: Iterable[Report], unstored: frozenset[str]) -> None:
         report.stored = report.id not in unstored
 
 
-def _log_accepted(
-    messages: Sequence[Message], sender: Principal, *, size: int, units: int
-) -> None:
+def _log_accepted(messages: Sequence[Message], sender: Principal, *, size: int, units: int) -> None:
     """Log a request with its `units` so far; those of its frames come later."""
     logger.info(
         "accepted",

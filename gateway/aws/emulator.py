@@ -32,7 +32,7 @@ from gateway.configuration import PROJECT, host_names
 from gateway.local_hosts import ALLOWED_HOSTS, LocalHosts
 from gateway.machine.signals import without_interrupts
 from gateway.registry import REGISTRY
-from infra.stage import RESOURCES, TABLES
+from infra.stage import BATCH_SECONDS, RESOURCES, TABLES, queues_and_tables
 
 START_SECONDS = 30.0
 
@@ -57,7 +57,9 @@ async def emulated_aws(app_variables: Mapping[str, str]) -> AsyncIterator[dict[s
     try:
         await _wait_until_healthy(process, port)
         await asyncio.to_thread(create_tables, client("dynamodb", variables), app_variables)
-        queue_urls = await asyncio.to_thread(create_queues, client("sqs", variables))
+        queue_urls = await asyncio.to_thread(
+            create_queues, client("sqs", variables), batch_seconds(app_variables)
+        )
         if app_variables.get(QUEUE_URL) != "":
             variables[QUEUE_URL] = queue_urls["FanoutQueue"]
         yield variables
@@ -118,10 +120,19 @@ def client(
     )
 
 
-def create_queues(sqs: Any) -> dict[str, str]:
-    """Create Herald's queues. Returns their URLs by logical id."""
+def batch_seconds(app_variables: Mapping[str, str]) -> int:
+    """Return the batching window of the queue; 0 if the variable is wrong, as the app will say."""
+    text = app_variables.get(BATCH_SECONDS, "").strip()
+    return int(text) if text.isdecimal() else 0
+
+
+def create_queues(sqs: Any, batch_seconds: int = 0) -> dict[str, str]:
+    """Create Herald's queues, for a worker with this batching window.
+
+    Returns their URLs by logical id.
+    """
     urls: dict[str, str] = {}
-    for logical_id, resource in RESOURCES.items():
+    for logical_id, resource in queues_and_tables(batch_seconds).items():
         if resource["Type"] == "AWS::SQS::Queue":
             attributes: dict[str, Any] = dict(resource["Properties"])
             name = attributes.pop("QueueName")

@@ -27,7 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def packaged(checkout: Path) -> Path:
     """The folder that `make package STAGE=prod` writes; both APIs have custom domain names."""
-    shutil.copy(PROJECT / "requirements.txt", checkout)
+    for file in ("requirements.txt", "requirements-dev.txt"):
+        shutil.copy(PROJECT / file, checkout)
     path = checkout / ".chalice" / "config.json"
     plain = path.read_text()
     config = json.loads(plain)

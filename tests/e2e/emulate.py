@@ -55,7 +55,8 @@ def complete_cloudformation() -> None:
     """Accept two kinds of resources that the emulator refuses, without effect.
 
     These are deployments of a WebSocket API (in the emulator a changed route takes effect at once)
-    and alarms over metric math.
+    and alarms over metric math. A number in a parameter stays text in the emulator, which then
+    can't compare a queue's number of workers with it.
     """
     from ministack.services.cloudformation import provisioners
 
@@ -68,6 +69,17 @@ def complete_cloudformation() -> None:
         create = nothing if "Metrics" in properties else simple
         return create(logical_id, properties, stack)
 
+    def mapping(logical_id: str, properties: Any, stack: str) -> Any:
+        scaling = properties.get("ScalingConfig")
+        if scaling:
+            properties = {
+                **properties,
+                "ScalingConfig": {name: int(value) for name, value in scaling.items()},
+            }
+        return plain_mapping(logical_id, properties, stack)
+
+    plain_mapping = handlers["AWS::Lambda::EventSourceMapping"]["create"]
+    handlers["AWS::Lambda::EventSourceMapping"]["create"] = mapping
     simple = handlers["AWS::CloudWatch::Alarm"]["create"]
     handlers["AWS::CloudWatch::Alarm"]["create"] = alarm
     handlers["AWS::ApiGatewayV2::Deployment"] = {

@@ -69,9 +69,9 @@ def test_every_function_has_a_role_and_a_log_group_of_its_own(deployed: Deployed
 def test_the_alarms_are_deployed(deployed: Deployed) -> None:
     """Alarms over metric math have no effect in the emulator."""
     alarms = deployed.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    names = ("authorizer-errors", "dead-letters", "queue-age", "sweep-errors")
     assert {one["AlarmName"] for one in alarms} == {
-        f"herald-{deployed.stage}-dead-letters",
-        f"herald-{deployed.stage}-queue-age",
+        f"herald-{deployed.stage}-{name}" for name in names
     }
 
 

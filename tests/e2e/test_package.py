@@ -14,8 +14,10 @@ from chalice.deploy.packager import DependencyBuilder
 from chalice.utils import OSUtils
 
 from gateway.configuration import PROJECT
+from infra.configuration import StageConfiguration
 from infra.stage import FUNCTIONS, Stage
 from infra.template import edge_template, storage_template
+from infra.wheels import ABI, Wheels
 
 CFN_LINT = PROJECT / ".venv" / "e2e" / "bin" / "cfn-lint"
 COMPILED = ("_cffi_backend.", "cryptography/hazmat/bindings/_rust.", "httptools/parser/parser.")
@@ -49,18 +51,23 @@ def test_the_code_is_complete_and_small_and_has_no_other_packages(packaged: Path
 
 
 @pytest.mark.parametrize("architecture", ["arm64", "x86_64"])
-def test_the_wheels_that_chalice_packs_are_the_locked_ones(
-    tmp_path: Path, architecture: str
+def test_the_wheels_that_chalice_finds_are_the_locked_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
     """Chalice asks pip for single wheels, by name and version, and so without their hashes."""
+    requirements = PROJECT / "requirements.txt"
+    downloaded = Wheels(tmp_path / "wheels")
+    downloaded.download(requirements, architecture)
+    for name, value in downloaded.variables.items():
+        monkeypatch.setenv(name, value)
     builder = DependencyBuilder(OSUtils(), architecture=architecture)
-    abi = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    requirements = str(PROJECT / "requirements.txt")
-    wheels, missing = builder._download_dependencies(abi, str(tmp_path), requirements)
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    wheels, missing = builder._download_dependencies(ABI, str(packed), str(requirements))
     assert not missing
     locked = (PROJECT / "requirements-dev.txt").read_text()
     for wheel in wheels:
-        digest = hashlib.sha256((tmp_path / wheel.filename).read_bytes()).hexdigest()
+        digest = hashlib.sha256((packed / wheel.filename).read_bytes()).hexdigest()
         assert f"--hash=sha256:{digest}" in locked, wheel.filename
 
 
@@ -85,10 +92,10 @@ def test_the_template_passes_cfn_lint(packaged: Path) -> None:
 
 @pytest.mark.parametrize("template", [storage_template, edge_template])
 def test_the_templates_beside_chalice_deploy_pass_cfn_lint(
-    template: Callable[[Stage], dict[str, Any]], tmp_path: Path
+    template: Callable[[StageConfiguration], dict[str, Any]], tmp_path: Path
 ) -> None:
     written = tmp_path / "template.json"
-    written.write_text(json.dumps(template(Stage("dev"))))
+    written.write_text(json.dumps(template(StageConfiguration(Stage("dev")))))
     subprocess.run([CFN_LINT, written], check=True)
 
 
@@ -111,7 +118,10 @@ def test_the_template_has_everything_that_a_stage_needs(packaged: Path) -> None:
         assert variables["HERALD_FANOUT_QUEUE_URL"] == {"Ref": "FanoutQueue"}
         assert variables["HERALD_STAGE"] == "prod"  # from which it derives the tables' names
     assert resources["DeliverQueued"]["Properties"]["MemorySize"] == 1769
-    assert resources["Sweep"]["Properties"]["Timeout"] == 120
+    chalice = json.loads((PROJECT / ".chalice" / "config.json").read_text())["lambda_functions"]
+    assert resources["Sweep"]["Properties"]["Timeout"] == chalice["sweep"]["lambda_timeout"]
+    scaling = queue["Properties"]["ScalingConfig"]["Fn::If"]
+    assert scaling[1] == {"MaximumConcurrency": {"Ref": "WorkerConcurrency"}}
     names = [
         one["Properties"]["TableName"]
         for one in resources.values()

@@ -8,7 +8,7 @@ with atheris.instrument_imports(include=["chalicelib"]):
     from chalicelib.clock import EpochMs
     from chalicelib.delivery.frames import MAX_FRAME_BYTES, Framing
     from chalicelib.errors import BadRequest, PayloadTooLarge
-    from chalicelib.protocol.encryption import Encryption
+    from chalicelib.protocol.encryption import Encryption, FixedKeys
     from chalicelib.protocol.http_request import json_body
     from chalicelib.protocol.messages import Message, accept, parse_messages
     from chalicelib.protocol.strict_json import encode, parse_json
@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["chalicelib"]):
 FRAME_BYTES = 32768
 HEADERS = {"content-type": "application/json"}
 STAMP = Stamp(EpochMs(1_795_477_071_772), 7)
-FRAMING = Framing(FRAME_BYTES, Encryption([MasterKey("k1", bytes(32))]))
+FRAMING = Framing(FRAME_BYTES, Encryption(FixedKeys([MasterKey("k1", bytes(32))])))
 
 
 def try_one(data: bytes) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from chalice.config import Config
 
 from gateway.configuration import PROJECT
 from tests.e2e.deployment import emulated
@@ -21,6 +22,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "chalicelib" / "__pycache__").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", sys.dont_write_bytecode)
+    monkeypatch.setattr(Config, "environment_variables", vars(Config)["environment_variables"])
     monkeypatch.setenv("DEPLOY_PYTHON", sys.executable)
     return tmp_path
 

@@ -1,10 +1,13 @@
 """The alarms."""
 
+from typing import Any
+
 from gateway.configuration import PROJECT
 from infra.alarms import alarms
+from infra.configuration import StageConfiguration
 from infra.stage import Stage
 
-DEV = Stage("dev")
+DEV = StageConfiguration(Stage("dev"))
 
 
 def test_every_alarm_has_its_section_in_the_documents() -> None:
@@ -12,3 +15,29 @@ def test_every_alarm_has_its_section_in_the_documents() -> None:
     for alarm in alarms(DEV).values():
         name = alarm["Properties"]["AlarmDescription"].rpartition("#")[2]
         assert f'### <a id="{name}"></a>' in page
+
+
+def metrics(alarm: Any) -> set[tuple[str, str]]:
+    """Return the namespaces and names of an alarm's metrics."""
+    own = alarm["Properties"]
+    listed = [one["MetricStat"]["Metric"] for one in own.get("Metrics", []) if "MetricStat" in one]
+    return {(one["Namespace"], one["MetricName"]) for one in listed or [own]}
+
+
+def test_no_alarm_counts_the_errors_of_functions_that_clients_call() -> None:
+    """Lambda counts every exception, also the one that refuses a token:
+    https://docs.aws.amazon.com/lambda/latest/dg/monitoring-metrics-types.html
+    """
+    every: dict[str, Any] = alarms(DEV)
+    errors = {name for name, alarm in every.items() if ("AWS/Lambda", "Errors") in metrics(alarm)}
+    assert errors == {"SweepErrorsAlarm"}
+    [dimension] = every["SweepErrorsAlarm"]["Properties"]["Dimensions"]
+    assert dimension["Value"] == {"Ref": "Sweep"}  # EventBridge calls it, and no client
+    assert metrics(every["AuthorizerErrorsAlarm"]) == {("Herald", "AuthorizerErrors")}
+
+
+def test_a_job_that_waits_for_a_batching_window_is_not_late() -> None:
+    variables = {"HERALD_FANOUT_BATCH_SECONDS": "300"}
+    slow = StageConfiguration(Stage("dev"), {"environment_variables": variables})
+    thresholds = [alarms(one)["QueueAgeAlarm"]["Properties"]["Threshold"] for one in (DEV, slow)]
+    assert thresholds == [60, 360]

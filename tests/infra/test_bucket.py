@@ -7,6 +7,7 @@ import pytest
 
 from infra.bucket import Bucket
 from infra.chalice_deployment import ChaliceDeployment
+from infra.configuration import StageConfiguration
 from infra.stack_deployment import StackDeployment
 from infra.stage import Stage
 
@@ -56,7 +57,7 @@ def test_content_is_stored_under_a_key_of_its_own() -> None:
 def test_the_account_is_asked_for_once_and_only_if_the_bucket_is_used() -> None:
     session: Any = CountedSession()
     StackDeployment(DEV, session)
-    ChaliceDeployment(DEV, session)
+    ChaliceDeployment(StageConfiguration(DEV), session)
     bucket = Bucket(session, DEV)
     assert session.clients.count("sts") == 0
     bucket.create()

@@ -7,6 +7,7 @@ import pytest
 
 from infra import chalice_deployment
 from infra.chalice_deployment import ChaliceDeployment, has_signing_key, missing_resources
+from infra.configuration import StageConfiguration
 from infra.stage import TABLES, Stage
 
 PREPARED = Stage("prepared")
@@ -20,7 +21,7 @@ def test_a_stage_lacks_nothing_once_its_resources_are_made(
     session: boto3.Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(chalice_deployment, "PROJECT", tmp_path)
-    deployment = ChaliceDeployment(PREPARED, session)
+    deployment = ChaliceDeployment(StageConfiguration(PREPARED), session)
     signing_key = f"secret {PREPARED.signing_key}"
     assert missing_resources(PREPARED, session, signing_key=True) == [*NAMES, signing_key]
     assert missing_resources(PREPARED, session, signing_key=False) == NAMES

@@ -14,6 +14,7 @@ from gateway.configuration import PROJECT
 from infra import chalice_deployment, cli
 from infra.chalice_deployment import ChaliceDeployment
 from infra.cloudformation import DeploymentError
+from infra.configuration import StageConfiguration
 from infra.stage import Stage
 
 
@@ -105,7 +106,7 @@ def test_a_stage_is_destroyed_only_if_its_name_confirms_that(
 def test_a_stage_cannot_be_deployed_by_the_other_method(
     session: boto3.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = Stage("twice")
+    stage = StageConfiguration(Stage("twice"))
     monkeypatch.setattr(chalice_deployment, "PROJECT", tmp_path)
     by_chalice = ChaliceDeployment(stage, session)
     by_chalice.make_resources({})

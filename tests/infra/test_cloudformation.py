@@ -52,6 +52,23 @@ def test_a_parameter_that_is_not_given_keeps_its_value(session: boto3.Session) -
     assert not stack.exists()
 
 
+def test_no_template_stays_in_the_bucket(session: boto3.Session) -> None:
+    """A template has the variables of the functions, which may be secrets."""
+    stack, bucket = Stack(session, "herald-tidy"), bucket_of(session)
+    earlier = bucket.upload(b'{"HERALD_ENCRYPTION_KEYS": "a secret"}', "json")
+    code = bucket.upload(b"code", "zip")
+    bucket.write("deployed.json", b"{}")
+    stack.apply(TEMPLATE, bucket, {})
+    with pytest.raises(DeploymentError):
+        stack.apply(WRONG, bucket, {})
+    objects = session.client("s3").list_objects_v2(Bucket=bucket.name)["Contents"]
+    left = {one["Key"] for one in objects}
+    assert {code, "deployed.json"} <= left
+    assert earlier not in left
+    assert {key for key in left if key.endswith(".json")} == {"deployed.json"}
+    stack.delete()
+
+
 def test_a_stack_whose_creation_failed_is_created_again(session: boto3.Session) -> None:
     stack, bucket = Stack(session, "herald-failed"), bucket_of(session)
     with pytest.raises(DeploymentError, match=r"Queue: .*RedrivePolicy"):

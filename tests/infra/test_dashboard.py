@@ -11,6 +11,7 @@ METRICS = {
     "ConnectionsOpened", "ConnectionsClosed", "ConnectionsRejected", "ActiveConnections",
     "ConnectionDuration", "MessagesAccepted", "MessagesRejected", "Deliveries", "DeliveryLatency",
     "DeliveryRetries", "FanoutDuration", "FanoutQueued", "MemoryUsed", "ColdStart",
+    "AuthorizerErrors",
 }  # fmt: skip
 
 

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
+from chalice.config import Config
 
 from gateway.configuration import PROJECT
 from infra import chalice_deployment
@@ -18,22 +20,28 @@ from infra.bucket import Bucket
 from infra.chalice_deployment import ChaliceDeployment
 from infra.chalice_record import EMPTY, KEY
 from infra.cloudformation import Stack
-from infra.policies import policy
+from infra.configuration import StageConfiguration
+from infra.policies import KEY_OF_TEMPLATE, policy
 from infra.stage import FUNCTIONS, Stage
 from tests.infra.commands import prepare
 
 DEV = Stage("dev")
+KEYS = json.dumps({"keys": [{"kty": "oct", "kid": "k", "k": "A" * 43}]})
 
 
 @pytest.mark.parametrize(
-    ("command", "group"), [("package", DEV.log_group), ("plan", DEV.chalice_log_group)]
+    ("command", "group", "kms_key"),
+    [("package", DEV.log_group, KEY_OF_TEMPLATE), ("plan", DEV.chalice_log_group, None)],
 )
-def test_each_function_gets_a_policy_of_its_own(project: Path, command: str, group: object) -> None:
-    assert callable(group)
+def test_each_function_gets_a_policy_of_its_own(
+    project: Path, command: str, group: Callable[[str], str], kms_key: Any
+) -> None:
     prepare(command)
+    configuration = StageConfiguration(DEV)
     for function in FUNCTIONS:
         written = json.loads((project / ".chalice" / "policies" / f"{function}.json").read_text())
-        assert written == policy(DEV, function, log_group=group(function))
+        expected = policy(configuration, function, log_group=group(function), kms_key=kms_key)
+        assert written == expected
 
 
 def test_the_configuration_names_every_policy_that_is_written() -> None:
@@ -65,6 +73,34 @@ def test_the_shells_settings_do_not_reach_the_functions(project: Path) -> None:
     )
     assert seen.keys() == {"HERALD_MESSAGE_RATE", "HERALD_FANOUT_QUEUE_URL", "PATH"}
     assert seen["HERALD_FANOUT_QUEUE_URL"].endswith("/herald-qa-fanout")
+
+
+def test_chalice_gives_each_function_only_the_secrets_that_it_needs(project: Path) -> None:
+    secrets = {"HERALD_JWT_SECRET": "s" * 32, "HERALD_ENCRYPTION_KEYS": KEYS}
+    prepare("package", "dev", configured={**secrets, "HERALD_MESSAGE_RATE": "5"})
+    config = json.loads((project / ".chalice" / "config.json").read_text())
+    given = {
+        function: set(Config("dev", function, config_from_disk=config).environment_variables)
+        for function in FUNCTIONS
+    }
+    assert {len(names) for names in given.values()} == {1, 2, 3}
+    assert given["sweep"] == given["websocket_disconnect"] == {"HERALD_MESSAGE_RATE"}
+    assert given["rest_authorizer"] == {"HERALD_MESSAGE_RATE", "HERALD_JWT_SECRET"}
+    assert given["deliver_queued"] == {"HERALD_MESSAGE_RATE", "HERALD_ENCRYPTION_KEYS"}
+
+
+def test_variables_that_lambda_would_refuse_stop_the_command(project: Path) -> None:
+    keys = json.dumps({"keys": [{"kty": "oct", "kid": "k", "k": "A" * 5000}]})
+    with pytest.raises(SystemExit, match="set HERALD_ENCRYPTION_KEYS_ARN instead"):
+        prepare("package", "dev", configured={"HERALD_ENCRYPTION_KEYS": keys})
+
+
+def test_a_package_without_hashes_is_told(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "requirements.txt").write_text("herald-own==1.0\n")
+    assert "PIP_NO_INDEX" not in prepare("package")
+    assert "has no hashes for herald-own==1.0" in capsys.readouterr().err
 
 
 def test_compiled_modules_of_this_machine_are_not_packaged(project: Path) -> None:
@@ -158,7 +194,7 @@ def prepared(session: boto3.Session, project: Path, monkeypatch: pytest.MonkeyPa
     """A stage with the resources that Chalice can't create."""
     monkeypatch.setattr(chalice_deployment, "PROJECT", project)
     stage = Stage("preflight")
-    ChaliceDeployment(stage, session).make_resources({})
+    ChaliceDeployment(StageConfiguration(stage), session).make_resources({})
     return stage
 
 
@@ -220,4 +256,4 @@ def test_a_deployment_uses_another_clones_record_and_shares_its_own(
     for function in at_exit:
         function()
     assert bucket.read(KEY) == record.read_bytes()
-    ChaliceDeployment(prepared, session).destroy()
+    ChaliceDeployment(StageConfiguration(prepared), session).destroy()

@@ -3,13 +3,16 @@
 import json
 from typing import Any
 
+import boto3
 import pytest
 
 from chalicelib.fanout.progress import LAST_TRY_MS
 from chalicelib.fanout.queue import MAX_RECEIVES
 from chalicelib.store.schema import QUEUED_SECONDS
-from gateway.aws.emulator import create_tables
+from gateway.aws.emulator import batch_seconds, create_queues, create_tables
 from gateway.configuration import PROJECT
+from infra.configuration import StageConfiguration
+from infra.stage import Stage
 
 TEMPLATE = json.loads((PROJECT / "infra" / "resources.json").read_text())
 TABLES = {
@@ -23,12 +26,24 @@ def test_the_queues_settings_match_the_workers_limits() -> None:
     queue = TEMPLATE["Resources"]["FanoutQueue"]["Properties"]
     chalice = json.loads((PROJECT / ".chalice" / "config.json").read_text())
     assert queue["RedrivePolicy"]["maxReceiveCount"] == MAX_RECEIVES
-    assert queue["VisibilityTimeout"] >= 2 * chalice["lambda_timeout"]
-    assert queue["VisibilityTimeout"] * 1000 <= LAST_TRY_MS
+    assert 1000 * chalice["lambda_timeout"] < LAST_TRY_MS
     assert queue["MessageRetentionPeriod"] == QUEUED_SECONDS  # longer there is nothing to deliver
     dead_letters = TEMPLATE["Resources"]["FanoutDeadLetterQueue"]["Properties"]
     assert dead_letters["MessageRetentionPeriod"] == 14 * 24 * 60 * 60  # SQS's longest
     assert queue["SqsManagedSseEnabled"] is dead_letters["SqsManagedSseEnabled"] is True
+
+
+@pytest.mark.parametrize("window", [0, 90, 300])
+@pytest.mark.usefixtures("aws")
+def test_the_local_queue_hides_a_job_as_long_as_the_deployed_one(window: int) -> None:
+    sqs = boto3.client("sqs", region_name="us-east-1")
+    variables = {"HERALD_FANOUT_BATCH_SECONDS": str(window)}
+    url = create_queues(sqs, batch_seconds(variables))["FanoutQueue"]
+    answer = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])
+    chalice = {"environment_variables": variables, "lambda_timeout": 30}
+    configuration = StageConfiguration(Stage("dev"), chalice)
+    deployed = configuration.resources["FanoutQueue"]["Properties"]["VisibilityTimeout"]
+    assert int(answer["Attributes"]["VisibilityTimeout"]) == deployed == 180 + window
 
 
 @pytest.fixture(params=["moto", "ministack"])

@@ -7,6 +7,7 @@ from typing import Any
 import boto3
 
 from infra.bucket import Bucket
+from infra.configuration import StageConfiguration
 from infra.stack_deployment import StackDeployment
 from infra.stage import TABLES, Stage
 from infra.template import storage_template
@@ -15,7 +16,8 @@ STACKED = Stage("stacked")
 
 
 def package(folder: Path, **resources: Any) -> Path:
-    template = {"Resources": {**storage_template(STACKED)["Resources"], **resources}}
+    template = storage_template(StageConfiguration(STACKED))
+    template["Resources"] |= resources
     (folder / "sam.json").write_text(json.dumps(template))
     (folder / "deployment.zip").write_bytes(b"code")
     return folder

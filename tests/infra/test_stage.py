@@ -4,6 +4,7 @@ import pytest
 
 from chalicelib.settings import Settings
 from chalicelib.stage import stage_defaults
+from infra.configuration import StageConfiguration
 from infra.stage import FUNCTIONS, RESOURCES, TABLES, Stage
 
 DEV = Stage("dev")
@@ -19,7 +20,7 @@ def test_two_stages_share_no_resource_name() -> None:
     names = [
         {properties.get("TableName") or properties["QueueName"] for properties in every}
         for every in (
-            [one["Properties"] for one in Stage(name).resources.values()]
+            [one["Properties"] for one in StageConfiguration(Stage(name)).resources.values()]
             for name in ("dev", "prod")
         )
     ]

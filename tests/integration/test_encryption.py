@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from jwcrypto import jwe, jwk
 
+from gateway.aws.emulator import client
 from tests.support.clients import Client, token
 
 OLD = {"kty": "oct", "kid": "old", "k": "b2xk" * 11}
@@ -82,3 +83,36 @@ def test_encryption_is_refused_when_no_key_is_configured(herald: Client) -> None
 def test_fetching_keys_needs_a_token(herald_with: Callable[..., Client]) -> None:
     herald = encrypting(herald_with, NEW)
     assert herald.http.get("/keys").status_code == 401
+
+
+SECRET_FOR_BOB = {"to": {"users": ["bob"]}, "data": "secret", "encrypt": True}
+ARN = "arn:aws:secretsmanager:us-east-1:000000000000:secret:herald-keys"
+
+
+def test_keys_in_secrets_manager_encrypt_messages(herald_with: Callable[..., Client]) -> None:
+    herald = herald_with(HERALD_ENCRYPTION_KEYS_ARN=ARN)
+    secrets = client("secretsmanager", herald.running.aws)
+    secrets.create_secret(Name="herald-keys", SecretString=json.dumps({"keys": [NEW, OLD]}))
+    secrets.close()
+    socket = herald.connect("bob")
+    assert herald.post(SECRET_FOR_BOB).json()["messages"][0]["delivered"] == 1
+    [entry] = socket.receive()["messages"]
+    keys = keys_of(herald, "bob")
+    assert read(entry, keys) == "secret"
+    assert list(keys) == ["new", "old"]
+
+
+def test_unreadable_keys_fail_encrypted_messages_alone(
+    herald_with: Callable[..., Client],
+) -> None:
+    herald = herald_with(HERALD_ENCRYPTION_KEYS_ARN=ARN)
+    socket = herald.connect("bob")
+    refused = herald.post(SECRET_FOR_BOB)
+    assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+    assert int(refused.headers["Retry-After"]) > 0
+    answer = socket.ask({"action": "send", "ref": "r", **SECRET_FOR_BOB})
+    assert (answer["code"], answer["ref"]) == ("unavailable", "r")
+    headers = {"Authorization": f"Bearer {token('bob', scope='')}"}
+    assert herald.http.get("/keys", headers=headers).status_code == 503
+    assert herald.report({"users": ["bob"]}, "open")["delivered"] == 1
+    assert socket.messages() == ["open"]

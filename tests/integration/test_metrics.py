@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.clients import SECRET, eventually, token, whole_lines
+from tests.support.key_server import KeyPair
 from tests.support.process import running
 from tests.support.stub import stub
 
@@ -109,3 +110,19 @@ def test_a_failed_delivery_is_counted_and_logged_with_the_requests_id(
     assert (line["connectionId"], line["reason"]) == (refused, "http_403")
     assert line["correlation_id"] == answer.headers["x-amzn-RequestId"]
     assert line["messageIds"] == [answer.json()["messages"][0]["id"]]
+
+
+def test_only_an_authorizer_that_lacks_its_keys_counts_as_failed(
+    checkout: Path, tmp_path: Path
+) -> None:
+    """Lambda's own metric counts the exception that refuses a token, too."""
+    printed = tmp_path / "printed"
+    nobody = "http://127.0.0.1:1/keys"
+    settings = {"HERALD_JWT_SECRET": SECRET, "HERALD_JWKS_URL": nobody}
+    with running(checkout, printed, **settings) as herald:
+        bearer = KeyPair.new("ES256", "a").token()
+        for text, status in (("nonsense", 401), (bearer, 500)):
+            headers = {"Authorization": f"Bearer {text}"}
+            assert herald.http.get("/users/bob", headers=headers).status_code == status
+            assert herald.refusal(f"?token={text}") == status
+        eventually(lambda: sum(metrics(printed)["AuthorizerErrors",]) == 2)

@@ -18,7 +18,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from chalicelib.auth.principal import user_key
-from chalicelib.protocol.encryption import Encryption
+from chalicelib.protocol.encryption import Encryption, FixedKeys
 from chalicelib.settings import MasterKey
 from gateway.aws.emulator import client
 from tests.support.clients import Client, token
@@ -49,7 +49,9 @@ class Evidence:
     """Error answers, and the secrets that must not be in them."""
 
     def __init__(self) -> None:
-        derived = Encryption([MasterKey("k", b"MASTERCANARY" * 3)]).keys_of(user_key("t", "alice"))
+        derived = Encryption(FixedKeys([MasterKey("k", b"MASTERCANARY" * 3)])).keys_of(
+            user_key("t", "alice")
+        )
         self.secrets = {"CANARY", MASTER[:32], derived[0]["k"]}
         self.errors: list[str] = []
 

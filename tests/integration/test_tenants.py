@@ -161,7 +161,7 @@ def queued_message(herald: Client, one: Side) -> str:
     stamp = Stamp.fresh(now_ms())
     draft = parse_message({"to": {"all": True}, "data": 1}, may_encrypt=False)
     [message] = accept([draft], sender="alice", stamp=stamp)
-    Progress(Store(herald.tables, TABLES), Encryption(())).begin([message], sender, 1)
+    Progress(Store(herald.tables, TABLES), Encryption(None)).begin([message], sender, 1)
     return message.id
 
 

@@ -138,6 +138,7 @@ IN_CI_ALONE = (
     "make mutants",
     "make e2e",
     "make docs",
+    "make sbom",
     "make bench",
 )
 NEWCOMER = "test_a_newcomer_gets_from_clone_to_a_deployed_websocket"

@@ -1,5 +1,6 @@
 """Every package and every dependency of it is pinned with hashes."""
 
+import json
 import re
 from importlib.metadata import distribution, distributions
 from pathlib import Path
@@ -12,6 +13,9 @@ from gateway.configuration import PROJECT
 
 PIN = re.compile(r"([A-Za-z0-9._-]+)(?:\[[a-z0-9,-]+\])?==([A-Za-z0-9.]+)")
 HASHES = re.compile(r"( +--hash=sha256:[0-9a-f]{64})+")
+NPM_LOCKS = sorted(
+    file for file in PROJECT.glob("**/package-lock.json") if "node_modules" not in file.parts
+)
 COMPILED = [PROJECT / "requirements-dev.txt", *(PROJECT / "requirements").glob("*.txt")]
 
 
@@ -99,3 +103,24 @@ def test_a_compiled_file_has_the_extras_that_its_packages_need(file: Path) -> No
 def test_every_input_is_compiled() -> None:
     inputs = {PROJECT / "requirements-dev.in", *(PROJECT / "requirements").glob("*.in")}
     assert {file.with_suffix(".txt") for file in inputs} == set(COMPILED)
+
+
+@pytest.mark.parametrize("lock", NPM_LOCKS, ids=lambda lock: lock.parent.name)
+def test_every_npm_package_is_locked_with_its_hash_and_no_registry(lock: Path) -> None:
+    """https://docs.npmjs.com/cli/v11/configuring-npm/package-lock-json"""
+    packages = json.loads(lock.read_text())["packages"]
+    for name, package in packages.items():
+        if name:
+            assert package["integrity"].startswith("sha512-"), name
+            assert "resolved" not in package, name
+
+
+def test_npm_installs_what_is_locked() -> None:
+    """`npm ci` fails where the lock and package.json disagree; `npm install` changes the lock."""
+    manifests = {file.parent for file in PROJECT.glob("**/package.json")}
+    own = {folder for folder in manifests if "node_modules" not in folder.parts}
+    installed = {folder for folder in own if json.loads((folder / "package.json").read_text())}
+    assert {lock.parent for lock in NPM_LOCKS} == installed
+    makefile = (PROJECT / "Makefile").read_text()
+    assert makefile.count("npm ci ") == len(NPM_LOCKS)
+    assert "npm install" not in makefile

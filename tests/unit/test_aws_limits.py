@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from chalicelib import aws_limits
 from chalicelib.runtime.metrics import MAX_SAMPLES
 from chalicelib.settings import Settings
@@ -18,7 +20,13 @@ def test_limits_that_must_outlive_a_handler_exceed_its_time_out() -> None:
     assert aws_limits.HANDSHAKE_SECONDS >= aws_limits.INTEGRATION_SECONDS
     assert aws_limits.HANDLER_MS >= aws_limits.FUNCTION_SECONDS * 1000
     assert aws_limits.CLAIM_MS > aws_limits.FUNCTION_SECONDS * 1000
-    assert aws_limits.VISIBILITY_SECONDS > aws_limits.FUNCTION_SECONDS
+
+
+@pytest.mark.parametrize("window", [0, 1, 90, 300])
+def test_a_job_is_hidden_for_six_time_outs_and_the_batching_window(window: int) -> None:
+    """https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html"""
+    assert aws_limits.visibility_seconds(window) == 6 * aws_limits.FUNCTION_SECONDS + window
+    assert aws_limits.visibility_seconds(window, function_seconds=60) == 360 + window
 
 
 def test_stored_and_forwarded_values_leave_room_within_awss_limits() -> None:
@@ -35,10 +43,7 @@ def test_the_default_frame_is_metered_once() -> None:
 
 def test_the_deployment_has_the_same_time_outs() -> None:
     chalice: Any = json.loads((PROJECT / ".chalice" / "config.json").read_text())
-    template: Any = json.loads((PROJECT / "infra" / "resources.json").read_text())
-    queue = template["Resources"]["FanoutQueue"]["Properties"]
     assert chalice["lambda_timeout"] == aws_limits.FUNCTION_SECONDS
-    assert queue["VisibilityTimeout"] == aws_limits.VISIBILITY_SECONDS
 
 
 def test_the_local_gateway_has_the_same_limits() -> None:

@@ -44,6 +44,7 @@ def test_an_empty_value_counts_as_not_set() -> None:
         ("HERALD_JWKS_URL", "https://example.com:https/keys"),
         ("HERALD_JWKS_URL", "https://user:password@example.com"),
         ("HERALD_JWT_SECRET_ARN", "arn:aws:sns:us-east-1:000000000000:topic"),
+        ("HERALD_ENCRYPTION_KEYS_ARN", "herald-dev-keys"),
         ("HERALD_JWT_LEEWAY_SECONDS", "-1"),
         ("HERALD_MAX_CONNECTIONS_PER_USER", "0"),
         ("HERALD_MAX_CONNECTIONS_PER_USER", "ten"),
@@ -114,7 +115,7 @@ def test_secrets_are_left_out_of_the_repr() -> None:
     secrets = {"HERALD_JWT_SECRET": SECRET, "HERALD_ENCRYPTION_KEYS": json.dumps({"keys": [key]})}
     settings = Settings.from_environ(secrets)
     assert SECRET not in repr(settings)
-    assert "encryption_keys" not in repr(settings)
+    assert "encryption_keys=" not in repr(settings)
     assert repr(settings.encryption_keys) == "(MasterKey(kid='2026-11'),)"
 
 
@@ -196,3 +197,17 @@ def test_a_reserved_variable_is_accepted_and_changes_nothing() -> None:
 def test_empty_unknown_variables_and_other_programs_variables_are_ignored() -> None:
     variables = {"HERALD_MESAGE_RATE": " ", "HERALDRY": "1", "herald_x": "1", "GATEWAY_X": "1"}
     assert Settings.from_environ(variables) == Settings()
+
+
+def test_master_keys_of_two_sources_are_refused() -> None:
+    keys = '{"keys": [{"kty": "oct", "kid": "k", "k": "' + "c2VjcmV0" * 8 + '"}]}'
+    arn = "arn:aws:secretsmanager:us-east-1:000000000000:secret:keys"
+    each = {"HERALD_ENCRYPTION_KEYS": keys, "HERALD_ENCRYPTION_KEYS_ARN": arn}
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_environ(each)
+    assert "HERALD_ENCRYPTION_KEYS and HERALD_ENCRYPTION_KEYS_ARN are both set" in str(
+        refused.value
+    )
+    assert "c2VjcmV0" not in str(refused.value)
+    for variable, value in each.items():
+        Settings.from_environ({variable: value})

@@ -46,7 +46,7 @@ class Broadcast:
         self.failures: list[Outcome] = []
         self.finished = False
         self.expired: list[Recipient] = []
-        self.framer = Framer(MESSAGES, 32_768, None, Encryption([]))
+        self.framer = Framer(MESSAGES, 32_768, None, Encryption(None))
         self.deadline = Deadline.after(SECONDS)
         self.broadcaster = Broadcaster(
             delivery=self.delivery,

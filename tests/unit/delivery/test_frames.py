@@ -14,7 +14,7 @@ from chalicelib.clock import EpochMs
 from chalicelib.delivery.frames import MAX_FRAME_BYTES, Framer
 from chalicelib.errors import PayloadTooLarge
 from chalicelib.protocol.audience import Audience, AudienceKind
-from chalicelib.protocol.encryption import Encryption
+from chalicelib.protocol.encryption import Encrypter, Encryption, FixedKeys
 from chalicelib.protocol.messages import Message
 from chalicelib.settings import MasterKey
 from tests.support.strategies import json_values
@@ -40,18 +40,24 @@ class CountingEncryption(Encryption):
 
     operations = 0
 
-    def encrypt(self, plaintext: bytes, user_key: str) -> str:
-        self.operations += 1
-        return super().encrypt(plaintext, user_key)
+    def encrypter(self) -> Encrypter:
+        counter = self
+
+        class Counting(Encrypter):
+            def encrypt(self, plaintext: bytes, user_key: str) -> str:
+                counter.operations += 1
+                return super().encrypt(plaintext, user_key)
+
+        return Counting(super().encrypter().master_key)
 
 
 def framer(messages: list[Message], encryption: Encryption | None = None) -> Framer:
-    return Framer(messages, FRAME_BYTES, "acme", encryption or Encryption([MASTER_KEY]))
+    return Framer(messages, FRAME_BYTES, "acme", encryption or Encryption(FixedKeys([MASTER_KEY])))
 
 
 def decrypted(entry: Any, user_id: str) -> Any:
     assert entry.pop("encrypted") is True
-    [key] = Encryption([MASTER_KEY]).keys_of(user_key("acme", user_id))
+    [key] = Encryption(FixedKeys([MASTER_KEY])).keys_of(user_key("acme", user_id))
     return json.loads(decrypt_compact(entry["data"], OctKey.import_key({**key})).plaintext or b"")
 
 
@@ -108,7 +114,7 @@ def test_encrypted_data_can_be_decrypted_by_its_recipient(data: Any) -> None:
 
 def test_a_message_is_encrypted_once_for_each_user() -> None:
     """This holds for any order of connections, and any other messages that each one gets."""
-    encryption = CountingEncryption([MASTER_KEY])
+    encryption = CountingEncryption(FixedKeys([MASTER_KEY]))
     framed = framer(
         [message(1, encrypted=True), message(2), message(3, encrypted=True)], encryption
     )
@@ -121,7 +127,7 @@ def test_a_message_is_encrypted_once_for_each_user() -> None:
 
 
 def test_recipients_of_unencrypted_messages_share_a_frame_beside_encrypted_ones() -> None:
-    encryption = CountingEncryption([MASTER_KEY])
+    encryption = CountingEncryption(FixedKeys([MASTER_KEY]))
     framed = framer([message(1, encrypted=True), message(2)], encryption)
     assert framed.frames(0b10, "bob")[0] is framed.frames(0b10, "carol")[0]
     assert encryption.operations == 0

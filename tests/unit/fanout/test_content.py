@@ -9,7 +9,7 @@ import pytest
 from chalicelib.clock import EpochMs
 from chalicelib.fanout.content import PART_BYTES, ContentLost, Contents, StoredContent
 from chalicelib.protocol.audience import Audience, AudienceKind
-from chalicelib.protocol.encryption import Encryption
+from chalicelib.protocol.encryption import Encryption, FixedKeys
 from chalicelib.protocol.messages import Message
 from chalicelib.settings import MasterKey
 from chalicelib.store.dynamodb import Store
@@ -19,7 +19,7 @@ KEYS = (MasterKey("k1", b"1" * 32),)
 
 
 def contents(client: Any, keys: tuple[MasterKey, ...] = KEYS) -> Contents:
-    return Contents(Store(client, TABLES), Encryption(keys))
+    return Contents(Store(client, TABLES), Encryption(FixedKeys(keys)))
 
 
 def message(message_id: str, data: object = "a secret", *, encrypted: bool = False) -> Message:

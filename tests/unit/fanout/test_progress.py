@@ -52,7 +52,7 @@ ALICE = Principal("alice", 10**12)
 
 @pytest.fixture
 def progress(moto: Any) -> Progress:
-    return Progress(Store(moto, TABLES), Encryption(()))
+    return Progress(Store(moto, TABLES), Encryption(None))
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_shard_is_done_after_its_last_position(progress: Progress, request_id:
 
 def test_one_message_costs_an_update_and_several_a_transaction(moto: Any, user: str) -> None:
     client: Any = Counted(moto)
-    progress = Progress(Store(client, TABLES), Encryption(()))
+    progress = Progress(Store(client, TABLES), Encryption(None))
     for request, count in ((user, 1), (f"{user}-more", 2)):
         progress.begin([message(request), message(f"{request}-2")][:count], ALICE, 1)
         progress.claim(start(request), "job")

@@ -5,6 +5,7 @@ Workers stop before each call to DynamoDB and to SQS, and die or go on in any or
 
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,14 +14,17 @@ from hypothesis import strategies as st
 
 from chalicelib.auth.principal import Principal
 from chalicelib.clock import EpochMs
+from chalicelib.errors import KeysUnavailable
 from chalicelib.fanout.progress import LAST_TRY_MS
 from chalicelib.fanout.queue import MAX_RECEIVES
 from chalicelib.fanout.worker import cut
+from chalicelib.protocol.encryption import Encryption, FixedKeys, MasterKeys
 from chalicelib.runtime.deadlines import Deadline
+from chalicelib.settings import MasterKey
 from chalicelib.store.audience import Page
 from tests.support.fanout import EVERYBODY, PEOPLE, SENDER, SHARDS, FanoutScene
 from tests.support.tables import Counted, recipient
-from tests.support.world import LIFE, NEVER, Handler
+from tests.support.world import LIFE, NEVER, Handler, Herald
 
 pytestmark = pytest.mark.ministack  # several workers at a time, and shards as MiniStack cuts them
 
@@ -354,6 +358,43 @@ def test_a_request_that_fails_does_not_fail_the_others_of_its_job(scene: FanoutS
     scene.assert_done(first)
     scene.assert_done(last)
     assert not scene.progress(lost)["shards"]["done"]
+
+
+class Unreadable:
+    """Master keys that can't be had."""
+
+    def current(self) -> Sequence[MasterKey]:
+        raise KeysUnavailable("the keys can't be fetched")
+
+    def named(self, kid: str) -> MasterKey | None:
+        raise KeysUnavailable("the keys can't be fetched")
+
+
+class EncryptingScene(FanoutScene):
+    """A scene whose master keys can be replaced."""
+
+    keys: MasterKeys = FixedKeys([MasterKey("k", b"k" * 32)])
+
+    def herald(self, client: Any = None) -> Herald:
+        herald = super().herald(client)
+        herald.encryption = Encryption(self.keys)
+        return herald
+
+
+def test_jobs_that_need_no_keys_are_done_while_the_keys_cannot_be_had(life: Any) -> None:
+    scene = EncryptingScene(life)
+    [first] = scene.post()
+    [secret] = scene.post({**EVERYBODY, "encrypt": True})
+    [last] = scene.post()
+    readable, scene.keys = scene.keys, Unreadable()
+    for _ in range(20):
+        scene.work(10)
+    assert all(secret in one["body"] for one in scene.world.queue)
+    scene.assert_done(first)
+    scene.assert_done(last)
+    scene.keys = readable
+    scene.work_off(10)
+    scene.assert_done(secret)
 
 
 def test_a_job_whose_messages_are_lost_fails_with_the_reason_in_the_log(

@@ -138,7 +138,7 @@ def send(
         publisher=parts if queue else None,
         history=parts,
         users=parts,
-        framing=Framing(32768, Encryption(())),
+        framing=Framing(32768, Encryption(None)),
         rate_limiter=parts,
         inline_frames=inline,
         connections_per_user=PER_USER,

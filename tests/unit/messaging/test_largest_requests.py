@@ -20,7 +20,7 @@ from tests.support.tables import NOW, limiter
 
 KB = 1024
 SECONDS = 10
-FRAMING = Framing(32 * KB, Encryption(()))
+FRAMING = Framing(32 * KB, Encryption(None))
 
 
 def accepted(body: object) -> list[Message]:

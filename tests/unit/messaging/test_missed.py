@@ -55,7 +55,7 @@ def missed(
     history = History(
         Store(client, TABLES),
         seconds=HISTORY_SECONDS,
-        encryption=Encryption(()),
+        encryption=Encryption(None),
         writers=Inline(),
         now=lambda: NOW,
     )

@@ -7,7 +7,7 @@ import pytest
 
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.clock import EpochMs
-from chalicelib.protocol.encryption import Encryption
+from chalicelib.protocol.encryption import Encryption, FixedKeys
 from chalicelib.protocol.messages import accept, parse_message, parse_messages
 from chalicelib.protocol.ulid import Stamp, earliest
 from chalicelib.runtime.deadlines import Deadline
@@ -280,7 +280,7 @@ def test_an_id_from_the_future_counts_as_one_from_now(scene: Scene) -> None:
 
 def test_encrypted_messages_are_stored_encrypted(scene: Scene, life: Any) -> None:
     keys = (MasterKey("k1", b"1" * 32),)
-    encryption = Encryption(keys)
+    encryption = Encryption(FixedKeys(keys))
     kept = History(
         Store(life, LIFE),
         seconds=HISTORY_SECONDS,

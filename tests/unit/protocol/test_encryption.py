@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jwcrypto import jwe, jwk
 
 from chalicelib.auth.principal import user_key
-from chalicelib.protocol.encryption import CONTEXT, Encryption
+from chalicelib.protocol.encryption import CONTEXT, Encrypter, Encryption, FixedKeys
 from chalicelib.settings import MasterKey, Settings, SettingsError
 
 OLD, NEW = MasterKey("2026-10", b"o" * 32), MasterKey("2026-11", b"n" * 48)
@@ -25,8 +25,8 @@ def decoded(text: str) -> bytes:
 
 
 def test_another_library_decrypts_a_message() -> None:
-    encryption = Encryption([NEW, OLD])
-    sealed = encryption.encrypt(b'{"text":"hi"}', ALICE)
+    encryption = Encryption(FixedKeys([NEW, OLD]))
+    sealed = encryption.encrypter().encrypt(b'{"text":"hi"}', ALICE)
     keys = jwk.JWKSet.from_json(json.dumps({"keys": encryption.keys_of(ALICE)}))
     received = jwe.JWE()
     received.deserialize(sealed)
@@ -37,8 +37,8 @@ def test_another_library_decrypts_a_message() -> None:
 
 def test_a_message_is_encrypted_as_the_rfcs_say() -> None:
     """Decrypt by hand: HKDF-SHA256 (RFC 5869), and the parts of a JWE (RFC 7516 section 7.1)."""
-    encryption = Encryption([NEW])
-    header, encrypted_key, iv, text, tag = encryption.encrypt(b"data", ALICE).split(".")
+    encryption = Encryption(FixedKeys([NEW]))
+    header, encrypted_key, iv, text, tag = encryption.encrypter().encrypt(b"data", ALICE).split(".")
     assert encrypted_key == ""  # `dir`: RFC 7518 section 4.5
     key = HKDF(SHA256(), 32, salt=None, info=CONTEXT + ALICE.encode()).derive(NEW.secret)
     opened = AESGCM(key).decrypt(decoded(iv), decoded(text) + decoded(tag), header.encode())
@@ -57,8 +57,8 @@ def test_hkdf_passes_test_case_1_of_rfc_5869() -> None:
 
 
 def test_messages_from_before_a_rotation_can_still_be_decrypted() -> None:
-    before = Encryption([OLD]).encrypt(b"then", ALICE)
-    keys = Encryption([NEW, OLD]).keys_of(ALICE)
+    before = Encrypter(OLD).encrypt(b"then", ALICE)
+    keys = Encryption(FixedKeys([NEW, OLD])).keys_of(ALICE)
     assert [key["kid"] for key in keys] == ["2026-11", "2026-10"]
     received = jwe.JWE()
     received.deserialize(before, jwk.JWK(**keys[1]))
@@ -71,19 +71,19 @@ users = st.builds(user_key, st.none() | names, names)
 
 @given(users, users)
 def test_no_two_users_share_a_key(one: str, other: str) -> None:
-    encryption = Encryption([NEW, OLD])
+    encryption = Encryption(FixedKeys([NEW, OLD]))
     keys = [key["k"] for user in {one, other} for key in encryption.keys_of(user)]
     assert len(set(keys)) == len(keys)
 
 
 @given(st.binary(max_size=2000), users)
 def test_the_size_of_a_message_is_known_before_it_is_encrypted(data: bytes, user: str) -> None:
-    encryption = Encryption([MasterKey("é", b"k" * 32)])
+    encryption = Encrypter(MasterKey("é", b"k" * 32))
     assert encryption.size(len(data)) == len(encryption.encrypt(data, user))
 
 
 def test_equal_messages_are_encrypted_differently() -> None:
-    encryption = Encryption([NEW])
+    encryption = Encrypter(NEW)
     assert len({encryption.encrypt(b"same", ALICE) for _ in range(1000)}) == 1000
 
 

@@ -8,7 +8,7 @@ from botocore.exceptions import ConnectTimeoutError
 from chalicelib.clock import EpochMs
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.audience import Audience, AudienceKind
-from chalicelib.protocol.encryption import Encryption
+from chalicelib.protocol.encryption import Encryption, FixedKeys
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.settings import MasterKey
@@ -33,7 +33,7 @@ def history_of(client: Any, seconds: int = HISTORY_SECONDS, keys: Any = KEYS) ->
     return History(
         Store(client, LIFE),
         seconds=seconds,
-        encryption=Encryption(keys),
+        encryption=Encryption(FixedKeys(keys)),
         writers=Inline(),
         now=lambda: NOW,
     )

@@ -16,7 +16,7 @@ from chalicelib.delivery.parcel import Parcel
 from chalicelib.fanout.progress import Progress, ShardPosition
 from chalicelib.fanout.rate import FanoutRateLimiter
 from chalicelib.protocol.audience import Audience, AudienceKind
-from chalicelib.protocol.encryption import Encryption
+from chalicelib.protocol.encryption import Encryption, FixedKeys
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.names import MAX_NAME_BYTES
 from chalicelib.protocol.reports import Report, Result
@@ -85,7 +85,7 @@ class Scene:
             memberships=Memberships(self.store, seconds=HISTORY_SECONDS),
             metrics=Metrics("test"),
         )
-        self.encryption = Encryption((MasterKey("k", b"1" * 32),))
+        self.encryption = Encryption(FixedKeys((MasterKey("k", b"1" * 32),)))
 
     def observe(self) -> None:
         for field in Tables._fields:

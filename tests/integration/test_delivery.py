@@ -89,9 +89,50 @@ def test_a_rejected_connection_is_removed_and_its_user_is_notified(
     }
     assert notices(stubbed, other) == [notice]
     assert stubbed.counts()[rejected] == 1
+    assert stubbed.deletes == [rejected]
     published = queue()
     assert json.loads(published["Message"]) == notice
     assert published["MessageAttributes"]["userId"]["Value"] == user
+
+
+def test_a_rejected_connection_stays_while_its_socket_cannot_be_closed(
+    herald: Client, stubbed: Stub, user: str
+) -> None:
+    rejected, other = two_devices(herald, user)
+    stubbed.behaviours[rejected] = [400]
+    stubbed.delete_behaviours[rejected] = 503
+    assert herald.report({"users": [user]})["rejected"] == 1
+    assert sorted(ids_of(herald, user)) == sorted([rejected, other])
+    assert notices(stubbed, other) == []
+
+    stubbed.delete_behaviours[rejected] = 204
+    assert herald.report({"users": [user]})["rejected"] == 1
+    assert ids_of(herald, user) == [other]
+    assert len(notices(stubbed, other)) == 1
+
+
+def test_the_sweep_notifies_users_within_their_tenant(
+    herald_with: Start, stubbed: Stub, user: str
+) -> None:
+    """As after an API was replaced, when probes of its connections are refused."""
+    herald = herald_with(
+        HERALD_MANAGEMENT_ENDPOINT=stubbed.endpoint,
+        HERALD_STALE_AFTER_SECONDS="1",
+        GATEWAY_SCHEDULE_SECONDS="0.5",
+    )
+    lost, others = {}, {}
+    for tenant in ("north", "south"):
+        herald.connect(user, tenant=tenant)
+        lost[tenant] = herald.connection_id(user, tenant)
+        herald.connect(user, tenant=tenant)
+        ids = {item["connectionId"]["S"] for item in herald.connections(user, tenant)}
+        [others[tenant]] = ids - {lost[tenant]}
+        stubbed.get_behaviours[others[tenant]] = 200
+    stubbed.get_behaviours |= dict.fromkeys(lost.values(), 403)
+    for tenant, other in others.items():
+        eventually(lambda other=other: notices(stubbed, other))
+        assert {notice["connectionId"] for notice in notices(stubbed, other)} == {lost[tenant]}
+        assert herald.connection_id(user, tenant) == other
 
 
 def subscribed_queue(herald: Client) -> Callable[[], Any]:

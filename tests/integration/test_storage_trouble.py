@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 
 from chalicelib.runtime.aws import CLIENT_LIMITS
-from tests.faults.spoiler import AWS, Exchange, Plan, spoiler, throttled, untouched
+from tests.faults.spoiler import (
+    AWS,
+    CONNECTIONS,
+    Exchange,
+    Fault,
+    Plan,
+    answer_lost,
+    answered_too_late,
+    spoiler,
+    throttled,
+    too_late,
+    untouched,
+)
 from tests.support.clients import Client, eventually, token
 from tests.support.proxy import Proxy, proxy
 
@@ -103,3 +115,24 @@ def test_messages_are_delivered_and_reported_while_the_history_is_throttled(
 
         spoiling.end()
         assert "stored" not in herald.report({"users": [user]})
+
+
+@pytest.mark.parametrize("fault", [answer_lost, answered_too_late, too_late])
+def test_a_handshake_whose_transaction_is_carried_out_without_an_answer_leaves_nothing(
+    herald_with: Callable[..., Client], user: str, fault: Fault
+) -> None:
+    with spoiler() as spoiling:
+        herald = herald_with(
+            AWS_ENDPOINT_URL_DYNAMODB=spoiling.urls[AWS], GATEWAY_SCHEDULE_SECONDS="86400"
+        )
+        running = herald.running
+        spoiling.targets |= {AWS: running.aws["AWS_ENDPOINT_URL"], CONNECTIONS: running.http}
+        spoiling.begin(Plan(fault, 0, ATTEMPTS))
+        assert herald.refusal(f"?token={token(user)}") == 503
+        spoiling.wait_until_spoiled()
+        spoiling.end()
+        eventually(lambda: not herald.connections(user))
+        assert herald.presence(user)["connections"] == 0
+        herald.connect(user)
+        report = herald.report({"users": [user]})
+        assert (report["recipients"], report["delivered"]) == (1, 1)

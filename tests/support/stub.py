@@ -34,7 +34,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\
 class Stub:
     """Responds to each connection id with its `behaviours` in turn, and repeats the last one.
 
-    To a DELETE it responds with `delete_behaviours`, or 204.
+    To a DELETE it responds with `delete_behaviours` or 204, to a GET with `get_behaviours` or 501.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -43,6 +43,7 @@ class Stub:
         self.requests: list[tuple[str, bytes]] = []
         self.deletes: list[str] = []
         self.delete_behaviours: dict[str, Behaviour] = {}
+        self.get_behaviours: dict[str, Behaviour] = {}
         self.headers: list[dict[str, str]] = []
         self.opened = 0
         self.resumed = 0
@@ -96,6 +97,10 @@ def stub(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator
             connection_id = unquote(self.path).rpartition("/")[2]
             stubbed.deletes.append(connection_id)
             self._behave(stubbed.delete_behaviours.get(connection_id, 204))
+
+        def do_GET(self) -> None:
+            connection_id = unquote(self.path).rpartition("/")[2]
+            self._behave(stubbed.get_behaviours.get(connection_id, 501))
 
         def do_POST(self) -> None:
             connection_id = unquote(self.path).rpartition("/")[2]

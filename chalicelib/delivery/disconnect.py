@@ -19,7 +19,7 @@ from chalicelib.store.items import Recipient
 
 TOKEN_EXPIRED = frame_of(encode(token_expired()))
 EVICTED = "connection_limit"
-HANDSHAKE_PAUSES = (0.25, 0.5, 1.0)  # seconds between tries, until a handshake's socket is open
+HANDSHAKE_PAUSES = (0.25, 0.5)  # seconds between tries, until a handshake's socket is open
 
 logger = logging.getLogger("herald.disconnect")
 
@@ -70,7 +70,9 @@ class Disconnector:
         """Send `last_frames` to sockets and close them; log those that could not be closed.
 
         Returns the recipients whose sockets are closed. One that `@connections` refuses to close
-        for good counts as closed, since nobody can ever close it.
+        for good counts as closed, since nobody can ever close it. One that is gone is asked for
+        again while its handshake may be unfinished: `@connections` answers 410 until `$connect`
+        has ended.
         """
         closed: list[Recipient] = []
         unconfirmed = list(recipients)
@@ -85,23 +87,16 @@ class Disconnector:
                     unconfirmed.append(outcome.recipient)
                 elif _is_closed(outcome):
                     closed.append(outcome.recipient)
+        closed += unconfirmed  # they have ended: a handshake is over soon after it was stored
         left = {one.connection_id for one in recipients} - {one.connection_id for one in closed}
         if left:
             logger.warning("could not close the sockets of %s", ", ".join(sorted(left)))
         return closed
 
     def _is_unconfirmed(self, outcome: Outcome) -> bool:
-        """Return whether a gone connection may be about to open.
-
-        `@connections` answers 410 until `$connect` has ended. One that was removed meanwhile has
-        been closed.
-        """
-        recipient = outcome.recipient
-        return (
-            outcome.result is Result.GONE
-            and recipient.may_be_in_handshake(self._now())
-            and self._connections.find(recipient.connection_id) is not None
-        )
+        """Return whether a gone connection may be about to open."""
+        gone = outcome.result is Result.GONE
+        return gone and outcome.recipient.may_be_in_handshake(self._now())
 
     def _send_close(
         self, recipients: Sequence[Recipient], deadline: Deadline, last_frames: Sequence[Frame]

@@ -8,7 +8,7 @@ from concurrent.futures import Executor, Future, wait
 from typing import NamedTuple
 
 from chalicelib.clock import Clock
-from chalicelib.delivery.disconnect import Disconnector
+from chalicelib.delivery.disconnect import HANDSHAKE_PAUSES, Disconnector
 from chalicelib.delivery.frames import PROBE
 from chalicelib.delivery.notices import Notifier, Removed
 from chalicelib.delivery.parcel import RECORDING_SECONDS, Delivery, Outcome, Parcel
@@ -17,8 +17,6 @@ from chalicelib.protocol.reports import Result
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Recipient
-
-HANDSHAKE_PAUSES = (0.25, 0.5)  # seconds between probes, until a handshake's socket is open
 
 logger = logging.getLogger("herald.delivery")
 

@@ -19,7 +19,7 @@ from chalicelib.store.items import Connection
 from chalicelib.websocket.event import WebSocketEvent, authenticate
 
 MAX_OPEN_TRIES = 30  # another handshake may take the room that this one makes
-MAKE_ROOM_SECONDS = 4.0
+MAKE_ROOM_SECONDS = 3.0
 
 logger = logging.getLogger("herald.lifecycle")
 

@@ -1,7 +1,7 @@
 """Simulated disconnects: the real Disconnector and OutcomeRecorder over models, from one seed.
 
 Removals fail, or are carried out although they fail, or end after the deadline, or never. Sockets
-cannot be closed, or are closed although no answer comes, or are still in their handshake. The
+cannot be closed, or are closed although no answer comes, or are in a handshake that ends soon. The
 function dies at any request. Whatever happens:
 
 - No connection is removed while its socket is open, unless `@connections` refuses for good.
@@ -140,7 +140,7 @@ class Run:
         batch = self.recorder.begin()
         rejected: list[str] = []
         for socket in self._chosen():
-            if socket.state == "handshake":
+            if socket.state in ("handshake", "opening"):
                 continue  # how long a delivery waits for it is a trade-off of its own
             result, reason = Result.REJECTED, "http_400"
             if socket.state == "closed":
@@ -160,7 +160,7 @@ class Run:
         """Disconnect all that is stored, once handshakes have ended."""
         self.now = EpochMs(NOW + 31_000)
         for socket in self.sockets.values():
-            if socket.state == "handshake":
+            if socket.state in ("handshake", "opening"):
                 socket.state = "open"
         stored = [one.recipient for one in self.sockets.values() if one.stored]
         self.disconnector.disconnect(stored, AT_ONCE, LAST)
@@ -192,12 +192,6 @@ class Store:
             raise Unavailable("the answer is lost")
         return True
 
-    def find(self, connection_id: str) -> Socket | None:
-        if self._run.faults.one_of("refused"):
-            raise Unavailable("storage refused")
-        socket = self._run.sockets[connection_id]
-        return socket if socket.stored else None
-
     def mark_stale(self, connection_id: str) -> None:
         """Do nothing: it changes neither the socket nor whether it is stored."""
 
@@ -224,12 +218,16 @@ class Delivery:
                     yield Outcome(recipient, frame, result, reason, tries)
 
     def _answer(self, socket: Socket, method: str) -> tuple[Result, str]:
-        fault = self._run.faults.one_of("died", "throttled", "timeout", "answer lost", "opens")
+        fault = self._run.faults.one_of("died", "throttled", "timeout", "answer lost")
         self._run.happened.add(fault)
         if fault == "died":
             raise Died
-        if fault == "opens" and socket.state == "handshake":
+        if socket.state == "handshake":  # it opens while it is asked for again
+            socket.state = self._run.random.choice(("opening", "open"))
+            return Result.GONE, "gone"
+        if socket.state == "opening":
             socket.state = "open"
+            return Result.GONE, "gone"
         if fault in ("throttled", "timeout"):
             return Result.STALE, fault
         if socket.refuses:

@@ -57,15 +57,11 @@ class FakeDelivery:
 
 
 class FakeConnections:
-    """Records the writes for each connection. Writes for those in `failing` fail.
+    """Records the writes for each connection. Writes for those in `failing` fail."""
 
-    Those in `missing` are not stored.
-    """
-
-    def __init__(self, *failing: str, missing: Sequence[str] = ()) -> None:
+    def __init__(self, *failing: str) -> None:
         self.writes: list[tuple[str, str]] = []
         self._failing = failing
-        self._missing = missing
 
     def _write(self, operation: str, connection_id: str) -> None:
         if connection_id in self._failing:
@@ -81,9 +77,6 @@ class FakeConnections:
     def remove(self, recipient: Recipient, now: EpochMs) -> bool:
         self._write("remove", recipient.connection_id)
         return True
-
-    def find(self, connection_id: str) -> str | None:
-        return None if connection_id in self._missing else connection_id
 
 
 class StuckExecutor(Executor):

@@ -35,11 +35,10 @@ class Disconnecting:
         self,
         *,
         failing: Sequence[str] = (),
-        missing: Sequence[str] = (),
         delivery: FakeDelivery | None = None,
         writers: Any = None,
     ) -> None:
-        self.connections = FakeConnections(*failing, missing=missing)
+        self.connections = FakeConnections(*failing)
         connections: Any = self.connections
         self.delivery = delivery or FakeDelivery()
         self.disconnector = Disconnector(
@@ -118,7 +117,7 @@ def test_a_removal_that_is_late_is_an_error_and_its_socket_is_closed(
     [
         (60_000, [GONE], 1, True),
         (1000, [GONE, DELIVERED], 2, True),
-        (1000, [GONE], 3, False),
+        (1000, [GONE], 3, True),
         (1000, [(Result.STALE, "timeout")], 1, False),
     ],
 )
@@ -130,16 +129,6 @@ def test_closing_is_tried_again_only_while_a_handshake_may_be_unfinished(
     assert test.disconnector.close_sockets([client], later()) == [client] * closed
     assert test.delivery.sent == [("c", "DELETE")] * requests
     assert test.connections.writes == []
-
-
-@pytest.mark.parametrize(("missing", "requests"), [((), 3), (("c",), 1)])
-def test_a_connection_that_is_gone_in_its_handshake_stays_unless_it_was_removed_meanwhile(
-    missing: Sequence[str], requests: int
-) -> None:
-    test = Disconnecting(delivery=FakeDelivery(c=GONE), missing=missing)
-    with nullcontext() if missing else pytest.raises(Unavailable, match="could not be closed"):
-        test.disconnector.disconnect([recipient("c", age_ms=1000)], later())
-    assert test.delivery.sent == [("c", "DELETE")] * requests
 
 
 def test_clients_with_an_expired_token_get_a_notice_and_failures_are_only_logged(

@@ -221,6 +221,7 @@ class Loud:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(SOCKETS):
                 tasks.create_task(self._send_over_one_socket(frame))
+                await asyncio.sleep(self._pause)  # together they would be short of processors
 
     async def _send_over_one_socket(self, frame: str) -> None:
         while True:

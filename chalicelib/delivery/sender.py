@@ -76,6 +76,7 @@ class Sender:
         endpoint: str | None = None,
         now: Callable[[], float] = time.time,
         limits: SenderLimits = DEFAULT_LIMITS,
+        system: System = SYSTEM,
     ) -> None:
         """Create a sender without connections.
 
@@ -88,6 +89,7 @@ class Sender:
         self._signers = SignerFactory(credentials, region=region, now=now)
         self._endpoint = endpoint
         self._limits = limits
+        self._system = system
         # Not the pool of the writes: a page would wait there behind thousands of outcomes, and the
         # sending with it. Threads start when needed, so it costs nothing until then.
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read-ahead")
@@ -108,7 +110,7 @@ class Sender:
         try:
             loop = self._idle_loops.pop()
         except IndexError:
-            loop = SendLoop(self._signers, self._endpoint, self._limits)
+            loop = SendLoop(self._signers, self._endpoint, self._limits, self._system)
         try:
             yield from loop.run(ReadAhead(pages, self._readers, loop.wake), deadline)
         finally:

@@ -10,7 +10,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from botocore.credentials import Credentials as BotoCredentials
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.clock import EpochMs
 from chalicelib.delivery.sender import Sender
+from chalicelib.delivery.system import System
 from chalicelib.runtime.aws import Credentials
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.websocket.event import WebSocketEvent
@@ -95,14 +96,11 @@ def regions(
     monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
     world = World()
     ports: dict[str, int] = {}
-    look_up: Callable[..., Any] = socket.getaddrinfo
 
-    def resolve(host: str, port: int, *arguments: Any, **options: Any) -> Any:
-        if host in ports:
-            return look_up("127.0.0.1", ports[host], *arguments, **options)
-        return look_up(host, port, *arguments, **options)
+    def resolve(host: str, port: int, *arguments: Any, **options: Any) -> list[Any]:
+        return socket.getaddrinfo("127.0.0.1", ports[host], *arguments, **options)
 
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    system = System(resolve=resolve)
     with ExitStack() as stack:
         found = []
         for name in (HERE, THERE):
@@ -110,7 +108,9 @@ def regions(
             authority.issue_cert(host_in(name)).configure_cert(tls)
             stubbed = stack.enter_context(stub(tls, host_in(name)))
             ports[host_in(name)] = urlsplit(stubbed.endpoint).port or 0
-            delivery = stack.enter_context(closing(Sender(lambda: CREDENTIALS, region=name)))
+            delivery = stack.enter_context(
+                closing(Sender(lambda: CREDENTIALS, region=name, system=system))
+            )
             aws = Aws(life, world)
             herald = Herald(aws, world, inline=3, delivery=delivery)
             found.append(Region(name, stubbed, herald))

@@ -59,7 +59,13 @@ def rest_event(method: str, path: str, bearer: str) -> tuple[str, dict[str, Any]
 
 
 def connect_event(bearer: str) -> tuple[str, dict[str, Any]]:
-    context = {"connectionId": "a", "connectedAt": 1, "domainName": "d", "stage": "prod"}
+    context = {
+        "connectionId": "a",
+        "connectedAt": 1,
+        "domainName": "d",
+        "stage": "prod",
+        "identity": {"sourceIp": "127.0.0.1"},
+    }
     event = {
         "type": "REQUEST",
         "methodArn": f"{WEBSOCKET_API}/$connect",

@@ -1,7 +1,8 @@
 """Charges for queued messages: their senders pay for the frames that workers send.
 
-A request was paid for in part before it was queued; the first slice of its first shard subtracts
-that. What a worker owes for less than a unit it keeps for the sender's next slice.
+A request was paid for in part before it was queued. The slices of its first shard use that up: what
+is left after each is in the request's item. What a worker owes for less than a unit it keeps for
+the sender's next slice.
 """
 
 import logging
@@ -43,6 +44,11 @@ Sent = tuple[ShardPosition, ClaimedMessages, int]
 """What a slice sent of a request: from where on, of what, and the copies."""
 
 
+def paid_after(paid: int, sent: int) -> int:
+    """Return the units that are left of those paid after a slice that sent so many copies."""
+    return max(0, paid * COPIES_PER_UNIT - sent) // COPIES_PER_UNIT
+
+
 class FanoutCharges:
     """Charges the senders of queued messages."""
 
@@ -61,9 +67,10 @@ class FanoutCharges:
         copies: defaultdict[str, int] = defaultdict(int)
         free_quota: defaultdict[str, int] = defaultdict(int)
         for start, claimed, sent in slices:
-            if start.shard == 0 and not start.after:
+            if start.shard == 0:
                 sent = max(0, sent - claimed.paid * COPIES_PER_UNIT)
-                free_quota[claimed.sender_key] += max(0, len(claimed.messages) - claimed.paid)
+                if not start.after:
+                    free_quota[claimed.sender_key] += max(0, len(claimed.messages) - claimed.paid)
             copies[claimed.sender_key] += sent
         for sender_key, sent in copies.items():
             self._charge(sender_key, sent, free_quota[sender_key])

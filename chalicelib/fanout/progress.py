@@ -70,7 +70,8 @@ class Begun(NamedTuple):
 class ClaimedMessages(NamedTuple):
     """The messages that a job may deliver, and what is known of their request.
 
-    `paid` is the number of units that its sender paid before it was queued.
+    `paid` is the number of units that its sender paid before it was queued, less those that slices
+    of the first shard used up.
     """
 
     messages: list[Message]
@@ -186,15 +187,23 @@ class Progress:
         return ClaimedMessages(messages, correlation_id, item["sender"]["S"], paid)
 
     def advance(
-        self, start: ShardPosition, job_id: str, end: str | None, reports: Sequence[Report]
+        self,
+        start: ShardPosition,
+        job_id: str,
+        end: str | None,
+        reports: Sequence[Report],
+        *,
+        paid: int = 0,
     ) -> str | None:
         """Record what a job delivered from `start` up to `end`, which is None for the shard's end.
+
+        `paid` is what is left of the units that were paid before; the first shard uses them up.
 
         Returns the position that has to be re-queued, or None. It is `end`, unless a duplicate of
         the job has advanced the shard.
         """
         for with_failed in (True, False):  # without, if an item has no room for more
-            actions = self._advance(start, job_id, end, reports, with_failed=with_failed)
+            actions = self._advance(start, job_id, end, reports, paid=paid, with_failed=with_failed)
             try:
                 if len(actions) == 1:
                     self._store.update(actions[0])
@@ -213,16 +222,20 @@ class Progress:
         end: str | None,
         reports: Sequence[Report],
         *,
+        paid: int,
         with_failed: bool,
     ) -> list[Action]:
         """Return the actions of `advance`; the first one updates the shard's state."""
         attributes = _attributes(start.shard)
-        values = {":job": {"S": job_id}, ":after": {"S": start.after}}
+        values: Item = {":job": {"S": job_id}, ":after": {"S": start.after}}
         if end is None:
             sets, removes = ["#by = :job"], ["#claim", "#until", "#at"]
         else:
             sets, removes = ["#by = :job", "#at = :end"], ["#claim", "#until"]
             values[":end"] = {"S": end}
+        if start.shard == 0:
+            sets.append("paid = :paid")
+            values[":paid"] = number(paid)
         state = Clause(
             set=sets,
             remove=removes,

@@ -16,7 +16,7 @@ from chalicelib.delivery.broadcast import Broadcaster
 from chalicelib.delivery.frames import Framer, Framing
 from chalicelib.delivery.parcel import Parcel
 from chalicelib.errors import HeraldError, KeysUnavailable, Unavailable
-from chalicelib.fanout.charges import FanoutCharges, SentCopies
+from chalicelib.fanout.charges import FanoutCharges, SentCopies, paid_after
 from chalicelib.fanout.limits import DEFAULT_LIMITS, FanoutLimits
 from chalicelib.fanout.progress import ClaimedMessages, Progress, ShardPosition, ShardTaken
 from chalicelib.fanout.queue import MAX_RECEIVES, Job, Queue, ReceivedJob, Target
@@ -52,6 +52,17 @@ class _Claim(NamedTuple):
     def messages(self) -> list[Message]:
         """Return the messages of the request."""
         return self.claimed.messages
+
+
+class _Slice(NamedTuple):
+    """What was delivered in a slice of time, with a report by message id.
+
+    `position` is that of the last recipient, None at the shard's end.
+    """
+
+    position: str | None
+    reports: Mapping[str, Report]
+    copies: SentCopies
 
 
 class Worker:
@@ -141,8 +152,8 @@ class Worker:
             ids = {claim.claimed.correlation_id or "" for claim in claims.values()}
             with correlated(" ".join(sorted(ids)).strip() or None):
                 attribute(target.tenant)
-                position, reports = self._deliver(target, claims, end, deadline)
-                self._advance(claims, position, reports, requeue)
+                delivered = self._deliver(target, claims, end, deadline)
+                self._advance(claims, delivered, requeue)
         self._queue.put(
             [
                 Job(requests, target._replace(shard=target.shard._replace(after=after)))
@@ -174,11 +185,10 @@ class Worker:
 
     def _deliver(
         self, target: Target, claims: Mapping[str, _Claim], end: Deadline, deadline: Deadline
-    ) -> tuple[str | None, dict[str, Report]]:
+    ) -> _Slice:
         """Deliver the claimed messages to the recipients that are read until `end`.
 
-        Charges the senders for what is sent, even if a page fails. Returns the position of the last
-        recipient, None at the shard's end, and a report by message id.
+        Charges the senders for what is sent, even if a page fails.
         """
         messages = sorted(
             (message for claim in claims.values() for message in claim.messages),
@@ -201,7 +211,7 @@ class Worker:
                 (claim.start, claim.claimed, copies.of(request))
                 for request, claim in claims.items()
             )
-        return time_slice.position, {report.id: report for report in reports}
+        return _Slice(time_slice.position, {report.id: report for report in reports}, copies)
 
     def _time_slice(self, target: Target, framer: Framer, end: Deadline) -> "_TimeSlice":
         """Return the pages of a slice, none of which takes more than a second of the rate."""
@@ -219,14 +229,18 @@ class Worker:
     def _advance(
         self,
         claims: Mapping[str, _Claim],
-        position: str | None,
-        reports: Mapping[str, Report],
+        delivered: _Slice,
         requeue: Requeue,
     ) -> None:
-        """Record what was delivered up to `position`, and add the rest to `requeue`."""
+        """Record what was delivered, and add the rest to `requeue`."""
         for request, claim in claims.items():
-            own_reports = [reports[message.id] for message in claim.messages]
-            rest = self._progress.advance(claim.start, claim.job.id, position, own_reports)
+            rest = self._progress.advance(
+                claim.start,
+                claim.job.id,
+                delivered.position,
+                [delivered.reports[message.id] for message in claim.messages],
+                paid=paid_after(claim.claimed.paid, delivered.copies.of(request)),
+            )
             if rest is not None:
                 requeue[rest][request] = claim.job.requests[request]
             else:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.clock import Clock
@@ -25,6 +26,15 @@ logger = logging.getLogger("herald.dispatch")
 
 READING_SECONDS = 10.0  # an audience that isn't fully read by then is queued, however small
 FREE_FRAMES = 100  # of a request, which inline delivery sends without reserving time for them
+
+
+class _ReadAhead(NamedTuple):
+    """The first pages of an audience, the frames that their recipients get, and whether they are
+    all."""
+
+    pages: Sequence[Page]
+    frames: int
+    complete: bool
 
 
 class Dispatcher:
@@ -96,9 +106,12 @@ class Dispatcher:
         _log_accepted(messages, sender, size=framer.size, units=paid)
         pages: Iterable[Page] = self._audiences.pages(audiences, sender.tenant)
         if self._publisher is not None and self._may_exceed_inline(framer, audiences):
-            pages, complete = self._read_ahead(framer, iter(pages), deadline)
-            if not complete:
+            read = self._read_ahead(framer, iter(pages), deadline)
+            if not read.complete:
+                # A frame is at least a copy. The workers charge for what is more.
+                paid = self._charge_queued(messages, sender, paid, read.frames)
                 return self._queue(self._publisher, messages, sender, paid, unstored)
+            pages = read.pages
         started = time.monotonic()
         throttle = self._throttle(Bill(messages=len(messages), paid=paid), sender, deadline)
         try:
@@ -120,16 +133,23 @@ class Dispatcher:
         unstored: frozenset[str],
     ) -> Sequence[Queued]:
         kept = [message for message in messages if message.id not in unstored]
-        content = Bill(messages=len(messages), paid=paid).add(stored_copies(messages))
-        if content is not None:
-            self._users.owe(sender.key, self._now(), content)
-            paid += content.units
         # Without this note a resume may miss a message that is in its stream.
         unstored |= self._history.mark_delayed(kept, sender.tenant)
         queued = publisher.publish(messages, sender, paid)
         self._metrics.count("MessagesAccepted", len(messages))
         self._metrics.count("FanoutQueued", len(messages))
         return [one._replace(stored=one.id not in unstored) for one in queued]
+
+    def _charge_queued(
+        self, messages: Sequence[Message], sender: Principal, paid: int, frames: int
+    ) -> int:
+        """Charge what is known of a request that is queued; return the units that are paid then."""
+        known = max(frames, stored_copies(messages))
+        debt = Bill(messages=len(messages), paid=paid).add(known)
+        if debt is None:
+            return paid
+        self._users.owe(sender.key, self._now(), debt)
+        return paid + debt.units
 
     def _throttle(self, bill: Bill, sender: Principal, deadline: Deadline) -> Throttle:
         """Return what charges the sender for a page of parcels, then yields these in time.
@@ -166,13 +186,11 @@ class Dispatcher:
                     return True
         return most * framer.most_frames > self._inline_frames
 
-    def _read_ahead(
-        self, framer: Framer, pages: Iterator[Page], deadline: Deadline
-    ) -> tuple[list[Page], bool]:
+    def _read_ahead(self, framer: Framer, pages: Iterator[Page], deadline: Deadline) -> _ReadAhead:
         """Read pages until there is one frame too many for inline delivery, or time is up.
 
-        Returns the pages, and whether they are complete. If not, they are dropped: the workers read
-        the audience from its start, since jobs can share a read only if they start alike.
+        Incomplete pages are dropped: the workers read the audience from its start, since jobs can
+        share a read only if they start alike.
         """
         until = deadline.within(READING_SECONDS)
         read: list[Page] = []
@@ -182,8 +200,8 @@ class Dispatcher:
             frames += sum(framer.count(selection) for _, selection in page.recipients)
             late = until.passed() and page.position is not None
             if late or frames > self._inline_frames:
-                return read, False
-        return read, True
+                return _ReadAhead(read, frames, complete=False)
+        return _ReadAhead(read, frames, complete=True)
 
 
 def _note_unstored(reports: Iterable[Report], unstored: frozenset[str]) -> None:

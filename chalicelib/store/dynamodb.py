@@ -263,16 +263,17 @@ class Store:
         return response.get("Attributes", {})
 
     def _retry_conflicts(self, call: Callable[[], _Response]) -> _Response:
-        """Repeat `call` while it loses against another transaction on the same item.
+        """Repeat `call` while it loses against another transaction on the same item, or while a
+        table has no room for a transaction.
 
-        DynamoDB doesn't queue such transactions, and the SDK doesn't retry them:
+        DynamoDB doesn't queue such transactions, and the SDK retries neither:
         https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis.html
         """
         for attempt in range(self._retries.conflict_tries - 1):
             try:
                 return call()
             except ClientError as error:
-                if not _is_conflict(error):
+                if not (_is_conflict(error) or _is_throttled_transaction(error)):
                     raise
             _back_off(self._retries.conflict_backoff_seconds, attempt)
         return call()
@@ -295,6 +296,12 @@ def _cancellation_codes(error: ClientError) -> list[str]:
     """Return why a transaction was cancelled: a code for each action, `"None"` if it was fine."""
     reasons: Any = error.response.get("CancellationReasons", [])
     return [reason.get("Code", "None") for reason in reasons]
+
+
+def _is_throttled_transaction(error: ClientError) -> bool:
+    codes = set(_cancellation_codes(error))
+    throttled = codes & {"ThrottlingError", "ProvisionedThroughputExceeded"}
+    return bool(throttled) and "ConditionalCheckFailed" not in codes
 
 
 def _is_conflict(error: ClientError) -> bool:

@@ -49,13 +49,13 @@ def proxy(gateway: Client, request: pytest.FixtureRequest) -> Iterator[Control]:
 
 
 @pytest.fixture
-def dynamodb(proxy: Control) -> Iterator[Any]:
+def dynamodb(gateway: Client, proxy: Control) -> Iterator[Any]:
     client = boto3.client(
         "dynamodb",
         endpoint_url=proxy.dynamodb,
         region_name="us-east-1",
-        aws_access_key_id="local",
-        aws_secret_access_key="local",
+        aws_access_key_id=gateway.running.aws["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=gateway.running.aws["AWS_SECRET_ACCESS_KEY"],
         config=Config(retries={"total_max_attempts": 1}),
     )
     with closing(client):

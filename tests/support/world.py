@@ -88,7 +88,7 @@ class Handler:
         self._dying = False
         self._go = threading.Semaphore(0)
         self._stopped = threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._main, args=(run,))
+        self._thread = threading.Thread(target=self._main, args=(run,), daemon=True)
         self._thread.start()
         self._stopped.acquire()
 

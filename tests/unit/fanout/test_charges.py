@@ -6,7 +6,7 @@ from chalicelib.clock import EpochMs
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.parcel import Parcel
 from chalicelib.errors import Unavailable
-from chalicelib.fanout.charges import FanoutCharges, SentCopies
+from chalicelib.fanout.charges import FanoutCharges, SentCopies, paid_after
 from chalicelib.fanout.progress import ClaimedMessages, ShardPosition
 from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.cost import Debt
@@ -42,13 +42,15 @@ def charges(debts: Debts) -> FanoutCharges:
     return FanoutCharges(debts.owe, now=lambda: EpochMs(1))
 
 
-def test_what_was_paid_is_subtracted_in_the_first_slice_of_the_first_shard_alone() -> None:
+def test_what_was_paid_is_used_up_by_the_slices_of_the_first_shard() -> None:
     debts = Debts()
     charging = charges(debts)
-    charging.charge([(BEGIN, claimed(paid=2), 500)])
-    charging.charge([(ShardPosition("r", 0, "c-5"), claimed(paid=2), 500)])
-    charging.charge([(ShardPosition("r", 1, ""), claimed(paid=2), 500)])
-    assert debts == [("/alice", Debt(3, 3)), ("/alice", Debt(5, 5)), ("/alice", Debt(5, 5))]
+    charging.charge([(ShardPosition("r", 1, ""), claimed(paid=7), 500)])
+    charging.charge([(BEGIN, claimed(paid=7), 500)])
+    left = paid_after(7, 500)
+    charging.charge([(ShardPosition("r", 0, "c-5"), claimed(paid=left), 500)])
+    assert (left, paid_after(left, 500)) == (2, 0)
+    assert debts == [("/alice", Debt(5, 5)), ("/alice", Debt(3, 3))]
 
 
 def test_a_slice_that_was_paid_costs_no_call() -> None:
@@ -60,7 +62,7 @@ def test_a_slice_that_was_paid_costs_no_call() -> None:
 def test_less_than_a_unit_is_owed_until_a_unit_is_complete() -> None:
     debts = Debts()
     charging = charges(debts)
-    later = ShardPosition("r", 0, "c-5")
+    later = ShardPosition("r", 1, "c-5")
     for _ in range(5):
         charging.charge([(later, claimed(), 50), (later, claimed("/bob"), 10)])
     assert debts == [("/alice", Debt(1, 1)), ("/alice", Debt(1, 1))]
@@ -68,7 +70,7 @@ def test_less_than_a_unit_is_owed_until_a_unit_is_complete() -> None:
 
 def test_requests_of_one_sender_are_one_charge() -> None:
     debts = Debts()
-    later = ShardPosition("r", 0, "c-5")
+    later = ShardPosition("r", 1, "c-5")
     charges(debts).charge([(later, claimed(), 60), (later, claimed(), 60)])
     assert debts == [("/alice", Debt(1, 1))]
 
@@ -83,7 +85,7 @@ def test_a_debt_that_cannot_be_charged_is_charged_later() -> None:
     debts = Debts()
     debts.error = Unavailable("storage is unreachable")
     charging = charges(debts)
-    later = ShardPosition("r", 0, "c-5")
+    later = ShardPosition("r", 1, "c-5")
     charging.charge([(later, claimed(), 250), (later, claimed("/bob"), 0)])
     debts.error = None
     charging.charge([(later, claimed(), 50)])

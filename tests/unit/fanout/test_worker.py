@@ -168,6 +168,7 @@ class Chaos:
         self.workers.clear()
 
 
+@pytest.mark.timeout(300)  # forty histories of workers
 @settings(
     deadline=None,
     max_examples=40,

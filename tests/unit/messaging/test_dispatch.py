@@ -281,6 +281,13 @@ def test_a_queued_request_costs_at_least_what_is_stored_for_the_workers() -> Non
     assert parts.published_for == 10
 
 
+def test_the_frames_that_are_known_are_paid_for_before_a_request_is_queued() -> None:
+    parts = Parts(pages_of=(150, 150, 150, 150))
+    send(parts, EVERYBODY, inline=400)
+    assert parts.debts == [Debt(4, 4)]
+    assert parts.published_for == 5
+
+
 def test_the_first_hundred_frames_are_not_held_back() -> None:
     parts = Parts(pages_of=(60, 60, 60))
     send(parts, EVERYBODY, queue=False)

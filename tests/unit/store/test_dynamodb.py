@@ -23,16 +23,17 @@ def set_number(user: str) -> Any:
 
 
 class Conflicting(Counted):
-    """Lets a number of transactions lose against another on the same item."""
+    """Cancels a number of transactions, as if they lost against another on the same item."""
 
-    def __init__(self, client: Any, losses: int) -> None:
+    def __init__(self, client: Any, losses: int, code: str = "TransactionConflict") -> None:
         super().__init__(client)
         self.losses = losses
+        self.code = code
 
     def transact_write_items(self, **parameters: Any) -> Any:
         self.calls.append("transact_write_items")
         if len(self.calls) <= self.losses:
-            reasons = [{"Code": "None"}, {"Code": "TransactionConflict"}]
+            reasons = [{"Code": "None"}, {"Code": self.code}]
             response: Any = {
                 "Error": {"Code": "TransactionCanceledException", "Message": ""},
                 "CancellationReasons": reasons,
@@ -41,8 +42,14 @@ class Conflicting(Counted):
         return self._client.transact_write_items(**parameters)
 
 
-def test_a_conflict_is_retried(dynamodb: Any, user: str) -> None:
-    client: Any = Conflicting(dynamodb, 2)
+CANCELLATIONS = ["TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"]
+
+
+@pytest.mark.parametrize("code", CANCELLATIONS)
+def test_a_conflict_and_a_throttled_transaction_are_retried(
+    dynamodb: Any, user: str, code: str
+) -> None:
+    client: Any = Conflicting(dynamodb, 2, code)
     store = Store(client, TABLES, AT_ONCE)
     store.transact([set_number(user)])
     assert len(client.calls) == 3

@@ -69,7 +69,7 @@ fuzz: $(VENV)/fuzz/.ready ## Fuzz the parsers of messages and tokens, and simula
 		-max_len=4096 -verbosity=0 -print_final_stats=1 -artifact_prefix=.herald/fuzz/$$parser/ \
 		.herald/fuzz/$$parser tests/fuzz/corpus/$$parser || exit 1; done
 
-mutants: $(VENV)/mutants/.ready ## Mutation tests: list the code changes that no test notices (half an hour; MUTANTS="chalicelib.store.rate_limits*": one module)
+mutants: $(VENV)/mutants/.ready ## Mutation tests: list the code changes that no test notices (over an hour; MUTANTS="chalicelib.store.rate_limits*": one module)
 	$(VENV)/mutants/bin/mutmut run --max-children 2 $(MUTANTS)
 	@$(VENV)/mutants/bin/mutmut results | sed '/: not checked$$/d'
 

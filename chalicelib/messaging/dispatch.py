@@ -13,7 +13,7 @@ from chalicelib.delivery.parcel import RECORDING_SECONDS, Parcel
 from chalicelib.fanout.publisher import FanoutPublisher
 from chalicelib.fanout.rate import FanoutRateLimiter
 from chalicelib.protocol.audience import Audience, AudienceKind
-from chalicelib.protocol.cost import Bill, sent_copies, stored_copies, units_of
+from chalicelib.protocol.cost import Bill, Debt, sent_copies, stored_copies, units_of
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Interrupted, Queued, Report
 from chalicelib.runtime.deadlines import Deadline
@@ -25,6 +25,7 @@ from chalicelib.store.users import Users
 logger = logging.getLogger("herald.dispatch")
 
 READING_SECONDS = 10.0  # an audience that isn't fully read by then is queued, however small
+WRITTEN_AT_ONCE_MS = 500  # a request that takes longer is large, or storage is slow
 FREE_FRAMES = 100  # of a request, which inline delivery sends without reserving time for them
 
 
@@ -52,6 +53,7 @@ class Dispatcher:
         rate_limiter: FanoutRateLimiter,
         inline_frames: int,
         connections_per_user: int,
+        message_rate: float,
         now: Clock,
         metrics: Metrics,
     ) -> None:
@@ -62,6 +64,7 @@ class Dispatcher:
                 messages are delivered inline.
             users: Charges senders for what they send.
             connections_per_user: The most connections that a user can have.
+            message_rate: The units that a user gets a second.
         """
         self._audiences = audiences
         self._broadcaster = broadcaster
@@ -72,6 +75,7 @@ class Dispatcher:
         self._rate_limiter = rate_limiter
         self._inline_frames = inline_frames
         self._connections_per_user = connections_per_user
+        self._message_rate = message_rate
         self._now = now
         self._metrics = metrics
 
@@ -102,7 +106,7 @@ class Dispatcher:
         framer = self._framing.framer(messages, sender.tenant)
         audiences = [message.audience for message in messages]
         # First the history, then the recipients: a client that connects in between can resume.
-        unstored = self._history.append(messages, sender.tenant)
+        unstored = self._store(messages, sender, paid)
         _log_accepted(messages, sender, size=framer.size, units=paid)
         pages: Iterable[Page] = self._audiences.pages(audiences, sender.tenant)
         if self._publisher is not None and self._may_exceed_inline(framer, audiences):
@@ -123,6 +127,20 @@ class Dispatcher:
         self._metrics.count("MessagesAccepted", len(messages))
         self._metrics.value("FanoutDuration", (time.monotonic() - started) * 1000)
         return reports
+
+    def _store(self, messages: Sequence[Message], sender: Principal, paid: int) -> frozenset[str]:
+        """Put messages into the history; return the ids of those that it could not keep.
+
+        A large request is written slowly. Its sender pays for it afterwards, so the units that they
+        got meanwhile are taken back.
+        """
+        begun = self._now()
+        unstored = self._history.append(messages, sender.tenant)
+        taken_ms = self._now() - begun
+        refilled = min(paid - 1, int(taken_ms / 1000 * self._message_rate))
+        if taken_ms > WRITTEN_AT_ONCE_MS and refilled > 0:
+            self._users.owe(sender.key, self._now(), Debt(refilled, 0))
+        return unstored
 
     def _queue(
         self,

@@ -115,6 +115,17 @@ def test_a_request_of_ten_thousand_copies_is_paid_for_by_refusals(
     assert stored == sorted(stored, reverse=True)
 
 
+def test_a_request_of_ten_thousand_copies_is_followed_by_refusals(
+    herald: Client, user: str
+) -> None:
+    names = [f"nobody-{number}" for number in range(100)]
+    batch = {"messages": [{"to": {"users": names}, "data": 1}] * 100}
+    assert herald.post(batch, user).status_code == 200
+    limited = herald.post({"to": {"users": ["nobody"]}, "data": 1}, user)
+    assert (limited.status_code, limited.json()["code"]) == (429, "rate_limited")
+    assert 1 <= int(limited.headers["Retry-After"]) <= 4
+
+
 def test_frames_are_paid_for_before_they_are_sent(herald_with: Start, user: str) -> None:
     """A message of 100 KB is four copies for each of 60 connections: three units."""
     herald = herald_with(

@@ -52,6 +52,8 @@ class Parts:
     interrupted: bool = False
     keeps: bool = True
     per_second: int = 1000
+    now: int = 1
+    writing_ms: int = 0
 
     def pages(self, audiences: Sequence[Audience], tenant: str | None) -> Iterator[Page]:
         last = len(self.pages_of) - 1
@@ -67,6 +69,7 @@ class Parts:
 
     def append(self, messages: Sequence[Message], tenant: str | None) -> frozenset[str]:
         self.calls.append("append")
+        self.now += self.writing_ms
         return self.full
 
     def mark_delayed(self, messages: Sequence[Message], tenant: str | None) -> frozenset[str]:
@@ -142,7 +145,8 @@ def send(
         rate_limiter=parts,
         inline_frames=inline,
         connections_per_user=PER_USER,
-        now=lambda: EpochMs(1),
+        message_rate=20,
+        now=lambda: EpochMs(parts.now),
         metrics=Metrics("test"),
     )
     paid = dispatcher.units(messages)
@@ -279,6 +283,20 @@ def test_a_queued_request_costs_at_least_what_is_stored_for_the_workers() -> Non
     send(parts, *[large] * 10)
     assert parts.debts == [Debt(9, 0)]
     assert parts.published_for == 10
+
+
+@pytest.mark.parametrize(
+    ("writing_ms", "messages", "owed"),
+    [(5000, 100, [Debt(99, 0)]), (2000, 100, [Debt(40, 0)]), (400, 100, []), (5000, 1, [])],
+)
+def test_a_large_request_is_paid_for_after_it_was_written(
+    writing_ms: int, messages: int, owed: list[Debt]
+) -> None:
+    """What the sender's rate gave meanwhile is taken back, but not from a small request."""
+    parts = Parts(pages_of=(0,), writing_ms=writing_ms)
+    names = [f"nobody-{number}" for number in range(100)]
+    send(parts, *[message(AudienceKind.USERS, *names)] * messages)
+    assert parts.debts == owed
 
 
 def test_the_frames_that_are_known_are_paid_for_before_a_request_is_queued() -> None:

@@ -244,7 +244,7 @@ def test_a_connection_is_closed_with_the_error_of_the_100th_refused_frame(
     for _ in range(100):
         assert socket.ask(refused)["type"] == "error"
     assert socket.closed_with() == (1000, "Connection Closed Normally")
-    assert not herald.connections(user)
+    eventually(lambda: not herald.connections(user))
 
 
 def test_a_frame_costs_what_a_post_costs(herald_with: Start, user: str) -> None:

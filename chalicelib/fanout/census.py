@@ -1,7 +1,7 @@
 """The census: how many tenants the fan-out is sending for at the moment.
 
-Every second is a period. Whoever reserves time for a tenant first in a period counts the tenant, in
-one of several counters, so that no item is written often. A counter is an item with a number and
+Every second is a period. The first reservation for a tenant in a period counts the tenant, in one
+of several counters, so that no item is written often. A counter is an item with a number and
 the period that it belongs to; the counters of a few periods take turns. All environments read the
 counters of this period and of the one before.
 """

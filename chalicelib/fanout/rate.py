@@ -119,7 +119,7 @@ class FanoutRateLimiter:
     def _reserve_shared(self, tenant: str | None, frames: int) -> int:
         """Advance a tenant's clock by the time that frames take; return where it was.
 
-        Whoever is the first to reserve for the tenant in a period counts the tenant.
+        The first reservation for the tenant in a period counts the tenant.
         """
         hashed = _hash(tenant)
         key = fanout_clock_key(self._region, hashed)

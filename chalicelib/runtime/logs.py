@@ -82,7 +82,7 @@ def attribute_address(source_ip: str) -> None:
 
 
 class RefusalLog:
-    """Logs refusals, but not all of a flood: whoever is refused could write any amount otherwise.
+    """Logs refusals, but not all of a flood, since a client could otherwise write any amount.
 
     Of each sender, an execution environment logs some refusals at once, and later one each ten
     seconds, with the number of those that it left out. Metrics count them all.

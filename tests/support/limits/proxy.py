@@ -109,7 +109,7 @@ class LimitingProxy:
             connected = partial(self._connected, answers[kind])
             await asyncio.start_server(connected, sock=listener)
         await asyncio.to_thread(sys.stdin.read)
-        os._exit(0)  # whoever still waits for an answer ends, too
+        os._exit(0)  # requests that still wait for an answer end, too
 
     async def _connected(
         self,

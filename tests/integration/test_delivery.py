@@ -47,7 +47,7 @@ def notices(stubbed: Stub, connection_id: str) -> list[Any]:
 
 
 def test_100_messages_to_50_users_need_one_request_for_each_connection(
-    herald: Client, stubbed: Stub
+    herald: Client, stubbed: Stub, user: str
 ) -> None:
     users = [f"user-{number}" for number in range(50)]
     sockets = [herald.connect(user) for user in users]
@@ -57,9 +57,10 @@ def test_100_messages_to_50_users_need_one_request_for_each_connection(
 
     to_all_of_them = [{"to": {"users": users}, "data": number} for number in range(100)]
     to_two_each = [{"to": {"users": [users[number % 50]]}, "data": number} for number in range(100)]
-    for messages, expected in ((to_all_of_them, list(range(100))), (to_two_each, [7, 57])):
+    requests = ((user, to_all_of_them, list(range(100))), (f"{user}-2", to_two_each, [7, 57]))
+    for sender, messages, expected in requests:  # the first sender has to wait for more units
         stubbed.requests.clear()
-        answer = herald.post({"messages": messages})
+        answer = herald.post({"messages": messages}, sender)
         assert answer.status_code == 200
         assert stubbed.counts() == connections
         [seventh] = ids_of(herald, users[7])

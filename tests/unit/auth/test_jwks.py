@@ -344,20 +344,20 @@ def test_the_providers_certificate_is_verified(
 
 
 @pytest.mark.parametrize(
-    ("fail", "message"),
+    ("fail", "seconds", "message"),
     [
-        (break_status, "the response has status 500"),
-        (break_size, "the response is larger than"),
-        (break_redirect, "the response has status 302"),
-        (break_silent, "no whole response within 0.1 s"),
+        (break_status, 10, "the response has status 500"),
+        (break_size, 10, "the response is larger than"),
+        (break_redirect, 10, "the response has status 302"),
+        (break_silent, 0.1, "no whole response within 0.1 s"),
     ],
 )
 def test_a_failed_fetch_says_why(
-    provider: KeyServer, fail: Callable[[KeyServer], None], message: str
+    provider: KeyServer, fail: Callable[[KeyServer], None], seconds: float, message: str
 ) -> None:
     fail(provider)
     with pytest.raises(FetchError, match=message):
-        fetch_json(provider.url, seconds=0.1)
+        fetch_json(provider.url, seconds=seconds)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

@@ -17,10 +17,13 @@ GENERATED = [
 
 
 def make(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run `make` as a shell does: without the flags of a `make` that runs these tests."""
+    others = ("MAKE", "MFLAGS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return subprocess.run(
         ["make", *arguments],
         cwd=PROJECT,
-        env={**os.environ, **environment},
+        env={**kept, **environment},
         capture_output=True,
         text=True,
         check=False,

@@ -69,6 +69,8 @@ def main(stub: Stub) -> None:
         os.environ.update(variables)
         os.environ["AWS_CA_BUNDLE"] = str(stub.authority)
         os.environ["HERALD_JWT_SECRET"] = "x" * 32
+        os.environ["HERALD_MESSAGE_RATE"] = os.environ["HERALD_MESSAGE_BURST"] = "1000000"
+        os.environ["HERALD_FANOUT_RATE"] = "0"  # as fast as it can
         os.environ["HERALD_ENCRYPTION_KEYS"] = json.dumps({"keys": [MASTER_KEY]})
         _measure(stub)
     finally:

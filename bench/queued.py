@@ -189,7 +189,8 @@ async def stubbed_gateway(
                 "HERALD_MANAGEMENT_ENDPOINT": running_stub.endpoint(LATENCY_MS),
                 "HERALD_FANOUT_RATE": "0",
                 "HERALD_INLINE_RECIPIENTS": str(INLINE),
-                "HERALD_MESSAGE_RATE": "1000",
+                "HERALD_MESSAGE_RATE": "1000000",
+                "HERALD_MESSAGE_BURST": "1000000",
                 "GATEWAY_SCHEDULE_SECONDS": "86400",
                 **environment,
             }

@@ -128,7 +128,11 @@ async def disconnect(running: Running, sockets: list[ClientConnection]) -> None:
 async def measure() -> dict[str, Any]:
     """Run the storm, and return its figures."""
     users = [f"user-{number}" for number in range(CLIENTS)]
-    environment = {"HERALD_MESSAGE_RATE": "1000", "GATEWAY_SCHEDULE_SECONDS": "86400"}
+    environment = {
+        "HERALD_MESSAGE_RATE": "1000000",
+        "HERALD_MESSAGE_BURST": "1000000",
+        "GATEWAY_SCHEDULE_SECONDS": "86400",
+    }
     async with gateway(configuration({**SECRET, **environment, "PORT": "0"})) as running:
 
         async def open_socket(user: str) -> ClientConnection:

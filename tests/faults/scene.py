@@ -272,6 +272,9 @@ def scene() -> Iterator[Scene]:
             "HERALD_MANAGEMENT_ENDPOINT": f"{spoiling.urls[CONNECTIONS]}/ws",
             "HERALD_INLINE_RECIPIENTS": str(INLINE),
             "HERALD_CONNECT_RATE": "100000",
+            # The number of the rate's calls depends on the moment. Their faults, after which a
+            # delivery goes on, are in tests/unit/fanout/test_rate.py.
+            "HERALD_FANOUT_RATE": "0",
             "GATEWAY_CONCURRENCY": "1",
             "GATEWAY_SCHEDULE_SECONDS": "86400",  # the test sweeps
         }

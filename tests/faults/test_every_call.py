@@ -153,7 +153,7 @@ CALLS: dict[Operation, int] = {
     send: 5,
     resume: 7,
     post: 7,
-    fan_out: 19,
+    fan_out: 16,
     sweep: 36,
 }
 """The number of calls that each operation makes without a fault. A sweep makes its calls in any

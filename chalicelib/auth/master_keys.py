@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from chalicelib.auth.cached_fetch import CachedFetch, FetchError
+from chalicelib.auth.cached_fetch import DEFAULT_WAITS, CachedFetch, FetchError, FetchWaits
 from chalicelib.auth.secrets_manager import read_secret
 from chalicelib.errors import KeysUnavailable, Unavailable
 from chalicelib.protocol.encryption import FixedKeys, MasterKeys
@@ -23,10 +23,12 @@ class StoredKeys:
     They are fetched when the first encrypted message is handled.
     """
 
-    def __init__(self, arn: str, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, arn: str, now: Callable[[], float] = time.time, *, waits: FetchWaits = DEFAULT_WAITS
+    ) -> None:
         """Fetch nothing yet. `now` is the clock, in epoch seconds."""
         self._cached = CachedFetch(
-            "the keys of HERALD_ENCRYPTION_KEYS_ARN", lambda: _fetch_keys(arn), now
+            "the keys of HERALD_ENCRYPTION_KEYS_ARN", lambda: _fetch_keys(arn), now, waits
         )
 
     def current(self) -> tuple[MasterKey, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.session import Session
 
-from chalicelib.auth.cached_fetch import REFRESH_SECONDS
+from chalicelib.auth.cached_fetch import REFRESH_SECONDS, FetchWaits
 from chalicelib.auth.master_keys import StoredKeys, master_keys
 from chalicelib.errors import KeysUnavailable
 from chalicelib.protocol.encryption import Encryption
@@ -57,7 +57,8 @@ def test_stored_keys_are_fetched_once(secrets: Any) -> None:
 
 def test_a_rotated_secret_is_picked_up_as_the_keys_age(secrets: Any) -> None:
     now = [0.0]
-    keys = StoredKeys(stored(secrets, key_set(OLD)), lambda: now[0])
+    patient = FetchWaits(with_value=30.0)
+    keys = StoredKeys(stored(secrets, key_set(OLD)), lambda: now[0], waits=patient)
     assert kids(keys.current()) == ["old"]
     secrets.put_secret_value(SecretId="herald-keys", SecretString=key_set(NEW, OLD))
     now[0] += REFRESH_SECONDS

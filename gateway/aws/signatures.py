@@ -44,7 +44,7 @@ def random_credentials() -> Credentials:
 
 
 class SignatureError(Exception):
-    """A request is not signed as it must be. `error_type` and the text are AWS's."""
+    """A request is not signed as it must be. `error_type` is AWS's, and so is most of the text."""
 
     def __init__(self, error_type: str, message: str) -> None:
         super().__init__(message)
@@ -52,7 +52,7 @@ class SignatureError(Exception):
 
 
 class Claim(NamedTuple):
-    """An `Authorization` header without its signature: who signed what, and for which service."""
+    """An `Authorization` header without its signature: the signer, the service, the headers."""
 
     access_key: bytes
     date: bytes
@@ -102,9 +102,7 @@ class SignatureVerifier:
         headers = _headers(scope["headers"])
         header = headers.get(b"authorization", b"")
         if not header:
-            raise SignatureError(
-                "MissingAuthenticationTokenException", "Missing Authentication Token"
-            )
+            raise _missing(scope["query_string"])
         timestamp = headers.get(b"x-amz-date", b"")
         unsigned, _, signature = header.rpartition(b"Signature=")
         claim = _claim(unsigned)
@@ -126,6 +124,7 @@ class SignatureVerifier:
         """Check the signature of an ASGI request. Raises SignatureError."""
         claim, signature, timestamp, headers = authorization
         names = claim.signed_headers
+        body_hash = hashlib.sha256(body).hexdigest().encode()
         canonical = [
             scope["method"].encode(),
             _canonical_path(scope["raw_path"]),
@@ -133,12 +132,14 @@ class SignatureVerifier:
             *[name + b":" + _trimmed(headers.get(name, b"")) for name in names],
             b"",
             b";".join(names),
-            hashlib.sha256(body).hexdigest().encode(),
+            body_hash,
         ]
         digest = hashlib.sha256(b"\n".join(canonical)).hexdigest().encode()
         expected = self._signing_hmac(claim.scope).copy()
         expected.update(b"\n".join((ALGORITHM, timestamp, claim.scope, digest)))
         if not hmac.compare_digest(expected.hexdigest().encode(), signature):
+            if headers.get(b"x-amz-content-sha256", body_hash) != body_hash:
+                raise _invalid("'x-amz-content-sha256' must be the SHA-256 of the body.")
             raise _invalid(
                 "The request signature we calculated does not match the signature you provided."
                 " Check your AWS Secret Access Key and signing method. Consult the service"
@@ -243,6 +244,14 @@ def _iso(seconds: float) -> str:
 
 def _invalid(message: str) -> SignatureError:
     return SignatureError("InvalidSignatureException", message)
+
+
+def _missing(query: bytes) -> SignatureError:
+    """Return what AWS says about a request without `Authorization`, presigned or not."""
+    text = "Missing Authentication Token"
+    if b"X-Amz-Signature=" in query:
+        text += ". The local gateway accepts no presigned URLs."
+    return SignatureError("MissingAuthenticationTokenException", text)
 
 
 def _incomplete(header: bytes, timestamp: bytes) -> SignatureError:

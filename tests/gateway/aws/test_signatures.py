@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
-from botocore.auth import SigV4Auth
+from botocore.auth import SigV4Auth, SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as SdkCredentials
 from hypothesis import given
@@ -132,9 +132,29 @@ def test_a_request_that_was_changed_is_refused(change: Callable[[Sent], Sent]) -
     assert refusal(change(request)) == MISMATCH
 
 
-def test_a_hash_that_is_not_the_bodys_is_refused() -> None:
-    for claimed in ("UNSIGNED-PAYLOAD", "0" * 64):
-        assert refusal(signed(headers={"X-Amz-Content-SHA256": claimed})) == MISMATCH
+def test_a_hash_that_is_not_the_bodys_is_refused_as_such() -> None:
+    for claimed in ("UNSIGNED-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "0" * 64):
+        assert refusal(signed(headers={"X-Amz-Content-SHA256": claimed})) == (
+            "InvalidSignatureException",
+            "'x-amz-content-sha256' must be the SHA-256 of the body.",
+        )
+
+
+def test_a_presigned_url_is_refused_as_such() -> None:
+    request = AWSRequest("GET", f"http://{HOST}/?a=1")
+    SigV4QueryAuth(SdkCredentials(*OWN), "sqs", "us-east-1").add_auth(request)
+    query = urlsplit(str(request.url)).query
+    assert refusal(Sent("GET", "/", query, {"Host": HOST}, b"")) == (
+        "MissingAuthenticationTokenException",
+        "Missing Authentication Token. The local gateway accepts no presigned URLs.",
+    )
+
+
+def test_temporary_credentials_sign_their_token() -> None:
+    request = signed(headers={"X-Amz-Security-Token": "a/token=="})
+    check(request)
+    request.headers["X-Amz-Security-Token"] = "another"
+    assert refusal(request) == MISMATCH
 
 
 def test_another_secret_key_is_refused() -> None:

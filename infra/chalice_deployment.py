@@ -217,7 +217,8 @@ def _among(parameters: Mapping[str, str], names: Container[str]) -> dict[str, st
 
 def kms_key_of(stage: Stage, session: boto3.Session) -> str | None:
     """Return the customer's key that `make resources` was given; None without one."""
-    return _storage(stage, session).outputs().get("KmsKey")
+    storage = _storage(stage, session)
+    return storage.outputs().get("KmsKey") if storage.exists() else None
 
 
 def _storage(stage: Stage, session: boto3.Session) -> Stack:

@@ -1,11 +1,13 @@
 """The commands of `python -m infra`: package, sbom, resources, deploy, token, destroy."""
 
 import argparse
+import math
 import os
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
@@ -69,12 +71,15 @@ def _run(arguments: argparse.Namespace, stage: Stage) -> None:
     configuration = StageConfiguration.read(stage)
     match arguments.command:
         case "package":
+            configuration.check()
             _package(configuration)
         case "sbom":
             use_newer_python("-m", "infra")
             build.bill_of_materials(configuration)
         case "resources":
-            _make_resources(configuration, template_parameters(given, "chalice"))
+            parameters = template_parameters(given, "chalice")
+            configuration.check()
+            _make_resources(configuration, parameters)
         case "deploy":
             parameters = template_parameters(given, arguments.method)
             check_settings(configuration, arguments.method)
@@ -186,13 +191,28 @@ def check_settings(configuration: StageConfiguration, method: str) -> None:
 def template_parameters(text: str, method: str) -> dict[str, str]:
     """Parse parameters such as `AccessLogs=true AlarmTopic=arn:…`.
 
-    Raises DeploymentError for a parameter that the method doesn't have.
+    Raises DeploymentError for a parameter that the method doesn't have, and for a wrong number.
     """
     given = dict(pair.partition("=")[::2] for pair in text.split())
     known = CHALICE_PARAMETERS if method == "chalice" else PARAMETERS
     for name in given.keys() - known.keys():
         raise DeploymentError(f"Unknown parameter {name}; allowed: {', '.join(sorted(known))}.")
+    for name, value in given.items():
+        if known[name]["Type"] == "Number":
+            _check_number(name, value, known[name])
     return given
+
+
+def _check_number(name: str, value: str, parameter: Mapping[str, Any]) -> None:
+    """Raise DeploymentError unless `value` is a number that the parameter's definition allows."""
+    lowest, highest = parameter.get("MinValue", 0), parameter.get("MaxValue")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not lowest <= number < math.inf or (highest is not None and number > highest):
+        allowed = f"a number from {lowest}" + ("" if highest is None else f" to {highest}")
+        raise DeploymentError(f"{name} holds {value!r}; allowed: {allowed}")
 
 
 def _other_method(stage: Stage) -> str:

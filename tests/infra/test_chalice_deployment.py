@@ -6,7 +6,12 @@ import boto3
 import pytest
 
 from infra import chalice_deployment
-from infra.chalice_deployment import ChaliceDeployment, has_signing_key, missing_resources
+from infra.chalice_deployment import (
+    ChaliceDeployment,
+    has_signing_key,
+    kms_key_of,
+    missing_resources,
+)
 from infra.configuration import StageConfiguration
 from infra.stage import TABLES, Stage
 
@@ -47,3 +52,10 @@ def test_a_signing_key_that_is_scheduled_for_deletion_counts_as_missing() -> Non
     assert has_signing_key(PREPARED, session)
     secrets.delete_secret(SecretId=PREPARED.signing_key)
     assert not has_signing_key(PREPARED, session)
+
+
+def test_a_stage_whose_resources_another_tool_made_has_no_key_of_its_own(
+    session: boto3.Session,
+) -> None:
+    """Resources are found by name, so they need no stack."""
+    assert kms_key_of(Stage("foreign"), session) is None

@@ -32,10 +32,10 @@ def test_a_wrong_stage_name_is_answered_by_one_line() -> None:
     ]
 
 
-def deploy(*options: str, project: Path = PROJECT) -> "subprocess.CompletedProcess[str]":
-    """Run `make deploy` for the stage qa, with an AWS that can't be reached."""
+def run_for_qa(command: str, project: Path = PROJECT) -> "subprocess.CompletedProcess[str]":
+    """Run a command for the stage qa, with an AWS that can't be reached."""
     return subprocess.run(
-        [sys.executable, "-m", "infra", "deploy", "qa", *options],
+        [sys.executable, "-m", "infra", command, "qa"],
         cwd=project,
         env={**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:1"},
         capture_output=True,
@@ -45,7 +45,7 @@ def deploy(*options: str, project: Path = PROJECT) -> "subprocess.CompletedProce
 
 
 def test_a_stage_without_a_key_source_is_refused_before_anything_is_deployed() -> None:
-    refused = deploy()
+    refused = run_for_qa("deploy")
     assert (refused.returncode, refused.stdout) == (1, "")
     told = refused.stderr
     assert told.startswith("Nothing was deployed: the stage qa has no key source")
@@ -53,16 +53,18 @@ def test_a_stage_without_a_key_source_is_refused_before_anything_is_deployed() -
         assert remedy in told
 
 
+@pytest.mark.parametrize("command", ["package", "resources", "deploy"])
 @pytest.mark.parametrize(
     ("variable", "value", "line"),
     [
+        ("HERALD_FANOUT_BATCH_SECONDS", "long", "HERALD_FANOUT_BATCH_SECONDS holds 'long'"),
         ("HERALD_MESSAGE_RATE", "fast", "HERALD_MESSAGE_RATE holds 'fast'; allowed: a number"),
         ("HERALD_MESAGE_RATE", "5", "did you mean HERALD_MESSAGE_RATE?"),
         ("HERALD_JWT_SECRET", "local-" + "x" * 43, "HERALD_JWT_SECRET holds a secret that begins"),
     ],
 )
-def test_a_setting_that_functions_would_refuse_is_refused_before_anything_is_deployed(
-    checkout: Path, variable: str, value: str, line: str
+def test_a_setting_that_functions_would_refuse_is_refused_before_anything_is_made(
+    checkout: Path, command: str, variable: str, value: str, line: str
 ) -> None:
     path = checkout / ".chalice" / "config.json"
     plain = path.read_text()
@@ -70,7 +72,7 @@ def test_a_setting_that_functions_would_refuse_is_refused_before_anything_is_dep
     config["stages"]["qa"] = {"environment_variables": {variable: value}}
     path.write_text(json.dumps(config))
     try:
-        refused = deploy(project=checkout)
+        refused = run_for_qa(command, checkout)
     finally:
         path.write_text(plain)
     assert (refused.returncode, refused.stdout) == (1, "")
@@ -93,6 +95,28 @@ def test_a_parameter_that_the_method_does_not_have_is_refused(text: str, method:
     name = text.partition("=")[0]
     with pytest.raises(DeploymentError, match=f"Unknown parameter {name}; allowed: A"):
         cli.template_parameters(text, method)
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        ("ThrottlingRate=fast", "a number from 0"),
+        ("ThrottlingBurst=", "a number from 0"),
+        ("HealthThrottlingRate=-1", "a number from 0"),
+        ("ReadThrottlingRate=nan", "a number from 0"),
+        ("ConnectThrottlingBurst=inf", "a number from 0"),
+        ("WorkerConcurrency=1001", "a number from 0 to 1000"),
+    ],
+)
+@pytest.mark.parametrize("method", cli.METHODS)
+def test_a_parameter_that_is_not_an_allowed_number_is_refused(
+    text: str, allowed: str, method: str
+) -> None:
+    name, _, value = text.partition("=")
+    with pytest.raises(DeploymentError) as refused:
+        cli.template_parameters(text, method)
+    assert str(refused.value) == f"{name} holds {value!r}; allowed: {allowed}"
+    assert cli.template_parameters(f"{name}=2", method) == {name: "2"}
 
 
 def test_a_stage_is_destroyed_only_if_its_name_confirms_that(

@@ -1,4 +1,4 @@
-"""What `.chalice/config.json` says about a stage, and what follows from it for its resources."""
+"""A stage's configuration in `.chalice/config.json`, and what follows for its resources."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from infra.stage import BATCH_SECONDS, FUNCTIONS, PROJECT, Stage, queues_and_tab
 
 WORKER = "deliver_queued"
 MAX_VARIABLE_BYTES = 4096
-"""What all variables of a function may have together, as JSON, in which Lambda measures them:
+"""The largest size of all variables of a function together, as JSON, as Lambda measures them:
 https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html"""
 LONGEST_QUEUE_URL = f"https://sqs.ap-southeast-9.amazonaws.com.cn/{'0' * 12}/"
 

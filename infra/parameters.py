@@ -14,7 +14,7 @@ class Throttle(NamedTuple):
     """
 
     name: str
-    """What the names of the two parameters begin with."""
+    """The beginning of the names of the two parameters."""
     rate: int
     burst: int
     limits: str

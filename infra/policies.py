@@ -34,8 +34,8 @@ KEY_ACTIONS = {
     "sqs:ReceiveMessage": ("kms:Decrypt",),
     "sqs:SendMessage": READS_AND_WRITES,
 }
-"""What a service does with the customer's key in the name of a function, by the beginning of the
-function's own actions. DynamoDB has made each table's key when the table was created.
+"""The actions of a service with the customer's key in the name of a function, by the beginning of
+the function's own actions. DynamoDB has made each table's key when the table was created.
 
 - https://docs.aws.amazon.com/kms/latest/developerguide/services-dynamodb.html
 - https://docs.aws.amazon.com/secretsmanager/latest/userguide/security-encryption.html

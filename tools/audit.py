@@ -19,7 +19,7 @@ UNREACHABLE = re.compile(
     r"Connect(ion|Timeout)|Could not connect|Max retries|Proxy|ReadTimeout|SSLError|JSONDecodeError"
     r"|ServiceError|Name or service not known"
 )
-"""What pip-audit's output has if it can't ask the database, or if something else answers."""
+"""Words of pip-audit's output if it can't ask the database, or if something else answers."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ from gateway.aws.signatures import Credentials, SignatureError, SignatureVerifie
 from gateway.log import log_line
 
 CURE = "Sign with the credentials in .herald/aws.config: AWS_CONFIG_FILE=.herald/aws.config"
-"""What helps an SDK whose requests are refused."""
+"""The remedy for an SDK whose requests are refused."""
 CONNECTION_ID = re.compile(r"[A-Za-z0-9_-]{15}=")
 
 

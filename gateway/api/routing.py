@@ -50,7 +50,7 @@ def asgi_app(
 
 
 def only_for(hosts: LocalHosts, app: ASGIApp) -> ASGIApp:
-    """Return an app that answers only requests and handshakes for these hosts, and others 403."""
+    """Return an app that refuses requests and handshakes for other hosts than these with 403."""
 
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         host = hosts.foreign(scope)

@@ -1,8 +1,8 @@
 """The AWS services behind the local gateway, emulated by MiniStack in a process of its own.
 
-The emulator listens on a free port of 127.0.0.1 only, behind a guard that lets requests pass which
-are signed with its random credentials. It keeps its data in memory, also while code reloads, and
-ends with the process that started it, however that one ends.
+The emulator listens on a free port of 127.0.0.1 only. A guard lets only those requests pass that
+are signed with the emulator's random credentials. The emulator keeps its data in memory, also while
+code reloads, and ends with the process that started it, however that one ends.
 """
 
 import asyncio

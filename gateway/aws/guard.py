@@ -23,7 +23,7 @@ CURE = (
     " AWS_PROFILE, and if ~/.aws/credentials exists,"
     " set AWS_SHARED_CREDENTIALS_FILE=.herald/aws.config, too."
 )
-"""What helps with a wrong signature, if it isn't the clock."""
+"""The remedy for a wrong signature, unless the clock is wrong."""
 FORBIDDEN = "AccessDeniedException"
 
 _own_endpoint = re.compile(r"/_|/health$").match

@@ -1,4 +1,4 @@
-"""What follows from a stage's part of `.chalice/config.json`."""
+"""The consequences of a stage's part of `.chalice/config.json`."""
 
 import json
 from typing import Any

@@ -95,7 +95,7 @@ def test_variables_that_lambda_would_refuse_stop_the_command(project: Path) -> N
         prepare("package", "dev", configured={"HERALD_ENCRYPTION_KEYS": keys})
 
 
-def test_a_package_without_hashes_is_told(
+def test_a_package_without_hashes_causes_a_warning(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "requirements.txt").write_text("herald-own==1.0\n")

@@ -57,13 +57,13 @@ def correlated(correlation_id: str | None) -> Iterator[None]:
     before = _correlation_id.get()
     token = _correlation_id.set(correlation_id)
     _add_to_lines(correlation_id)
+    _forget_cause()
     try:
         yield
     finally:
         _correlation_id.reset(token)
         _add_to_lines(before)
-        _formatter.remove_keys(ATTRIBUTION)
-        _cause.clear()
+        _forget_cause()
 
 
 def attribute(tenant: str | None, sender: str | None = None, source_ip: str | None = None) -> None:
@@ -117,6 +117,11 @@ class RefusalLog:
         if ANSWERS[error.code].status in (401, 403, 429):
             fields["detail"] = error.detail
         self._logger.info("%s refused", what, extra={"code": error.code, **fields})
+
+
+def _forget_cause() -> None:
+    _formatter.remove_keys(ATTRIBUTION)
+    _cause.clear()
 
 
 def _add_to_lines(correlation_id: str | None) -> None:

@@ -110,6 +110,17 @@ def test_lines_have_the_tenant_the_user_and_the_address_until_the_work_ends(
     ]
 
 
+def test_lines_do_not_have_what_was_known_before_the_work_began(
+    logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging()
+    attribute("acme", "alice", "192.0.2.1")
+    with correlated("request"):
+        logger.info("hello")
+    [line] = lines(capsys)
+    assert not line.keys() & set(ATTRIBUTION)
+
+
 def test_a_name_cannot_begin_another_line(
     logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -170,7 +170,7 @@ class SendLoop:
             elif source.ended and not self._pending():
                 break
             else:
-                yield from self._hand_over(self._receive(self._next_event(deadline)))
+                yield from self._hand_over(self._receive(self._next_event(deadline, now)))
         if source.error is not None:
             raise source.error
 
@@ -188,8 +188,8 @@ class SendLoop:
     def _pending(self) -> int:
         return sum(queue.pending for queue in self._queues.values())
 
-    def _next_event(self, deadline: Deadline) -> float:
-        now = self._monotonic()
+    def _next_event(self, deadline: Deadline, now: float) -> float:
+        """Return when there will be work again. `now` is when the queues were filled."""
         changes = (queue.next_change(now) for queue in self._queues.values())
         return min(deadline.at, self._retries.next_due(), self._transport.next_timeout(), *changes)
 

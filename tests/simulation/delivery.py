@@ -38,6 +38,7 @@ ENOUGH = 1e-6  # seconds; sums of floats differ by less
 DEADLINES = (0.0, 0.05, 0.5, 3.0, 3.0, 12.0, 30.0)
 PAUSES = (0.0,) * 12 + (0.02, 0.6, 6.0)
 PAGE_DELAYS = (0.0, 0.0, 0.01, 0.3, 2.0)
+CREDENTIAL_DELAYS = (0.0,) * 6 + (0.6,)
 HOSTS = ("good", "good", "other", "silent", "refusing")
 UNREACHABLE = 5.0
 PENDING = PendingLimits(usual=3, while_silent=7)
@@ -55,6 +56,7 @@ class Run:
         self.timeline = Timeline()
         self.network = Network(self.timeline, self.random)
         self.has_credentials = True
+        self.deadline = Deadline(self.timeline.now)
         limits = SenderLimits(
             endpoint=EndpointTimeouts(silent=0.5, unreachable=UNREACHABLE),
             retries=RetryPolicy(jitter=self.random.uniform),
@@ -75,6 +77,10 @@ class Run:
         return self.network.happened
 
     def _credentials(self) -> Credentials:
+        """Return the credentials, which may take a while to refresh."""
+        ready_at = self.timeline.now + self.random.choice(CREDENTIAL_DELAYS)
+        if ready_at < self.deadline.at:  # what is being sent meanwhile must be sent in time
+            self.timeline.advance(ready_at)
         if not self.has_credentials:
             raise Unavailable("there are no credentials")
         return Credentials("AK", "secret")
@@ -93,6 +99,7 @@ class Delivery:
         self._read: list[list[Parcel]] = []
         self._outcomes: list[Outcome] = []
         self._deadline = Deadline(self._timeline.now + self._random.choice(DEADLINES))
+        run.deadline = self._deadline
         self._began = self._timeline.now
         self._paused = 0.0
         self._waits = 0

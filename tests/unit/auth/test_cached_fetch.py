@@ -1,6 +1,7 @@
 """Refreshing a cached value, and serving the last good one while the source is down or slow."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -155,6 +156,28 @@ def test_a_value_has_the_age_of_the_begin_of_its_fetch(slow: SlowSource) -> None
     assert slow.cached.refresh() == 1
     slow.now += REFRESH_SECONDS - 4
     eventually(lambda: slow.cached.get() == 2)
+
+
+def test_a_fetch_that_was_frozen_may_end_before_another_begins() -> None:
+    """Lambda freezes it after the invocation that began it; the next one may be a minute later."""
+    calls: list[float] = []
+    now = [1_000_000.0]
+
+    def fetch() -> float:
+        begun_at = now[0]
+        calls.append(begun_at)
+        while len(calls) > 1 and now[0] == begun_at:
+            time.sleep(0.001)
+        return begun_at
+
+    waits = FetchWaits(without_value=30.0, with_value=1.0)
+    cached: CachedFetch[float] = CachedFetch("the value", fetch, lambda: now[0], waits)
+    first = cached.get()
+    now[0] += REFRESH_SECONDS + 1
+    assert cached.get() == first
+    now[0] += 60
+    assert cached.get() == calls[1]
+    assert len(calls) == 2
 
 
 def test_a_fetch_that_takes_too_long_is_abandoned_and_begun_anew(

@@ -5,16 +5,16 @@
 
 Herald runs behind a proxy with DynamoDB's limits and the quota of `@connections`
 (`tests/support/limits`). AWS's limits and Herald's own are divided by SCALE, 20 by default, so that
-they are short long before this machine is. TABLE_WRITES, TABLE_READS, PARTITION_WRITES,
+they are reached long before this machine's own. TABLE_WRITES, TABLE_READS, PARTITION_WRITES,
 PARTITION_READS, BURST_SECONDS, CONNECTIONS_RATE and CONNECTIONS_BURST set AWS's limits before that.
-Arguments name the acts to measure; without any, it is all of them.
+Arguments name the acts to measure; without any, all are measured.
 
-For each act, neighbours send alone and beside it in turns. A row has one neighbour: `post` and
-`frame` are of another tenant, and send over REST and over WebSockets; `same tenant` is of the loud
-sender's, and `same recipient` writes to the loud sender's victim as well. It has the median latency
-alone and beside, the median of the rounds' ratios, the 99th percentile beside, and the messages
-that failed or were not stored. Below the rows of an act is what the loud sender was answered, what
-AWS refused, and the units that the tables gave in a second.
+For each act, neighbours send alone and beside it in turns. Each has a row: `post` and `frame` are
+in another tenant, and send over REST and over WebSockets; `same tenant` and `same recipient` are in
+the loud sender's, and the latter sends to the loud sender's victim. A row has the median latency
+alone and beside the act, the median of the rounds' ratios, the 99th percentile beside it, and the
+messages that failed or were not stored. Below the rows of an act are the answers to the loud
+sender, AWS's refusals, and the units that the tables spent in a second.
 """
 
 import asyncio
@@ -125,7 +125,7 @@ async def _measure_act(
 
 
 def _aws(counted: Sequence[tuple[Counts, float]]) -> dict[str, object]:
-    """Return what AWS refused and gave beside the loud sender, in all rounds."""
+    """Return what AWS refused and spent beside the loud sender, in all rounds."""
     seconds = sum(took for _, took in counted)
     throttled: dict[str, Counter[str]] = {}
     units: Counter[str] = Counter()

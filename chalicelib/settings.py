@@ -203,7 +203,7 @@ class Settings:
     )
     message_rate: float = _setting(
         rate("second"),
-        "Units for each user, over REST and WebSockets together. A request costs a unit for each"
+        "Units for each user, over REST and WebSockets together. A request costs one unit for each"
         " 100 copies that it writes or sends, and at least one",
         default=20.0,
     )
@@ -227,8 +227,8 @@ class Settings:
     )
     daily_message_quota: int = _setting(
         whole_number(0),
-        "Messages for each user and UTC day, counting each message of a POST, or a request's units"
-        " where these are more; 0 means no limit",
+        "Messages for each user and UTC day. A request counts its messages or its units, whichever"
+        " are more; 0 means no limit",
         default=0,
     )
     limiter_failure: LimiterFailure = _setting(  # noqa: RUF009 - it is a `field`
@@ -256,9 +256,10 @@ class Settings:
     )
     fanout_rate: int = _setting(
         whole_number(0, suffix=", per second"),
-        "Frames that all workers together may send, and requests of more than 100 frames with them,"
-        " in equal shares for the tenants; 0 means no limit. The rest of the account's quota"
-        " (10,000 a second by default) is left to smaller requests",
+        "Frames that all workers may send together, in equal shares for the tenants; frames beyond"
+        " the first 100 of a request that is delivered before it is answered count, too. 0 means no"
+        " limit. The rest of the account's quota (10,000 a second by default) is left to smaller"
+        " requests",
         default=8000,
     )
     notify_topic_arn: str | None = _setting(

@@ -29,7 +29,7 @@ class HealthCheck:
 
     def require(self) -> None:
         """Raise Unavailable unless storage could be reached when it was last checked."""
-        with self._lock:  # those who ask meanwhile get the same answer
+        with self._lock:  # callers that wait here get the same answer
             if self._kept_until is None or self._clock() >= self._kept_until:
                 self._trouble = self._ask()
                 self._kept_until = self._clock() + self._kept_seconds

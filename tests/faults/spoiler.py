@@ -331,7 +331,7 @@ def process_of(caller: socket.socket) -> int:
     """Return the process at the other end of a connection over loopback."""
     wanted = [_packed(*caller.getpeername()), _packed(*caller.getsockname())]
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    # The kernel lists a socket twice if others come and go meanwhile, and closed ones as inode 0.
+    # The kernel may list a socket twice while others come and go, and lists closed ones as inode 0.
     found = {fields[9] for fields in map(str.split, lines) if fields[1:3] == wanted}
     [inode] = found - {"0"}
     for link in Path("/proc").glob("[0-9]*/fd/*"):

@@ -40,7 +40,7 @@ def connect(stage: Scene) -> None:
     with stage.spoiled():
         status = stage.try_to_connect("bob", groups=["team"])
     assert status in stage.allowed(101, 503)
-    if status == 503:  # before any sweep
+    if status == 503:  # it leaves nothing behind, even before a sweep
         eventually(lambda: not stage.client.connections("bob", stage.tenant))
 
 

@@ -27,7 +27,7 @@ FROZEN = Limits(
     connections_burst=2,
 )
 WIDE = FROZEN._replace(table_writes=1, table_reads=1)
-"""Only partitions are short."""
+"""Only partitions run out of units."""
 
 pytestmark = pytest.mark.timeout(180)  # two processes start
 

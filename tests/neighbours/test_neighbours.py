@@ -1,8 +1,8 @@
 """Whatever one sender does within the limits, others notice nothing of it.
 
-How long others wait is measured by `bench/neighbours.py`. Here it is asserted what decides that,
-and doesn't depend on this machine: whether AWS refuses anything that is asked for them. A call that
-is throttled is repeated after a pause, or fails.
+`bench/neighbours.py` measures how long others wait. These tests assert what that follows from, and
+what doesn't depend on this machine: AWS refuses almost none of the calls that are made for them. A
+call that is throttled is repeated after a pause, or fails.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ SECONDS = 8.0
 PER_SECOND = {"post": 4.0, "frame": 2.0, "same tenant": 2.0, "same recipient": 1.0}
 QUIET = ("post", "frame")
 MAX_THROTTLED = 0.1
-"""Of the messages of another tenant. Less than half would do for the median."""
+"""The most throttled calls for a message of another tenant. The median allows almost a half."""
 
 pytestmark = pytest.mark.timeout(180)
 

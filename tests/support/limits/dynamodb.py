@@ -1,7 +1,7 @@
 """DynamoDB's throttling: decides on each call, and answers as DynamoDB does when it refuses one.
 
-A call is carried out while the table and the partitions that it needs have tokens left. Of a batch,
-only the part is carried out that they have tokens for, and the rest is returned as unprocessed.
+A call is carried out while the table and the partitions that it needs have tokens left. A batch is
+carried out as far as they have tokens for it, and the rest is returned as unprocessed.
 """
 
 import json
@@ -59,7 +59,7 @@ class LimitedDynamoDB:
         """Start with full buckets.
 
         Args:
-            owners: Names, such as tenants'; a call is counted for the first one that is in it.
+            owners: Names, such as tenants'; a call is counted for the first one that it contains.
         """
         self._limits = limits
         self._tables = tables
@@ -72,7 +72,7 @@ class LimitedDynamoDB:
         """Fill the buckets, and count from zero."""
         self._buckets: dict[tuple[str, str | None, str], Bucket] = {}
         self.units: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        """What each table, or index, was asked for and gave: `reads` and `writes`."""
+        """The units that each table, or index, has spent: `reads` and `writes`."""
         self.calls: defaultdict[str, Counter[str]] = defaultdict(Counter)
         """The calls of each owner, by operation."""
         self.throttled: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -200,8 +200,8 @@ class LimitedDynamoDB:
     def _write_costs(self, kind: str, action: Any, factor: int = 1) -> list[Cost]:
         """Return what a Put, an Update, a Delete or a ConditionCheck costs.
 
-        An item is taken to be as large as the largest write of it so far, since the size of an
-        updated item is not known here.
+        An item counts as large as its largest write so far, since the size of an updated item is
+        not known here.
         """
         table = self._tables.get(action["TableName"])
         if table is None:

@@ -1,7 +1,7 @@
 """The proxy, in a process of its own, and its control.
 
-It understands HTTP only as far as it must, so that it is never what is short. The process serves
-two ports: one stands before DynamoDB, the other before `@connections`.
+It parses no more of HTTP than it must, so that it is never the bottleneck. The process serves two
+ports: one stands before DynamoDB, the other before `@connections`.
 """
 
 import asyncio

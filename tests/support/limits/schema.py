@@ -1,4 +1,4 @@
-"""The keys and the indexes of Herald's tables, as units are counted for them."""
+"""The keys and the indexes of Herald's tables, for which units are counted."""
 
 from typing import Any, NamedTuple
 

@@ -1,7 +1,7 @@
 """The loud sender: one user with an ordinary token, and the worst that they can do.
 
-Each act goes on until it is cancelled. All of them keep to what the limits allow or ignore that
-they are refused, whichever is worse for others.
+Each act goes on until it is cancelled. It keeps to the limits or ignores refusals, whichever is
+worse for others.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ from tests.support.neighbours.neighbourhood import (
 
 VICTIM = "victim"
 CROWD = "crowd"
-MEMBERS = 1000  # of the crowd: as many as are reached before a request is answered
-OTHERS = 2000  # who are not in the crowd
-SOCKETS = 9  # of ten that a user may have
+MEMBERS = 1000  # of the crowd: as many as inline delivery reaches
+OTHERS = 2000  # connected users of the same tenant outside the crowd
+SOCKETS = 9  # a user may have ten
 FLOOD_PER_SECOND = 100
-"""Requests that are refused or cost nothing: five times what the rates allow. With more, the
-machine would be short: each handshake takes two functions."""
-NAMES, MESSAGES = 100, 100  # the most of a request
-FRAMES = 60  # for one recipient: all that fits into a request, in frames of 32 KB
+"""Requests that are refused or cost nothing: five times what the rates allow. With more, this
+machine would be the bottleneck: each handshake takes two functions."""
+NAMES, MESSAGES = 100, 100  # the most that a request may have
+FRAMES = 60  # for one recipient: as many of 32 KB as fit into a request
 AT_ONCE = 4  # requests under way
 
 ACTS = (
@@ -52,10 +52,10 @@ ACTS = (
 
 
 class Loud:
-    """The loud sender, with a crowd in the same tenant who receive.
+    """The loud sender; a crowd in the same tenant receives.
 
-    It is another user for each act, since a user may still owe for the one before. `outcomes`
-    counts what its requests are answered, by status or by the frame's code.
+    It is another user for each act, since a user may still owe for the act before. `outcomes`
+    counts the answers to its requests, by status or by the frame's code.
     """
 
     def __init__(self, place: Neighbourhood, http: httpx.AsyncClient) -> None:
@@ -116,7 +116,7 @@ class Loud:
         await self._post_at_full_rate(lambda: {"messages": [message] * MESSAGES})
 
     async def _frames_to_a_group(self) -> None:
-        """Send as many frames as a request can have; each is full. The history keeps none."""
+        """Send as many full frames as a request can have; the history keeps none of them."""
         noise = base64.b64encode(random.randbytes(FRAME_BYTES // 2)).decode()
         message = {"to": {"groups": [CROWD]}, "data": noise, "store": False}
         await self._post_at_full_rate(lambda: {"messages": [message] * FRAMES})
@@ -170,7 +170,7 @@ class Loud:
     # --- How often
 
     async def _post_at_full_rate(self, body: Callable[[], Any]) -> None:
-        """Post, several at a time, and again as soon as the answer says."""
+        """Post several requests at a time, each again as soon as its answer allows."""
 
         async def post() -> None:
             while True:
@@ -200,7 +200,7 @@ class Loud:
         return str(answer.status_code)
 
     async def _flood(self, request: Callable[[], Awaitable[str]]) -> None:
-        """Repeat a request, whatever is answered."""
+        """Repeat a request, whatever the answer."""
 
         async def once() -> None:
             try:
@@ -221,7 +221,7 @@ class Loud:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(SOCKETS):
                 tasks.create_task(self._send_over_one_socket(frame))
-                await asyncio.sleep(self._pause)  # together they would be short of processors
+                await asyncio.sleep(self._pause)  # at once, they would keep the machine busy
 
     async def _send_over_one_socket(self, frame: str) -> None:
         while True:
@@ -261,7 +261,7 @@ async def loud(place: Neighbourhood) -> AsyncIterator[Loud]:
 
 
 async def _connected(place: Neighbourhood, user: str, groups: list[str]) -> ClientConnection:
-    """Connect a user; again if it was too much at once."""
+    """Connect a user, and try again while too many connect at once."""
     while True:
         try:
             return await place.connect(user, LOUD_TENANT, groups=groups)

@@ -1,4 +1,4 @@
-"""The neighbours: they send a message now and then, and note what becomes of it."""
+"""The neighbours, who send a message now and then, and note what becomes of it."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ class Experience:
 
 
 class Neighbour:
-    """Users of a tenant who take turns to send to one recipient, over REST or WebSockets."""
+    """Senders of one tenant. They take turns to send to a recipient, over REST or WebSockets."""
 
     def __init__(
         self,
@@ -120,8 +120,8 @@ async def neighbours(
 ) -> AsyncIterator[Neighbours]:
     """Connect the neighbours and their recipients while the context lasts.
 
-    Yields by name: `post` and `frame`, who are of the quiet tenant; `same tenant`, of the loud
-    one; and `same recipient`, who writes to the loud one's victim as well.
+    Yields them by name: `post` and `frame` are in the quiet tenant, `same tenant` and `same
+    recipient` in the loud one. `same recipient` sends to the loud sender's victim.
     """
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(place.http())

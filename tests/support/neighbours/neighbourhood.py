@@ -1,4 +1,4 @@
-"""A Herald whose limits and AWS's limits are scaled down alike."""
+"""A Herald behind AWS's limits; these and its own limits are scaled down by the same factor."""
 
 import asyncio
 import multiprocessing
@@ -25,7 +25,7 @@ QUIET_TENANT = "quiet-tenant"
 SCOPE = "ws:connect messages:send messages:broadcast"
 SECRET = "a-secret-for-the-tests-of-at-least-32-bytes"
 FRAME_BYTES = 1024
-"""The size of a frame, instead of 32 KB, so that their number is short before this machine is."""
+"""The size of a frame, instead of 32 KB, so that their number is what limits, not this machine."""
 SETTLED_SECONDS = 1.0  # without a call
 MAX_SETTLE_SECONDS = 60.0
 START_SECONDS = 60.0
@@ -34,7 +34,7 @@ PATIENCE_SECONDS = 35.0  # longer than API Gateway waits for a function
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """By what the limits of Herald and of AWS are divided."""
+    """The factor by which Herald's and AWS's limits are divided, and AWS's limits before that."""
 
     factor: float = 20
     limits: Limits = AWS_LIMITS
@@ -75,7 +75,7 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbourhood:
-    """A running Herald, and the proxy that it is behind."""
+    """A running Herald, and the proxy before AWS's services."""
 
     running: Running
     proxy: Control
@@ -123,7 +123,7 @@ class Neighbourhood:
         return {item["connectionId"]["S"] for item in items}
 
     async def settle(self) -> None:
-        """Wait until Herald does nothing any more, which fills the buckets, and begin to count."""
+        """Wait until Herald is at rest; then fill the buckets, and begin to count."""
         end = time.monotonic() + MAX_SETTLE_SECONDS
         seen = -1
         while seen != (seen := await asyncio.to_thread(self._calls)):

@@ -64,7 +64,7 @@ def test_an_answer_is_kept_from_when_it_came() -> None:
     assert storage.asked == 1
 
 
-def test_those_who_ask_meanwhile_get_the_same_answer() -> None:
+def test_callers_that_ask_meanwhile_get_the_same_answer() -> None:
     storage = Storage()
     go = threading.Event()
 

@@ -48,7 +48,7 @@ def test_a_caller_from_a_page_of_another_origin_is_refused() -> None:
     assert of(own, allowed).caller() == CALLER
 
 
-def test_a_reader_and_one_who_names_an_owner_are_charged_and_a_sender_is_not() -> None:
+def test_reading_and_naming_an_owner_are_charged_and_sending_is_not() -> None:
     charged: list[Principal] = []
     request = of(chalice_request(), rules(), charged.append)
     request.caller()

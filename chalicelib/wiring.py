@@ -228,7 +228,6 @@ class Herald:
             rate_limiter=self._rate_limiter,
             inline_frames=settings.inline_recipients,
             connections_per_user=settings.max_connections_per_user,
-            message_rate=settings.message_rate,
             now=self.now,
             metrics=self.metrics,
         )

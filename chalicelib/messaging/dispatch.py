@@ -13,7 +13,7 @@ from chalicelib.delivery.parcel import RECORDING_SECONDS, Parcel
 from chalicelib.fanout.publisher import FanoutPublisher
 from chalicelib.fanout.rate import FanoutRateLimiter
 from chalicelib.protocol.audience import Audience, AudienceKind
-from chalicelib.protocol.cost import Bill, Debt, sent_copies, stored_copies, units_of
+from chalicelib.protocol.cost import Bill, sent_copies, stored_copies, units_of
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Interrupted, Queued, Report
 from chalicelib.runtime.deadlines import Deadline
@@ -53,7 +53,6 @@ class Dispatcher:
         rate_limiter: FanoutRateLimiter,
         inline_frames: int,
         connections_per_user: int,
-        message_rate: float,
         now: Clock,
         metrics: Metrics,
     ) -> None:
@@ -64,7 +63,6 @@ class Dispatcher:
                 messages are delivered inline.
             users: Charges senders for what they send.
             connections_per_user: The most connections that a user can have.
-            message_rate: The units that a user gets a second.
         """
         self._audiences = audiences
         self._broadcaster = broadcaster
@@ -75,7 +73,6 @@ class Dispatcher:
         self._rate_limiter = rate_limiter
         self._inline_frames = inline_frames
         self._connections_per_user = connections_per_user
-        self._message_rate = message_rate
         self._now = now
         self._metrics = metrics
 
@@ -131,15 +128,14 @@ class Dispatcher:
     def _store(self, messages: Sequence[Message], sender: Principal, paid: int) -> frozenset[str]:
         """Put messages into the history; return the ids of those that it could not keep.
 
-        A large request is written slowly. Its sender pays for it afterwards, so the units that they
-        got meanwhile are taken back.
+        A large request is written slowly. Its sender pays for it when it has been written, not
+        meanwhile.
         """
         begun = self._now()
         unstored = self._history.append(messages, sender.tenant)
-        taken_ms = self._now() - begun
-        refilled = min(paid - 1, int(taken_ms / 1000 * self._message_rate))
-        if taken_ms > WRITTEN_AT_ONCE_MS and refilled > 0:
-            self._users.owe(sender.key, self._now(), Debt(refilled, 0))
+        written = self._now()
+        if paid > 1 and written - begun > WRITTEN_AT_ONCE_MS:
+            self._users.owe_at_least(sender.key, written, paid)
         return unstored
 
     def _queue(

@@ -110,6 +110,19 @@ class RateLimit:
         count, used = self._count(usage.quota, now, quota)
         return Charge([rate, count], Usage(due, used))
 
+    def owe_at_least(self, usage: Usage, now: EpochMs, units: int) -> Charge | None:
+        """Let a user owe `units` at `now`, unless they owe as much already. See `charge`."""
+        due = now * 1000 + units * self._rate.interval
+        if usage.due >= due:
+            return None
+        clause = Clause(
+            set=("#due = :due",),
+            when=("attribute_not_exists(#due) OR #due < :due",),
+            names={"#due": self._attribute},
+            values={":due": number(due)},
+        )
+        return Charge([clause], Usage(due, usage.quota))
+
     def _latest(self, due: int, now: EpochMs) -> int:
         """Return the latest `due` at which a request may pass. Raises RateLimited."""
         latest = now * 1000 + (self._rate.burst - 1) * self._rate.interval
@@ -251,17 +264,23 @@ class UserRateLimiter:
             lambda usage: self._limit.owe(usage, now, units=debt.units, quota=debt.quota),
         )
 
+    def owe_at_least(self, user_key: str, now: EpochMs, write: WriteCharge, units: int) -> None:
+        """Let the user owe `units` from `now` on, unless they owe as much. Raises as `owe`."""
+        self._write(user_key, write, lambda usage: self._limit.owe_at_least(usage, now, units))
+
     def check(self, user_key: str, now: EpochMs) -> None:
         """Raise RateLimited if the cached usage shows that a charge would be refused."""
         self._limit.charge(self._usages.get(user_key, Usage()), now)
 
     def _write(
-        self, user_key: str, write: WriteCharge, charge_given: Callable[[Usage], Charge]
+        self, user_key: str, write: WriteCharge, charge_given: Callable[[Usage], Charge | None]
     ) -> None:
-        """Write a charge, which depends on the user's usage."""
+        """Write a charge, which depends on the user's usage. It may be that there is none."""
         usage = self._usages.get(user_key, Usage())
         for _ in range(TRIES):
             charge = charge_given(usage)
+            if charge is None:
+                return
             try:
                 user = write(charge.clauses)
             except Contended:

@@ -83,6 +83,11 @@ class Users:
         """Charge a debt of the user with this key, which is never refused."""
         self._message_limiter.owe(user_key, now, self._writer(user_key, now, {}), debt)
 
+    def owe_at_least(self, user_key: str, now: EpochMs, units: int) -> None:
+        """Let the user with this key owe `units` from `now` on, unless they owe as much already."""
+        write = self._writer(user_key, now, {})
+        self._message_limiter.owe_at_least(user_key, now, write, units)
+
     def charge_read(self, principal: Principal, now: EpochMs) -> None:
         """Charge a request that sends nothing. Raises RateLimited."""
         self._charge(self._read_limiter, principal, now)

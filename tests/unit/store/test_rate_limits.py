@@ -268,7 +268,30 @@ def test_a_debt_that_cannot_be_written_raises_unless_the_limiter_fails_open() ->
     UserRateLimiter(ONE_A_SECOND, fails_open=True).owe("user", NOW, down, Debt(1, 1))
 
 
+def test_a_user_owes_the_most_of_what_their_requests_are_owed_for() -> None:
+    limit, never = UserRateLimiter(ONE_A_SECOND), failing(AssertionError())
+    limit.owe_at_least("user", NOW, written, 100)
+    limit.owe_at_least("user", NOW, never, 100)
+    limit.owe_at_least("user", NOW, never, 99)
+    limit.owe_at_least("user", EpochMs(NOW + 1), written, 100)
+    with pytest.raises(RateLimited) as limited:
+        limit.check("user", EpochMs(NOW + 1))
+    assert limited.value.retry_after == pytest.approx(100)
+
+
 # --- Over the tables
+
+
+def test_what_another_environment_is_owed_for_is_not_owed_twice(dynamodb: Any, user: str) -> None:
+    clients: list[Any] = [Counted(dynamodb) for _ in range(2)]
+    here, there = [users_of(client, Rate.per_second(1, 1)) for client in clients]
+    principal = Principal(user, expires_at=LATER)
+    here.owe_at_least(principal.key, NOW, 100)
+    there.owe_at_least(principal.key, EpochMs(NOW - 1000), 100)
+    assert [client.calls for client in clients] == [["update_item"]] * 2
+    with pytest.raises(RateLimited) as limited:
+        there.check(principal, NOW)
+    assert limited.value.retry_after == pytest.approx(100)
 
 
 def test_a_debt_takes_one_call_and_is_seen_by_the_next_check(dynamodb: Any, user: str) -> None:

@@ -262,7 +262,7 @@ def _typed(item: dict[str, int]) -> dict[str, Any]:
 
 
 class Fleet:
-    """Workers of many tenants, who all begin within the same second.
+    """Workers of many tenants that all begin within the same second.
 
     Each runs in a thread of its own, and only the one whose turn it is by its clock.
     """

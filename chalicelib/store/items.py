@@ -9,10 +9,10 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal, user_key
@@ -40,15 +40,12 @@ class Status(StrEnum):
 LONG_AGO = EpochMs(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
+class Recipient(NamedTuple):
     """A connection as delivery needs it.
 
     Attributes:
         endpoint: The URL before `/@connections/…`.
         token_until: When its token is no longer accepted, in epoch seconds.
-
-    Most fields can be given by position: keywords make reading an audience slower.
     """
 
     connection_id: str
@@ -56,7 +53,7 @@ class Recipient:
     tenant: str | None
     endpoint: str
     connected_at: EpochMs = LONG_AGO
-    token_until: float = field(default=inf, kw_only=True)
+    token_until: float = inf
 
     @property
     def user_key(self) -> str:
@@ -234,5 +231,5 @@ def _parse_reach(
         tenant,
         endpoint,
         epoch_ms(connected_at),
-        token_until=float(token_until),
+        float(token_until),
     )

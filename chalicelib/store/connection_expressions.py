@@ -1,7 +1,8 @@
 """The clauses and actions of which a connection's transitions consist. No I/O.
 
-A *tie* is a connection's id and its `reach` in its user's item. A *tombstone* is the id of a
-connection that ended during its handshake.
+A *tie* is a connection's id and its `reach` in its user's item, with what else is noted there about
+the connection (`schema.TIE_PREFIXES`). A *tombstone* is the id of a connection that ended during
+its handshake.
 """
 
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from chalicelib.store.schema import (
     CLOSED_SLOTS,
     JOINED_PREFIX,
     REACH_PREFIX,
+    TIE_PREFIXES,
     Tables,
     connection_key,
     membership_key,
@@ -214,11 +216,15 @@ def add_tie(connection: Connection) -> Clause:
 
 
 def remove_tie(recipient: Recipient) -> Clause:
-    """Return the removal of a connection from its user's item."""
+    """Return the removal of a connection from its user's item, with all that is noted there."""
+    tied = {
+        f"#tied{index}": prefix + recipient.connection_id
+        for index, prefix in enumerate(TIE_PREFIXES)
+    }
     return Clause(
-        remove=("#reach",),
+        remove=list(tied),
         delete=("#connections :ids",),
-        names={"#connections": "connections", "#reach": REACH_PREFIX + recipient.connection_id},
+        names={"#connections": "connections", **tied},
         values={":ids": {"SS": [recipient.connection_id]}},
     )
 

@@ -141,6 +141,20 @@ def connection_key(connection_id: str) -> Item:
 REACH_PREFIX = "@"
 """`@<connection id>` in a user's item says how to reach the connection."""
 
+ACTIVITY_PREFIX = "!"
+"""`!<connection id>` in a user's item is when the connection last sent a frame, if it did."""
+
+PRINCIPAL_PREFIX = "="
+"""`=<connection id>` in a user's item is the digest of the connection's principal, if its token was
+refreshed."""
+
+REFUSED_PREFIX = "-"
+"""`-<connection id>` in a user's item is how many of the connection's frames in a row were refused,
+if any."""
+
+TIE_PREFIXES = (REACH_PREFIX, ACTIVITY_PREFIX, PRINCIPAL_PREFIX, REFUSED_PREFIX)
+"""The prefixes of all attributes that a user's item has for a connection."""
+
 CONNECT_RATE_ATTRIBUTE = "connectDue"
 MESSAGE_RATE_ATTRIBUTE = "messageDue"
 READ_RATE_ATTRIBUTE = "readDue"

@@ -21,6 +21,7 @@ from chalicelib.store.schema import (
     REACH_PREFIX,
     READ_RATE_ATTRIBUTE,
     RESUME_RATE_ATTRIBUTE,
+    TIE_PREFIXES,
     Tables,
 )
 from chalicelib.store.users import Users
@@ -202,6 +203,7 @@ def assert_they_agree(items: Callable[[str], Iterable[Any]], tables: Tables, lim
         ids = set(user.get("connections", {"SS": []})["SS"])
         assert len(ids) <= limit
         assert ids == {name.removeprefix(REACH_PREFIX) for name in user if name[0] == REACH_PREFIX}
+        assert ids >= {name[1:] for name in user if name[0] in TIE_PREFIXES}
         tied |= dict.fromkeys(ids, user["user"]["S"])
     assert tied == {
         one: user_key(item.get("tenant", {}).get("S"), item["userId"]["S"])

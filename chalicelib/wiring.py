@@ -40,6 +40,7 @@ from chalicelib.rest.user_connections import UserConnections
 from chalicelib.runtime.aws import credentials, sdk_client
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import ConnectionLimitPolicy, LimiterFailure, Settings
+from chalicelib.store.activity import ActivityRecorder
 from chalicelib.store.audience import Audiences
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store, dynamodb_client
@@ -167,6 +168,7 @@ class Herald:
             dispatcher=self.dispatcher,
             delivery=self.delivery,
             connections=self.connections,
+            activity=self.activity,
             disconnector=self.disconnector,
             resumer=self._resumer,
             verify=self._verify,
@@ -337,11 +339,15 @@ class Herald:
         )
 
     @cached_property
+    def activity(self) -> ActivityRecorder:
+        return ActivityRecorder(self._store, message_limiter=self._message_limiter)
+
+    @cached_property
     def connections(self) -> Connections:
         return Connections(
             self._store,
             handshakes=self.handshakes,
-            message_limiter=self._message_limiter,
+            activity=self.activity,
             memberships=self._memberships,
             metrics=self.metrics,
         )

@@ -6,14 +6,15 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
 **connections**: key `connectionId`, index `userId`
 
 - A connection. Attributes: `userId`, `tenant`, `principal`, `tokenUntil`, `endpoint`, `reach`,
-  `connectedAt`, `timestamp`, `status`, `groups`, `+<group>`, `refused`. Expires 2 h 10 min after it
+  `connectedAt`, `timestamp`, `status`, `staleAt`, `groups`, `+<group>`. Expires 2 h 10 min after it
   opened.
 
 **users**: key `user`
 
-- A user, `<tenant>/<user id>`. Attributes: `connections`, `@<connection id>`, `lastSeen`,
-  `connectDue`, `messageDue`, `readDue`, `resumeDue`, `quota`, `probedAt`, `closed0` to `closed2`.
-  Expires 90 days after the last activity.
+- A user, `<tenant>/<user id>`. Attributes: `connections`, `lastSeen`, `connectDue`, `messageDue`,
+  `readDue`, `resumeDue`, `quota`, `probedAt`, `closed0` to `closed2`; and for each connection
+  `@<connection id>`, `!<connection id>`, `=<connection id>`, `-<connection id>`. Expires 90 days
+  after the last activity.
 - A shard of the sweep, `sweep-<table>-<number>`. Attributes: `position`, `counted`, `active`,
   `leaseUntil`, `finishedAt`. Expires 90 days after its last sweep.
 

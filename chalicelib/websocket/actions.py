@@ -32,6 +32,7 @@ from chalicelib.protocol.ulid import Stamp
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.logs import RefusalLog, attribute
 from chalicelib.runtime.metrics import Metrics
+from chalicelib.store.activity import ActivityRecorder
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Connection, Recipient
 from chalicelib.store.lru import LruDict
@@ -72,6 +73,7 @@ class Actions:
         dispatcher: Dispatcher,
         delivery: Delivery,
         connections: Connections,
+        activity: ActivityRecorder,
         disconnector: Disconnector,
         resumer: Resumer,
         verify: Verify,
@@ -87,6 +89,7 @@ class Actions:
         self._dispatcher = dispatcher
         self._delivery = delivery
         self._connections = connections
+        self._activity = activity
         self._disconnector = disconnector
         self._resumer = resumer
         self._verify = verify
@@ -125,7 +128,7 @@ class Actions:
             self._refuse(request, InternalError())
         else:
             with suppress(Unavailable):  # the next accepted frame will try again
-                self._connections.end_refusals(event.connection_id)
+                self._activity.end_refusals(event.connection_id, request.principal.key)
             self._delivery.post(
                 event.connection_id,
                 event.endpoint,
@@ -185,14 +188,15 @@ class Actions:
         Raises ConnectionGone, RateLimited, QuotaExceeded, TokenExpired, Unavailable.
         """
         now = self._now()
-        request.principal = self._connections.record_activity(
+        recorded = self._activity.record_frame(
             request.recipient.connection_id,
             request.principal,
             now,
-            0 if request.message is None else 1,
+            messages=0 if request.message is None else 1,
             units=request.units,
             refused=refused,
         )
+        request.principal = recorded.principal
         if request.action != "refresh":  # it brings a new token
             request.principal.require_unexpired(now / 1000)
 
@@ -221,7 +225,7 @@ class Actions:
             return False
         recipient = request.recipient
         try:
-            refused = self._connections.count_refusal(recipient.connection_id)
+            refused = self._activity.count_refusal(recipient.connection_id, recipient.user_key)
         except Unavailable:
             return False
         if refused < MAX_REFUSED_FRAMES:

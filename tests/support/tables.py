@@ -8,7 +8,8 @@ from typing import Any
 from chalicelib.auth.principal import Principal, group_key, user_key
 from chalicelib.clock import EpochMs, EpochSeconds
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.store.connections import CACHED_CONNECTIONS, Connections
+from chalicelib.store.activity import CACHED_CONNECTIONS, ActivityRecorder
+from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import MAX_BATCH_WRITE, Store
 from chalicelib.store.handshakes import Handshakes
 from chalicelib.store.items import Connection, Recipient
@@ -97,10 +98,13 @@ def connections_of(
         handshakes=Handshakes(
             store, limit=limit, limiter=limiter(CONNECT_RATE_ATTRIBUTE, connects)
         ),
-        message_limiter=limiter(MESSAGE_RATE_ATTRIBUTE, messages, quota),
+        activity=ActivityRecorder(
+            store,
+            message_limiter=limiter(MESSAGE_RATE_ATTRIBUTE, messages, quota),
+            cached_connections=cached_connections,
+        ),
         memberships=Memberships(store, seconds=HISTORY_SECONDS),
         metrics=metrics or Metrics("test"),
-        cached_connections=cached_connections,
     )
 
 

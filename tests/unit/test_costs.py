@@ -65,7 +65,7 @@ def test_sending_to_two_users_takes_three_calls(
     socket = connected(herald, world, user)
     client.calls.clear()
     say(herald, socket, action="send", to={"users": ["x", "y"]}, data=1)
-    assert client.calls == ["transact_write_items", "batch_write_item", "batch_get_item"]
+    assert client.calls == ["update_item", "batch_write_item", "batch_get_item"]
 
 
 def test_disconnecting_takes_two_calls_after_a_join_or_without_an_item(

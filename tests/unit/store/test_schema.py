@@ -25,6 +25,7 @@ from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import MasterKey
 from chalicelib.store import schema
+from chalicelib.store.activity import ActivityRecorder
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.handshakes import Handshakes
@@ -65,7 +66,7 @@ def kind_of(table: str, keys: list[str]) -> str:
 
 def attribute_of(name: str) -> str:
     """Return an attribute's name without the part that differs from item to item."""
-    if name[0] in "@+":
+    if name[0] in "@!=-+":
         return name[0]
     return re.sub(r"^(at|claim|by|until|closed)\d+$", r"\1", name).partition("/")[0]
 
@@ -81,7 +82,7 @@ class Scene:
         self.connections = Connections(
             self.store,
             handshakes=Handshakes(self.store, limit=100, limiter=limiter("connectDue")),
-            message_limiter=self.messages,
+            activity=ActivityRecorder(self.store, message_limiter=self.messages),
             memberships=Memberships(self.store, seconds=HISTORY_SECONDS),
             metrics=Metrics("test"),
         )
@@ -115,8 +116,10 @@ class Scene:
         opened = connection("c1", "alice", "acme", "team")
         self.connections.open(opened)
         self.connections.join(opened, "room", EpochMs(NOW + 1))
-        self.connections.record_activity("c1", opened.principal, NOW, 1)
-        self.connections.count_refusal("c1")
+        self.connections.activity.record_frame("c1", opened.principal, NOW, messages=1)
+        self.connections.activity.count_refusal("c1", opened.principal.key)
+        self.connections.mark_stale("c1", NOW)
+        self.refresh("c1")
         self.connections.handshakes.may_probe(opened.principal.key, NOW)
         users = Users(
             self.store,
@@ -133,6 +136,12 @@ class Scene:
         self.connections.leave(joined, "room", EpochMs(NOW + 2))
         self.connections.remove(replace(opened.recipient), EpochMs(NOW + 3))
         self.observe()
+
+    def refresh(self, connection_id: str) -> None:
+        found = self.connections.find(connection_id)
+        assert found is not None
+        principal = replace(found.principal, groups=("team", "room"))
+        self.connections.refresh(found, principal, NOW)
 
     def send(self) -> None:
         history = History(

@@ -13,6 +13,7 @@ from chalicelib.delivery.parcel import Outcome
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics, Unit
+from chalicelib.store.activity import ActivityRecorder
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.handshakes import Handshakes
@@ -61,7 +62,7 @@ class Sweep:
         self.connections = Connections(
             self.store,
             handshakes=Handshakes(self.store, limit=10, limiter=limiter("connectDue")),
-            message_limiter=limiter("messageDue"),
+            activity=ActivityRecorder(self.store, message_limiter=limiter("messageDue")),
             memberships=Memberships(self.store, seconds=0),
             metrics=Metrics("test"),
         )
@@ -104,7 +105,7 @@ def test_stale_connections_are_probed_expired_ones_end_and_the_rest_is_counted(c
     swept = Sweep(client)
     swept.open("silent", "gone", at=EpochMs(NOW - 600_001))
     swept.open("fresh", "marked", at=EpochMs(NOW - 1000))
-    swept.connections.mark_stale("marked")
+    swept.connections.mark_stale("marked", NOW)
     swept.sweep()
     assert sorted(swept.probed) == ["gone", "marked", "silent"]
     assert swept.expired == []

@@ -171,6 +171,7 @@ class Herald:
             activity=self.activity,
             disconnector=self.disconnector,
             resumer=self._resumer,
+            resume_limiter=self._resume_limiter,
             verify=self._verify,
             now=self.now,
             may_encrypt=self.encryption.available,
@@ -237,7 +238,6 @@ class Herald:
     @cached_property
     def _resumer(self) -> Resumer:
         return Resumer(
-            users=self.users,
             history=self.history,
             memberships=self._memberships,
             delivery=self.delivery,
@@ -356,13 +356,10 @@ class Herald:
     def users(self) -> Users:
         settings = self._settings
         reads = Rate.per_second(settings.read_rate, settings.read_burst)
-        # A client resumes once for each time that it connects, so one rate serves both.
-        resumes = Rate.per_minute(settings.connect_rate)
         return Users(
             self._store,
             message_limiter=self._message_limiter,
             read_limiter=UserRateLimiter(RateLimit(READ_RATE_ATTRIBUTE, reads)),
-            resume_limiter=UserRateLimiter(RateLimit(RESUME_RATE_ATTRIBUTE, resumes)),
         )
 
     @cached_property
@@ -406,6 +403,12 @@ class Herald:
             RateLimit(MESSAGE_RATE_ATTRIBUTE, rate, settings.daily_message_quota),
             fails_open=settings.limiter_failure == LimiterFailure.OPEN,
         )
+
+    @cached_property
+    def _resume_limiter(self) -> UserRateLimiter:
+        # A client resumes once for each time that it connects, so one rate serves both.
+        rate = Rate.per_minute(self._settings.connect_rate)
+        return UserRateLimiter(RateLimit(RESUME_RATE_ATTRIBUTE, rate))
 
     # --- protocol
 

@@ -54,8 +54,8 @@ class _Frame(NamedTuple):
 class RecordedFrame(NamedTuple):
     """A frame that was recorded.
 
-    `principal` is the connection's present principal. `user` is its user's item after the frame; it
-    is empty if the limiter failed open.
+    `principal` is the connection's present principal. `user` is its user's item before the frame;
+    it is empty if the limiter failed open.
     """
 
     principal: Principal
@@ -135,7 +135,7 @@ class ActivityRecorder:
     def _write_frame(
         self, frame: _Frame, principal: Principal, user: Item, charge: Sequence[Clause]
     ) -> Item | None:
-        """Record a frame together with its charge, and add its user's item to `user`.
+        """Record a frame with its charge, and add its user's item before that to `user`.
 
         See `WriteCharge`. Raises ConnectionGone, _Refreshed.
         """
@@ -150,7 +150,7 @@ class ActivityRecorder:
             clauses.append(has_no_refusals(connection_id))
         action = update_user(self._tables, principal.key, *clauses)
         try:
-            user.update(self._store.update(action, ReturnValues="ALL_NEW"))
+            user.update(self._store.update(action, ReturnValues="ALL_OLD"))
         except Cancelled as cancelled:
             return self._checked(cancelled.items[0] or {}, connection_id, principal)
         return None

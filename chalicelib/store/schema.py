@@ -41,14 +41,21 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
 **history**: key `stream` and `position`
 
 - A message to a user, `user/<tenant>/<user id>`; to a group, `group/<tenant>/<group>`; or to
-  everyone, `all/<tenant>/`. The position is the message's id. Attributes: `turn`, and `packed` or
-  `sealed`. Expires 33 s after `HERALD_HISTORY_SECONDS`.
+  everyone, `all/<tenant>/`. The position is the message's id. Attributes: `turn`, `packed` or
+  `sealed`, and `except` if its audience has exceptions. Expires 33 s after
+  `HERALD_HISTORY_SECONDS`.
 - A delayed message, `late/<tenant>/`. The position is the first ten characters of an id, which say
   when the delay was noted, and the message's id. Attributes: `kind`, `names`, `bytes`; it refers to
   a message above. TTL as above.
-- A past membership, `was/<tenant>/<user id>`. The position is `ended/<connection id>` or
-  `left/<time>/<connection id>`. Attributes: `at`, `groups`. Expires 1 s after
+- The marker of a tenant's delayed messages, in the stream of messages to everyone. The position is
+  `delayed`. Attribute: `until`, the last time for which a delay may have been noted. Expires 1 s after
+  that and `HERALD_HISTORY_SECONDS`.
+- A past membership, in the stream of messages to its user. The position is `ended/<connection id>`
+  or `left/<time>/<connection id>`. Attributes: `at`, `groups`. Expires 1 s after
   `HERALD_HISTORY_SECONDS`.
+
+Those two sort after every message of their streams, since an id has no lower-case letters. So a
+query of the messages returns them, too.
 """
 
 import hashlib
@@ -239,9 +246,10 @@ def delayed_stream(tenant: str | None) -> str:
     return f"late/{user_key(tenant, '')}"
 
 
-def past_memberships_stream(user_key: str) -> str:
-    """Return the stream of a user's past memberships. `user_key` is `Principal.key`."""
-    return f"was/{user_key}"
+AFTER_MESSAGES = "a"
+"""A position after all ids, and before everything else that a stream of messages has."""
+
+DELAYED_MARKER_POSITION = "delayed"
 
 
 def ended_position(connection_id: str) -> str:

@@ -42,12 +42,10 @@ class Users:
         *,
         message_limiter: UserRateLimiter,
         read_limiter: UserRateLimiter,
-        resume_limiter: UserRateLimiter,
     ) -> None:
         self._store = store
         self._message_limiter = message_limiter
         self._read_limiter = read_limiter
-        self._resume_limiter = resume_limiter
 
     def presence(self, tenant: str | None, user_id: str) -> Presence:
         """Return the presence of a user of `tenant`, with their oldest connection first."""
@@ -91,11 +89,6 @@ class Users:
     def charge_read(self, principal: Principal, now: EpochMs) -> None:
         """Charge a request that sends nothing. Raises RateLimited."""
         self._charge(self._read_limiter, principal, now)
-
-    def charge_resume(self, principal: Principal, now: EpochMs) -> list[str]:
-        """Charge a resume, and return the ids of the user's connections. Raises RateLimited."""
-        user = self._charge(self._resume_limiter, principal, now, return_values="ALL_NEW")
-        return connection_ids(user)
 
     def _charge(
         self,

@@ -23,7 +23,7 @@ from chalicelib.errors import (
     Unavailable,
 )
 from chalicelib.messaging.dispatch import Dispatcher
-from chalicelib.messaging.resume import Resumer
+from chalicelib.messaging.resume import Resumer, parse_after
 from chalicelib.protocol import server_frames
 from chalicelib.protocol.messages import Message, accept, parse_message, parse_name, parse_text
 from chalicelib.protocol.server_frames import ServerFrame
@@ -36,6 +36,8 @@ from chalicelib.store.activity import ActivityRecorder
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Connection, Recipient
 from chalicelib.store.lru import LruDict
+from chalicelib.store.rate_limits import UserRateLimiter
+from chalicelib.store.schema import Item
 from chalicelib.websocket.event import WebSocketEvent
 
 MAX_REFUSED_FRAMES = 100  # in a row
@@ -50,7 +52,7 @@ refusals = RefusalLog(logger)
 class Request:
     """A frame from a client. Reading fills in the fields in order, as far as they are valid.
 
-    `deadline` is for the action.
+    `deadline` is for the action. `user` is the user's item, as it was before the frame.
     """
 
     recipient: Recipient
@@ -62,6 +64,8 @@ class Request:
     fields: dict[str, Any] = field(default_factory=dict)
     message: Message | None = None
     units: int = 1
+    after: str | None = None
+    user: Item = field(default_factory=dict)
 
 
 class Actions:
@@ -76,6 +80,7 @@ class Actions:
         activity: ActivityRecorder,
         disconnector: Disconnector,
         resumer: Resumer,
+        resume_limiter: UserRateLimiter,
         verify: Verify,
         now: Clock,
         may_encrypt: bool,
@@ -92,6 +97,7 @@ class Actions:
         self._activity = activity
         self._disconnector = disconnector
         self._resumer = resumer
+        self._resume_limiter = resume_limiter
         self._verify = verify
         self._now = now
         self._may_encrypt = may_encrypt
@@ -181,6 +187,8 @@ class Actions:
             sender = request.principal.user_id
             [request.message] = accept([draft], sender=sender, stamp=stamp)
             request.units = self._dispatcher.units([request.message])
+        elif action == "resume":
+            request.after = parse_after(_only_string(request, "after"))
 
     def _charge(self, request: Request, *, refused: bool = False) -> None:
         """Record the client's activity, and charge the user for the frame, which may be `refused`.
@@ -195,8 +203,9 @@ class Actions:
             messages=0 if request.message is None else 1,
             units=request.units,
             refused=refused,
+            limiter=None if request.after is None else self._resume_limiter,
         )
-        request.principal = recorded.principal
+        request.principal, request.user = recorded
         if request.action != "refresh":  # it brings a new token
             request.principal.require_unexpired(now / 1000)
 
@@ -267,12 +276,14 @@ class Actions:
         return server_frames.left(group)
 
     def _resume(self, request: Request) -> ServerFrame:
+        assert request.after is not None  # noqa: S101 - reading a `resume` fills it in
         resumed = self._resumer.resume(
             request.principal,
             request.recipient,
-            _only_string(request, "after"),
-            self._now(),
-            request.deadline,
+            request.after,
+            user=request.user,
+            now=self._now(),
+            deadline=request.deadline,
         )
         return server_frames.resumed(count=resumed.count, complete=resumed.complete)
 

@@ -21,7 +21,6 @@ from chalicelib.store.schema import (
     MESSAGE_RATE_ATTRIBUTE,
     REACH_PREFIX,
     READ_RATE_ATTRIBUTE,
-    RESUME_RATE_ATTRIBUTE,
     TIE_PREFIXES,
     Tables,
 )
@@ -116,7 +115,6 @@ def users_of(
         Store(client, TABLES),
         message_limiter=limiter(MESSAGE_RATE_ATTRIBUTE, messages, quota),
         read_limiter=limiter(READ_RATE_ATTRIBUTE, reads),
-        resume_limiter=limiter(RESUME_RATE_ATTRIBUTE),
     )
 
 

@@ -54,15 +54,3 @@ def test_a_read_takes_one_call_and_none_while_it_is_known_to_be_refused(
             users.charge_read(reader, NOW)
     assert client.calls == []
     users.charge(reader, NOW, 1)  # sending has a rate of its own
-
-
-def test_a_resume_returns_the_users_connections_and_has_a_rate_of_its_own(
-    dynamodb: Any, user: str
-) -> None:
-    connections, users = connections_of(dynamodb), users_of(dynamodb, Rate.per_second(0.001, 1))
-    connections.open(connection(user, user))
-    principal = Principal(user, LATER)
-    users.charge(principal, NOW, 1)
-    with pytest.raises(RateLimited):
-        users.check(principal, NOW)
-    assert users.charge_resume(principal, NOW) == [user]

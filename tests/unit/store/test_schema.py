@@ -118,6 +118,7 @@ class Scene:
         self.connections.join(opened, "room", EpochMs(NOW + 1))
         self.connections.activity.record_frame("c1", opened.principal, NOW, messages=1)
         self.connections.activity.count_refusal("c1", opened.principal.key)
+        self.connections.activity.record_heartbeat("c1", opened.principal, NOW)
         self.connections.mark_stale("c1", NOW)
         self.refresh("c1")
         self.connections.handshakes.may_probe(opened.principal.key, NOW)

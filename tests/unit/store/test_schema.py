@@ -191,6 +191,7 @@ class Scene:
             outcome_recorder=scene,
             stale_after_seconds=600,
             metrics=Metrics("test"),
+            writers=Inline(),
             now=lambda: NOW,
             page_items=1,
         ).sweep(Deadline.after(NEVER))

@@ -188,6 +188,7 @@ class Herald:
             disconnector=self.disconnector,
             stale_after_seconds=self._settings.stale_after_seconds,
             metrics=self.metrics,
+            writers=self._writers,
             now=self.now,
         )
 

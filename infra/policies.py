@@ -173,7 +173,7 @@ def _by_function(allow: _Allow) -> dict[str, list[Statement]]:
         ],
         "sweep": [
             allow.table(CONNECTIONS, "BatchGetItem", "Scan"),
-            allow.table(USERS, "Scan"),
+            allow.table(USERS, "BatchGetItem", "Scan"),
             *delivering,
         ],
         "deliver_queued": [

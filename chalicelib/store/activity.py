@@ -1,10 +1,13 @@
-"""The activity of clients: their frames, and which of them were refused.
+"""The activity of clients: their frames, their heartbeats, and which frames were refused.
 
 A frame is one conditional update of its user's item. It charges the user and notes when the
 connection was active. Its condition says that the connection is still tied to its user, that its
 principal is the assumed one, and that the frame before it was not refused. If the condition fails,
 DynamoDB returns the user's item, which says why; the connection's own item is read only if its
 token was refreshed elsewhere.
+
+A heartbeat is one conditional update of the connection's own item. It is charged to nobody, so a
+connection may send one a minute.
 """
 
 from collections.abc import Sequence
@@ -13,26 +16,30 @@ from functools import partial
 from typing import NamedTuple
 
 from chalicelib.auth.principal import Principal
-from chalicelib.clock import EpochMs
-from chalicelib.errors import ConnectionGone, Unavailable
+from chalicelib.clock import EpochMs, epoch_ms
+from chalicelib.errors import ConnectionGone, RateLimited, Unavailable
 from chalicelib.store.connection_expressions import (
     add_activity,
     add_refusal,
     has_no_refusals,
     has_noted_principal,
+    has_principal,
     remove_refusals,
+    set_heartbeat,
     set_last_seen,
+    update_connection,
     update_user,
 )
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause
-from chalicelib.store.items import Connection, connection_ids, principal_digest
+from chalicelib.store.items import LONG_AGO, Connection, connection_ids, principal_digest
 from chalicelib.store.lru import LruDict
 from chalicelib.store.rate_limits import UserRateLimiter
 from chalicelib.store.schema import PRINCIPAL_PREFIX, REFUSED_PREFIX, Item, connection_key
 
 TRIES = 5  # while others refresh the connection's token
 CACHED_CONNECTIONS = 10_000
+HEARTBEAT_MS = 60_000  # a connection may send one in this time
 
 
 class _Refreshed(Exception):
@@ -80,12 +87,13 @@ class ActivityRecorder:
         Args:
             message_limiter: Limits the frames of a user that have no limit of their own.
             cached_connections: The number of connections of which it remembers the principal, if
-                their token was refreshed, and whether a frame was refused.
+                their token was refreshed, the last heartbeat, and whether a frame was refused.
         """
         self._store = store
         self._tables = store.tables
         self._message_limiter = message_limiter
         self._refreshed: LruDict[str, Principal] = LruDict(cached_connections)
+        self._heartbeats: LruDict[str, EpochMs] = LruDict(cached_connections)
         self._refused: LruDict[str, None] = LruDict(cached_connections)
 
     # --- Frames
@@ -180,6 +188,47 @@ class ActivityRecorder:
     def note_refresh(self, connection_id: str, principal: Principal) -> None:
         """Remember the principal of a connection whose token was refreshed."""
         self._refreshed[connection_id] = principal
+
+    # --- Heartbeats
+
+    def record_heartbeat(self, connection_id: str, opened_as: Principal, now: EpochMs) -> Principal:
+        """Record a heartbeat in the connection's own item, and return its present principal.
+
+        For `opened_as` see `record_frame`.
+
+        Raises:
+            ConnectionGone: The connection is terminated.
+            RateLimited: The last heartbeat was less than a minute ago. Takes no call if it came to
+                this environment.
+        """
+        principal = self._refreshed.get(connection_id, opened_as)
+        for _ in range(TRIES):
+            self._require_heartbeat_due(connection_id, now)
+            clauses = (
+                has_principal(principal),
+                *set_heartbeat(now, EpochMs(now - HEARTBEAT_MS)),
+            )
+            try:
+                self._store.update(update_connection(self._tables, connection_id, *clauses))
+            except Cancelled as cancelled:
+                item = cancelled.items[0]
+                if not item:
+                    raise ended() from None
+                principal = Connection.from_item(item).principal
+                self.note_refresh(connection_id, principal)
+                if "heartbeatAt" in item:
+                    self._heartbeats[connection_id] = epoch_ms(item["heartbeatAt"]["N"])
+            else:
+                self._heartbeats[connection_id] = now
+                return principal
+        raise Unavailable("the connection is changing too fast", retry_after=1.0)
+
+    def _require_heartbeat_due(self, connection_id: str, now: EpochMs) -> None:
+        due = self._heartbeats.get(connection_id, LONG_AGO) + HEARTBEAT_MS
+        if now < due:
+            raise RateLimited(
+                "a connection may send one heartbeat a minute", retry_after=(due - now) / 1000
+            )
 
     # --- Refused frames
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from chalicelib.auth.principal import Principal
 from chalicelib.clock import EpochMs
 from chalicelib.store.expressions import Action, Clause, delete, number, put, update
-from chalicelib.store.items import Connection, Recipient, Status, principal_digest
+from chalicelib.store.items import Connection, Recipient, Status, principal_digest, principal_value
 from chalicelib.store.schema import (
     ACTIVITY_PREFIX,
     CLOSED_SLOTS,
@@ -72,6 +72,13 @@ def delete_membership(tables: Tables, recipient: Recipient, group: str) -> Actio
 # --- A connection's item
 
 
+def has_principal(principal: Principal) -> Clause:
+    """Return the condition that a connection has this principal."""
+    return Clause(
+        when=("principal = :principal",), values={":principal": principal_value(principal)}
+    )
+
+
 def has_groups(groups: Iterable[str]) -> Clause:
     """Return the condition that a connection is in exactly these groups."""
     names = {"#groups": "groups"}
@@ -99,6 +106,17 @@ def set_stale(now: EpochMs) -> Clause:
         names={"#status": "status"},
         values={":status": {"S": Status.STALE}, ":now": number(now)},
     )
+
+
+def set_heartbeat(now: EpochMs, due: EpochMs) -> list[Clause]:
+    """Return the change of a connection to active by a heartbeat, on condition that the one before
+    was at `due` or earlier."""
+    heartbeat = Clause(
+        set=("heartbeatAt = :now",),
+        when=("attribute_not_exists(heartbeatAt) OR heartbeatAt <= :due",),
+        values={":now": number(now), ":due": number(due)},
+    )
+    return [set_active(now), heartbeat]
 
 
 def has_no_activity_since(at: EpochMs) -> Clause:

@@ -3,11 +3,11 @@
 Every key and every `expiresAt` is built here. `<tenant>` is percent-encoded, so that the first `/`
 ends it, and empty for users without one. `docs/data-model.md` has an example of each item.
 
-**connections**: key `connectionId`, index `userId`
+**connections**: key `connectionId`, index `userId` (keys alone)
 
 - A connection. Attributes: `userId`, `tenant`, `principal`, `tokenUntil`, `endpoint`, `reach`,
-  `connectedAt`, `timestamp`, `status`, `staleAt`, `groups`, `+<group>`. Expires 2 h 10 min after it
-  opened.
+  `connectedAt`, `timestamp`, `status`, `heartbeatAt`, `staleAt`, `groups`, `+<group>`. Expires
+  2 h 10 min after it opened.
 
 **users**: key `user`
 
@@ -15,8 +15,9 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
   `readDue`, `resumeDue`, `quota`, `probedAt`, `closed0` to `closed2`; and for each connection
   `@<connection id>`, `!<connection id>`, `=<connection id>`, `-<connection id>`. Expires 90 days
   after the last activity.
-- A shard of the sweep, `sweep-<table>-<number>`. Attributes: `position`, `counted`, `active`,
-  `leaseUntil`, `finishedAt`. Expires 90 days after its last sweep.
+- A shard of the sweep, `sweep-<table>-<number>`. Attributes: `beganAt`, `position`,
+  `counted`, `active`, `lastBeganAt`, `leaseUntil`, `finishedAt`. Expires 90 days after its last
+  sweep.
 
 **groups**: key `group` and `connectionId`
 

@@ -25,7 +25,14 @@ from chalicelib.errors import (
 from chalicelib.messaging.dispatch import Dispatcher
 from chalicelib.messaging.resume import Resumer, parse_after
 from chalicelib.protocol import server_frames
-from chalicelib.protocol.messages import Message, accept, parse_message, parse_name, parse_text
+from chalicelib.protocol.messages import (
+    Draft,
+    Message,
+    accept,
+    parse_message,
+    parse_name,
+    parse_text,
+)
 from chalicelib.protocol.server_frames import ServerFrame
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.protocol.ulid import Stamp
@@ -62,6 +69,7 @@ class Request:
     ref: str | None = None
     action: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
+    draft: Draft | None = None
     message: Message | None = None
     units: int = 1
     after: str | None = None
@@ -105,6 +113,7 @@ class Actions:
         self._found: LruDict[str, Principal] = LruDict(FOUND_PRINCIPALS)
         self._actions: dict[str, Callable[[Request], ServerFrame]] = {
             "ping": self._ping,
+            "heartbeat": self._heartbeat,
             "send": self._send,
             "join": self._join,
             "leave": self._leave,
@@ -133,8 +142,9 @@ class Actions:
             )
             self._refuse(request, InternalError())
         else:
-            with suppress(Unavailable):  # the next accepted frame will try again
-                self._activity.end_refusals(event.connection_id, request.principal.key)
+            if request.action != "ping":
+                with suppress(Unavailable):  # the next accepted frame will try again
+                    self._activity.end_refusals(event.connection_id, request.principal.key)
             self._delivery.post(
                 event.connection_id,
                 event.endpoint,
@@ -142,17 +152,23 @@ class Actions:
                 deadline.later(ANSWER_SECONDS),
             )
 
-    # --- Identify, read, charge, act
+    # --- Read, identify, charge, act
 
     def _carry_out(self, request: Request, event: WebSocketEvent) -> ServerFrame:
-        """Carry out a frame; return the answer. A frame is charged even if it can't be read."""
-        self._identify(request, event)
+        """Carry out a frame; return the answer.
+
+        A frame is charged even if it can't be read. A ping is answered without a look at the
+        tables, as API Gateway answers it where it has the route.
+        """
         try:
             self._read(request, event.body)
         except Exception:
+            self._identify(request, event)
             self._charge(request, refused=True)
             raise
-        self._charge(request)
+        if request.action != "ping":
+            self._identify(request, event)
+            self._charge(request)
         return self._actions[request.action](request)
 
     def _identify(self, request: Request, event: WebSocketEvent) -> None:
@@ -182,13 +198,11 @@ class Actions:
             raise BadRequest(f"action must be one of {', '.join(self._actions)}")
         request.action = action
         if action == "send":
-            draft = parse_message(fields, may_encrypt=self._may_encrypt)
-            stamp = Stamp.fresh(self._now())
-            sender = request.principal.user_id
-            [request.message] = accept([draft], sender=sender, stamp=stamp)
-            request.units = self._dispatcher.units([request.message])
+            request.draft = parse_message(fields, may_encrypt=self._may_encrypt)
         elif action == "resume":
             request.after = parse_after(_only_string(request, "after"))
+        elif action in ("ping", "heartbeat"):
+            _allow_only(request)
 
     def _charge(self, request: Request, *, refused: bool = False) -> None:
         """Record the client's activity, and charge the user for the frame, which may be `refused`.
@@ -196,16 +210,25 @@ class Actions:
         Raises ConnectionGone, RateLimited, QuotaExceeded, TokenExpired, Unavailable.
         """
         now = self._now()
-        recorded = self._activity.record_frame(
-            request.recipient.connection_id,
-            request.principal,
-            now,
-            messages=0 if request.message is None else 1,
-            units=request.units,
-            refused=refused,
-            limiter=None if request.after is None else self._resume_limiter,
-        )
-        request.principal, request.user = recorded
+        connection_id = request.recipient.connection_id
+        if request.draft is not None and not refused:
+            sender = request.principal.user_id
+            [request.message] = accept([request.draft], sender=sender, stamp=Stamp.fresh(now))
+            request.units = self._dispatcher.units([request.message])
+        if request.action == "heartbeat" and not refused:
+            request.principal = self._activity.record_heartbeat(
+                connection_id, request.principal, now
+            )
+        else:
+            request.principal, request.user = self._activity.record_frame(
+                connection_id,
+                request.principal,
+                now,
+                messages=0 if request.message is None else 1,
+                units=request.units,
+                refused=refused,
+                limiter=None if request.after is None else self._resume_limiter,
+            )
         if request.action != "refresh":  # it brings a new token
             request.principal.require_unexpired(now / 1000)
 
@@ -253,8 +276,10 @@ class Actions:
     # --- The actions
 
     def _ping(self, request: Request) -> ServerFrame:
-        _allow_only(request)
         return server_frames.pong(self._now())
+
+    def _heartbeat(self, request: Request) -> ServerFrame:
+        return server_frames.heartbeat(self._now())
 
     def _send(self, request: Request) -> ServerFrame:
         assert request.message is not None  # noqa: S101 - reading a `send` fills it in

@@ -121,6 +121,7 @@ class Scene:
         self.connections.activity.record_frame("c1", opened.principal, NOW, limiter=resumes)
         self.connections.activity.record_frame("c1", opened.principal, NOW, messages=1)
         self.connections.activity.count_refusal("c1", opened.principal.key)
+        self.connections.activity.record_heartbeat("c1", opened.principal, NOW)
         self.connections.mark_stale("c1", NOW)
         self.refresh("c1")
         self.connections.handshakes.may_probe(opened.principal.key, NOW)
@@ -191,6 +192,7 @@ class Scene:
             outcome_recorder=scene,
             stale_after_seconds=600,
             metrics=Metrics("test"),
+            writers=Inline(),
             now=lambda: NOW,
             page_items=1,
         ).sweep(Deadline.after(NEVER))

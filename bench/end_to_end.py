@@ -24,6 +24,7 @@ from unittest import mock
 
 import boto3
 
+from bench.bound import bounded
 from bench.quick_mode import full_or_quick
 from bench.quiet import stdout_discarded
 from bench.stub import CLIENT_CORE, STUB_CORE, Stub, pin
@@ -57,6 +58,7 @@ PARTS = (
 )
 
 
+@bounded(minutes=20)
 def main(stub: Stub) -> None:
     """Measure a message to 100 users with ten connections each, then to all of 1,000 and of 10,000
     connections; the first and the last again with encryption for each user."""

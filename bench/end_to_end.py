@@ -29,6 +29,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
+from bench.bound import bounded
 from bench.fanout import RESULTS as FANOUT_RESULTS
 from bench.fanout import machine
 from bench.quick_mode import full_or_quick, write_result
@@ -111,6 +112,7 @@ class Figures(NamedTuple):
     shares: dict[str, float]
 
 
+@bounded(minutes=20)
 def main(stub: Stub) -> None:
     """Measure each audience, then again with encryption for each user; write the figures."""
     pin(STUB_CORE)  # the emulator and the replay inherit it
@@ -257,7 +259,8 @@ def _post(handler: Any, event: Any, recipients: int) -> float:
     started = time.perf_counter()
     answer = handler.app(event, LambdaContext("api_handler", "bench", SECONDS))
     seconds = time.perf_counter() - started
-    if answer["statusCode"] != 200: raise SystemExit(answer)
+    if answer["statusCode"] != 200:
+        raise SystemExit(answer)
     [report] = json.loads(answer["body"])["messages"]
     if report["delivered"] != recipients:
         raise SystemExit(f"Not everybody was reached: {report}")

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from bench.bound import bounded
 from bench.processes import cpu_ticks, execution_environments, peak_megabytes, reset_peak
 from bench.quick_mode import full_or_quick, write_result
 from bench.quiet import stdout_discarded
@@ -248,6 +249,7 @@ async def measure(running_stub: Stub) -> tuple[dict[str, list[Run]], dict[str, S
     return runs, small
 
 
+@bounded(minutes=30)
 def main() -> None:
     with stub(log=True) as running_stub, stdout_discarded():
         runs, small = asyncio.run(measure(running_stub))

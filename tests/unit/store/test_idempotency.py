@@ -109,7 +109,6 @@ def test_a_flood_of_requests_with_keys_takes_no_calls(life: Any) -> None:
             store,
             message_limiter=once,
             read_limiter=limiter("readDue"),
-            resume_limiter=limiter("resumeDue"),
         ),
         dispatcher=herald.dispatcher,
         idempotency=Idempotency(store),

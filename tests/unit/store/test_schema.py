@@ -136,7 +136,7 @@ class Scene:
         joined = self.connections.find("c1")
         assert joined is not None
         self.connections.leave(joined, "room", EpochMs(NOW + 2))
-        self.connections.remove(replace(opened.recipient), EpochMs(NOW + 3))
+        self.connections.remove(opened.recipient, EpochMs(NOW + 3))
         self.observe()
 
     def refresh(self, connection_id: str) -> None:

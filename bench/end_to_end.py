@@ -100,12 +100,12 @@ def _connect_users(connections: Connections, endpoint: str) -> None:
 
 
 def _connect_more(connections: Connections, endpoint: str) -> None:
-    """Add connections of other users, without items of these users: a message to all reads none."""
+    """Add connections of other users to the roster alone: a message to all reads nothing else."""
     client = boto3.client("dynamodb")
-    table = Settings.from_environ(os.environ).connections_table
+    table = Settings.from_environ(os.environ).groups_table
     for start in range(0, OTHER_USERS, MAX_BATCH_WRITE):
         items = [
-            _connection(f"other-{number}", f"other-{number}", endpoint).to_item()
+            _connection(f"other-{number}", f"other-{number}", endpoint).roster_entry()
             for number in range(start, start + MAX_BATCH_WRITE)
         ]
         client.batch_write_item(

@@ -17,6 +17,7 @@ from chalicelib.store.schema import (
     Tables,
     connection_key,
     membership_key,
+    roster_key,
     user_expires_at,
     user_item_key,
 )
@@ -57,6 +58,16 @@ def update_user(tables: Tables, user_key: str, *clauses: Clause) -> Action:
 def put_membership(tables: Tables, connection: Connection, group: str) -> Action:
     """Return the creation of a connection's membership in a group."""
     return put(tables.groups, connection.membership(group))
+
+
+def put_roster_entry(tables: Tables, connection: Connection) -> Action:
+    """Return the creation of a connection's entry in its tenant's roster."""
+    return put(tables.groups, connection.roster_entry())
+
+
+def delete_roster_entry(tables: Tables, recipient: Recipient) -> Action:
+    """Return the deletion of a connection's entry in its tenant's roster."""
+    return delete(tables.groups, roster_key(recipient.tenant, recipient.connection_id))
 
 
 def delete_membership(tables: Tables, recipient: Recipient, group: str) -> Action:

@@ -28,12 +28,14 @@ from chalicelib.store.connection_expressions import (
     add_tombstone,
     delete_connection,
     delete_membership,
+    delete_roster_entry,
     has_groups,
     has_no_refusals,
     has_principal,
     has_tie,
     joined_as_it_opened,
     put_membership,
+    put_roster_entry,
     remove_group,
     remove_joined_at,
     remove_refusals,
@@ -244,6 +246,7 @@ class Connections:
             actions = [
                 delete_connection(self._tables, recipient.connection_id, joined, *conditions),
                 update_user(self._tables, recipient.user_key, *user_clauses),
+                delete_roster_entry(self._tables, recipient),
                 *(delete_membership(self._tables, recipient, group) for group in joined),
                 *self._memberships.on_end(recipient, joined, now),
             ]
@@ -268,6 +271,7 @@ class Connections:
         if not tombstone:
             others = [has_tie(recipient)]
         clauses = (remove_tie(recipient), *others)
+        self._store.delete(delete_roster_entry(self._tables, recipient))
         with suppress(Cancelled):  # the user's item doesn't have it
             self._store.update(update_user(self._tables, recipient.user_key, *clauses))
 
@@ -320,6 +324,7 @@ class Connections:
                 ],
                 [
                     update_user(self._tables, recipient.user_key, *user_clauses),
+                    put_roster_entry(self._tables, renewed),
                     *(put_membership(self._tables, renewed, group) for group in kept),
                     *(delete_membership(self._tables, recipient, group) for group in lost),
                     *self._memberships.on_leave(recipient, lost, now),

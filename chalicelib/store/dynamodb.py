@@ -244,22 +244,21 @@ class Store:
                     raise
                 raise Cancelled(_failed_items(error)) from error
 
+    def delete(self, action: Action) -> None:
+        """Carry out one `Delete` outside a transaction. Raises Cancelled if its condition fails."""
+        with _conditional():
+            self._retry_conflicts(lambda: self._client.delete_item(**action["Delete"]))
+
     def update(self, action: Action, **parameters: Any) -> Item:
         """Carry out one `Update` outside a transaction, at half the price.
 
         Returns the attributes that `ReturnValues` asks for. Raises Cancelled if its condition
         fails.
         """
-        with reaching_storage():
-            try:
-                response = self._retry_conflicts(
-                    lambda: self._client.update_item(**action["Update"], **parameters)
-                )
-            except ClientError as error:
-                if error_code(error) != "ConditionalCheckFailedException":
-                    raise
-                refusal: Any = error.response
-                raise Cancelled([refusal.get("Item", {})]) from error
+        with _conditional():
+            response = self._retry_conflicts(
+                lambda: self._client.update_item(**action["Update"], **parameters)
+            )
         return response.get("Attributes", {})
 
     def _retry_conflicts(self, call: Callable[[], _Response]) -> _Response:
@@ -277,6 +276,19 @@ class Store:
                     raise
             _back_off(self._retries.conflict_backoff_seconds, attempt)
         return call()
+
+
+@contextmanager
+def _conditional() -> Iterator[None]:
+    """Turn the SDK's errors into Unavailable, and a failed condition into Cancelled."""
+    with reaching_storage():
+        try:
+            yield
+        except ClientError as error:
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise
+            refusal: Any = error.response
+            raise Cancelled([refusal.get("Item", {})]) from error
 
 
 def _back_off(seconds: float, attempt: int) -> None:

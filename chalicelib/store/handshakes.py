@@ -24,6 +24,7 @@ from chalicelib.store.connection_expressions import (
     has_room_for,
     put_connection,
     put_membership,
+    put_roster_entry,
     set_last_seen,
     set_user_expiry,
     update_user,
@@ -181,6 +182,7 @@ class Handshakes:
         actions = [
             put_connection(self._tables, connection),
             update_user(self._tables, connection.recipient.user_key, *user_clauses),
+            put_roster_entry(self._tables, connection),
             *(put_membership(self._tables, connection, group) for group in connection.groups),
         ]
         try:

@@ -22,6 +22,7 @@ from chalicelib.store.schema import (
     READ_RATE_ATTRIBUTE,
     RESUME_RATE_ATTRIBUTE,
     Tables,
+    roster_key,
 )
 from chalicelib.store.users import Users
 from infra import stage as infra
@@ -207,9 +208,14 @@ def assert_they_agree(items: Callable[[str], Iterable[Any]], tables: Tables, lim
         one: user_key(item.get("tenant", {}).get("S"), item["userId"]["S"])
         for one, item in by_id.items()
     }
-    memberships = {(item["group"]["S"], item["connectionId"]["S"]) for item in items(tables.groups)}
-    assert memberships == {
-        (group_key(item.get("tenant", {}).get("S"), group), one)
-        for one, item in by_id.items()
-        for group in item.get("groups", {"SS": []})["SS"]
+    expected: dict[tuple[str, str], Any] = {}
+    for one, item in by_id.items():
+        tenant = item.get("tenant", {}).get("S")
+        expected[roster_key(tenant, one)["group"]["S"], one] = item["reach"]
+        for group in item.get("groups", {"SS": []})["SS"]:
+            expected[group_key(tenant, group), one] = item["reach"]
+    entries = {
+        (item["group"]["S"], item["connectionId"]["S"]): item["reach"]
+        for item in items(tables.groups)
     }
+    assert entries == expected

@@ -25,7 +25,7 @@ from tests.support.tables import (
 
 LIMIT = 2
 GROUPS = tuple(f"group-{number}" for number in range(50))
-WHOLE_TRANSACTION = 2 * (2 + len(GROUPS))
+WHOLE_TRANSACTION = 2 * (3 + len(GROUPS))
 """The write units of opening a connection in as many groups as allowed."""
 
 

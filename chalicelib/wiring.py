@@ -336,6 +336,7 @@ class Herald:
             limiter=UserRateLimiter(
                 RateLimit(CONNECT_RATE_ATTRIBUTE, Rate.per_minute(settings.connect_rate))
             ),
+            now=self.now,
         )
 
     @cached_property

@@ -6,8 +6,8 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
 **connections**: key `connectionId`, index `userId`
 
 - A connection. Attributes: `userId`, `tenant`, `principal`, `tokenUntil`, `endpoint`, `reach`,
-  `connectedAt`, `timestamp`, `status`, `groups`, `+<group>`, `refused`. Expires 2 h 10 min after it
-  opened.
+  `connectedAt`, `timestamp`, `status`, `groups`, `+<group>`, `changes`, `refused`. Expires 2 h
+  10 min after it opened.
 
 **users**: key `user`
 

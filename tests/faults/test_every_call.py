@@ -60,6 +60,14 @@ def join(stage: Scene) -> None:
         stage.assert_says_no(answer)
 
 
+def heartbeat(stage: Scene) -> None:
+    stage.connect("bob")
+    with stage.spoiled():
+        answer = stage.ask("bob", action="heartbeat")
+    if answer.get("type") != "heartbeat":
+        stage.assert_says_no(answer)
+
+
 def send(stage: Scene) -> None:
     stage.connect("alice")
     stage.connect("bob")
@@ -150,6 +158,7 @@ CALLS: dict[Operation, int] = {
     connect: 3,
     disconnect: 5,
     join: 4,
+    heartbeat: 2,
     send: 5,
     resume: 7,
     post: 7,

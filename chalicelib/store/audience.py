@@ -192,6 +192,7 @@ class Audiences:
         pages = self._store.query(
             self._store.tables.groups,
             KeyConditionExpression="#group = :group",
+            ProjectionExpression="connectionId, userId, tenant, reach",
             ExpressionAttributeNames={"#group": "group"},
             ExpressionAttributeValues={":group": {"S": group_key(tenant, group)}},
             ConsistentRead=True,

@@ -3,7 +3,6 @@
 import json
 import re
 from collections import defaultdict
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -131,7 +130,7 @@ class Scene:
         joined = self.connections.find("c1")
         assert joined is not None
         self.connections.leave(joined, "room", EpochMs(NOW + 2))
-        self.connections.remove(replace(opened.recipient), EpochMs(NOW + 3))
+        self.connections.remove(opened.recipient, EpochMs(NOW + 3))
         self.observe()
 
     def send(self) -> None:

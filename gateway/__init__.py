@@ -1,7 +1,7 @@
 """The local gateway: API Gateway, Lambda and the AWS services behind them, on one machine.
 
 It knows the app as AWS does: through its functions and the events that they get. It never imports
-`chalicelib`, and takes from `infra` only the definitions of the tables and queues.
+`chalicelib`, and takes from `infra` only the definitions of the tables, queues and MOCK routes.
 
 Processes
 ---------
@@ -29,9 +29,10 @@ A frame
 `WebSocketApi.endpoint` (`api/websocket`) serves a connection from its handshake to its end. The
 handshake runs the authorizer and the `$connect` function; a refusal is answered instead of the
 upgrade. Then each message runs the `$default` function in a task of its own, whose result is
-discarded, and the end of the connection runs `$disconnect`. To send, the app posts to
-`@connections`: `ConnectionsApi.endpoint` (`api/connections`) finds the `Socket` (`api/sockets`) and
-queues the frame, which the socket's own task writes.
+discarded, and the end of the connection runs `$disconnect`. A message whose `action` is the key of
+a MOCK route is answered from the route's templates instead (`api/mock_routes`). To send, the app
+posts to `@connections`: `ConnectionsApi.endpoint` (`api/connections`) finds the `Socket`
+(`api/sockets`) and queues the frame, which the socket's own task writes.
 
 Start, reload and stop
 ----------------------

@@ -5,6 +5,7 @@ https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/AWS_ApiGa
 
 from typing import Any
 
+from infra.mock_routes import PING, PING_KEY, resources
 from infra.parameters import (
     NO_VALUE,
     OTHERS,
@@ -46,7 +47,11 @@ REST_ACCESS_LOG = {
 
 def websocket_api() -> dict[str, Any]:
     """Return what is merged into the WebSocket API that Chalice makes."""
+    ping = resources("Ping", PING, "HasPingRoute")
+    settings = {key: _route_settings(throttle) for key, throttle in WEBSOCKET_THROTTLES.items()}
+    settings[PING_KEY] = if_set("HasPingRoute", settings[PING_KEY])
     return {
+        **ping,
         "WebsocketConnectRoute": {
             "Properties": {
                 "AuthorizationType": "CUSTOM",
@@ -55,15 +60,13 @@ def websocket_api() -> dict[str, Any]:
         },
         "WebsocketAPIStage": {
             # API Gateway refuses settings of a route that doesn't exist yet.
-            "DependsOn": WEBSOCKET_ROUTES,
+            "DependsOn": [*WEBSOCKET_ROUTES, *ping],
             "Properties": {
                 # Chalice's template deploys no change of a route; let API Gateway deploy each one.
                 "AutoDeploy": True,
                 "DeploymentId": NO_VALUE,
                 "DefaultRouteSettings": _route_settings(OTHERS),
-                "RouteSettings": {
-                    key: _route_settings(throttle) for key, throttle in WEBSOCKET_THROTTLES.items()
-                },
+                "RouteSettings": settings,
                 "AccessLogSettings": _access_logs(ACCESS_LOG),
             },
         },

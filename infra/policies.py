@@ -160,7 +160,7 @@ def _by_function(allow: _Allow) -> dict[str, list[Statement]]:
             allow.table(MESSAGES, "PutItem"),
             allow.table(CONNECTIONS, "GetItem"),
             allow.table(GROUPS, "PutItem"),
-            allow.table(HISTORY, "BatchWriteItem", "Query"),
+            allow.table(HISTORY, "BatchGetItem", "BatchWriteItem", "Query", "UpdateItem"),
         ],
         "api_handler": [
             *sending,
@@ -169,11 +169,11 @@ def _by_function(allow: _Allow) -> dict[str, list[Statement]]:
             allow.table(USERS, "GetItem"),
             allow.table(GROUPS, "BatchGetItem"),  # for /health, which checks every table
             allow.table(MESSAGES, "BatchGetItem"),
-            allow.table(HISTORY, "BatchGetItem", "BatchWriteItem"),
+            allow.table(HISTORY, "BatchGetItem", "BatchWriteItem", "UpdateItem"),
         ],
         "sweep": [
             allow.table(CONNECTIONS, "BatchGetItem", "Scan"),
-            allow.table(USERS, "Scan"),
+            allow.table(USERS, "BatchGetItem", "Scan"),
             *delivering,
         ],
         "deliver_queued": [

@@ -1,7 +1,8 @@
 """The clauses and actions of which a connection's transitions consist. No I/O.
 
-A *tie* is a connection's id and its `reach` in its user's item. A *tombstone* is the id of a
-connection that ended during its handshake.
+A *tie* is a connection's id and its `reach` in its user's item, with what else is noted there about
+the connection (`schema.TIE_PREFIXES`). A *tombstone* is the id of a connection that ended during
+its handshake.
 """
 
 from collections.abc import Iterable
@@ -9,11 +10,15 @@ from collections.abc import Iterable
 from chalicelib.auth.principal import Principal
 from chalicelib.clock import EpochMs
 from chalicelib.store.expressions import Action, Clause, delete, number, put, update
-from chalicelib.store.items import Connection, Recipient, Status, principal_value
+from chalicelib.store.items import Connection, Recipient, Status, principal_digest, principal_value
 from chalicelib.store.schema import (
+    ACTIVITY_PREFIX,
     CLOSED_SLOTS,
     JOINED_PREFIX,
+    PRINCIPAL_PREFIX,
     REACH_PREFIX,
+    REFUSED_PREFIX,
+    TIE_PREFIXES,
     Tables,
     connection_key,
     membership_key,
@@ -84,37 +89,43 @@ def has_groups(groups: Iterable[str]) -> Clause:
     return Clause(when=("attribute_not_exists(#groups)",), names=names)
 
 
-def set_status(status: Status) -> Clause:
-    """Return the change of a connection's status."""
-    return Clause(
-        set=("#status = :status",),
-        names={"#status": "status"},
-        values={":status": {"S": status}},
-    )
-
-
 def set_active(now: EpochMs) -> Clause:
     """Return the change of a connection to active, with its last activity at `now`."""
     return Clause(
         set=("#status = :status", "#timestamp = :now"),
+        remove=("staleAt",),
         names={"#status": "status", "#timestamp": "timestamp"},
         values={":status": {"S": Status.ACTIVE}, ":now": number(now)},
     )
 
 
-def has_no_refusals() -> Clause:
-    """Return the condition that a connection's last frame was not refused."""
-    return Clause(when=("attribute_not_exists(refused)",))
+def set_stale(now: EpochMs) -> Clause:
+    """Return the note that a delivery to a connection failed at `now`."""
+    return Clause(
+        set=("#status = :status", "staleAt = :now"),
+        names={"#status": "status"},
+        values={":status": {"S": Status.STALE}, ":now": number(now)},
+    )
 
 
-def add_refusal() -> Clause:
-    """Return the addition of a frame to those of a connection that were refused in a row."""
-    return Clause(add=("refused :one",), values={":one": number(1)})
+def set_heartbeat(now: EpochMs, due: EpochMs) -> list[Clause]:
+    """Return the change of a connection to active by a heartbeat, on condition that the one before
+    was at `due` or earlier."""
+    heartbeat = Clause(
+        set=("heartbeatAt = :now",),
+        when=("attribute_not_exists(heartbeatAt) OR heartbeatAt <= :due",),
+        values={":now": number(now), ":due": number(due)},
+    )
+    return [set_active(now), heartbeat]
 
 
-def remove_refusals() -> Clause:
-    """Return the end of a row of refused frames."""
-    return Clause(remove=("refused",))
+def has_no_activity_since(at: EpochMs) -> Clause:
+    """Return the condition that a connection's item has no activity and no failure since `at`."""
+    return Clause(
+        when=("#timestamp < :at", "attribute_not_exists(staleAt) OR staleAt < :at"),
+        names={"#timestamp": "timestamp"},
+        values={":at": number(at)},
+    )
 
 
 def add_group(group: str, most: int) -> Clause:
@@ -214,11 +225,15 @@ def add_tie(connection: Connection) -> Clause:
 
 
 def remove_tie(recipient: Recipient) -> Clause:
-    """Return the removal of a connection from its user's item."""
+    """Return the removal of a connection from its user's item, with all that is noted there."""
+    tied = {
+        f"#tied{index}": prefix + recipient.connection_id
+        for index, prefix in enumerate(TIE_PREFIXES)
+    }
     return Clause(
-        remove=("#reach",),
+        remove=list(tied),
         delete=("#connections :ids",),
-        names={"#connections": "connections", "#reach": REACH_PREFIX + recipient.connection_id},
+        names={"#connections": "connections", **tied},
         values={":ids": {"SS": [recipient.connection_id]}},
     )
 
@@ -229,6 +244,63 @@ def has_tie(recipient: Recipient) -> Clause:
         when=("contains(#connections, :id)",),
         names={"#connections": "connections"},
         values={":id": {"S": recipient.connection_id}},
+    )
+
+
+def add_activity(connection_id: str, now: EpochMs) -> Clause:
+    """Return the note that a connection was active at `now`, on condition that it is tied."""
+    return Clause(
+        set=("#activity = :now",),
+        when=("contains(#connections, :id)",),
+        names={"#connections": "connections", "#activity": ACTIVITY_PREFIX + connection_id},
+        values={":now": number(now), ":id": {"S": connection_id}},
+    )
+
+
+def set_noted_principal(connection: Connection) -> Clause:
+    """Return the note that a connection's token was refreshed."""
+    return Clause(
+        set=("#principal = :digest",),
+        names={"#principal": PRINCIPAL_PREFIX + connection.connection_id},
+        values={":digest": principal_digest(connection.principal)},
+    )
+
+
+def has_noted_principal(connection_id: str, principal: Principal) -> Clause:
+    """Return the condition that a connection's token was not refreshed, or has this principal."""
+    return Clause(
+        when=("attribute_not_exists(#principal) OR #principal = :digest",),
+        names={"#principal": PRINCIPAL_PREFIX + connection_id},
+        values={":digest": principal_digest(principal)},
+    )
+
+
+def has_no_refusals(connection_id: str) -> Clause:
+    """Return the condition that a connection's last frame was not refused."""
+    return Clause(
+        when=("attribute_not_exists(#refused)",),
+        names={"#refused": REFUSED_PREFIX + connection_id},
+    )
+
+
+def add_refusal(connection_id: str) -> Clause:
+    """Return the addition of a frame to those of a connection that were refused in a row, on
+    condition that it is tied."""
+    return Clause(
+        add=("#refused :one",),
+        when=("contains(#connections, :id)",),
+        names={"#connections": "connections", "#refused": REFUSED_PREFIX + connection_id},
+        values={":one": number(1), ":id": {"S": connection_id}},
+    )
+
+
+def remove_refusals(connection_id: str) -> Clause:
+    """Return the end of a row of refused frames, on condition that the connection is tied."""
+    return Clause(
+        remove=("#refused",),
+        when=("contains(#connections, :id)",),
+        names={"#connections": "connections", "#refused": REFUSED_PREFIX + connection_id},
+        values={":id": {"S": connection_id}},
     )
 
 

@@ -19,6 +19,7 @@ from chalicelib import aws_limits
 from chalicelib.errors import Contended, Unavailable
 from chalicelib.runtime.aws import sdk_client
 from chalicelib.store.expressions import Action
+from chalicelib.store.item_parser import ITEMS_OF, parse_items
 from chalicelib.store.schema import KEY_ATTRIBUTES, Item, Tables
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def dynamodb_client(session: Session) -> "DynamoDBClient":
     with reaching_storage():
         client: DynamoDBClient = sdk_client(session, "dynamodb")
     client.meta.events.register("needs-retry.dynamodb.BatchWriteItem", _leave_throttled_batches)
+    for operation in ITEMS_OF:
+        client.meta.events.register(f"before-parse.dynamodb.{operation}", parse_items)
     return client
 
 

@@ -3,19 +3,21 @@
 Every key and every `expiresAt` is built here. `<tenant>` is percent-encoded, so that the first `/`
 ends it, and empty for users without one. `docs/data-model.md` has an example of each item.
 
-**connections**: key `connectionId`, index `userId`
+**connections**: key `connectionId`, index `userId` (keys alone)
 
 - A connection. Attributes: `userId`, `tenant`, `principal`, `tokenUntil`, `endpoint`, `reach`,
-  `connectedAt`, `timestamp`, `status`, `groups`, `+<group>`, `refused`. Expires 2 h 10 min after it
-  opened.
+  `connectedAt`, `timestamp`, `status`, `heartbeatAt`, `staleAt`, `groups`, `+<group>`. Expires
+  2 h 10 min after it opened.
 
 **users**: key `user`
 
-- A user, `<tenant>/<user id>`. Attributes: `connections`, `@<connection id>`, `lastSeen`,
-  `connectDue`, `messageDue`, `readDue`, `resumeDue`, `quota`, `probedAt`, `closed0` to `closed2`.
-  Expires 90 days after the last activity.
-- A shard of the sweep, `sweep-<table>-<number>`. Attributes: `position`, `counted`, `active`,
-  `leaseUntil`, `finishedAt`. Expires 90 days after its last sweep.
+- A user, `<tenant>/<user id>`. Attributes: `connections`, `lastSeen`, `connectDue`, `messageDue`,
+  `readDue`, `resumeDue`, `quota`, `probedAt`, `closed0` to `closed2`; and for each connection
+  `@<connection id>`, `!<connection id>`, `=<connection id>`, `-<connection id>`. Expires 90 days
+  after the last activity.
+- A shard of the sweep, `sweep-<table>-<number>`. Attributes: `beganAt`, `position`,
+  `counted`, `active`, `lastBeganAt`, `leaseUntil`, `finishedAt`. Expires 90 days after its last
+  sweep.
 
 **groups**: key `group` and `connectionId`
 
@@ -40,14 +42,21 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
 **history**: key `stream` and `position`
 
 - A message to a user, `user/<tenant>/<user id>`; to a group, `group/<tenant>/<group>`; or to
-  everyone, `all/<tenant>/`. The position is the message's id. Attributes: `turn`, and `packed` or
-  `sealed`. Expires 33 s after `HERALD_HISTORY_SECONDS`.
+  everyone, `all/<tenant>/`. The position is the message's id. Attributes: `turn`, `packed` or
+  `sealed`, and `except` if its audience has exceptions. Expires 33 s after
+  `HERALD_HISTORY_SECONDS`.
 - A delayed message, `late/<tenant>/`. The position is the first ten characters of an id, which say
   when the delay was noted, and the message's id. Attributes: `kind`, `names`, `bytes`; it refers to
   a message above. TTL as above.
-- A past membership, `was/<tenant>/<user id>`. The position is `ended/<connection id>` or
-  `left/<time>/<connection id>`. Attributes: `at`, `groups`. Expires 1 s after
+- The marker of a tenant's delayed messages, in the stream of messages to everyone. The position is
+  `delayed`. Attribute: `until`, the last time for which a delay may have been noted. Expires 1 s after
+  that and `HERALD_HISTORY_SECONDS`.
+- A past membership, in the stream of messages to its user. The position is `ended/<connection id>`
+  or `left/<time>/<connection id>`. Attributes: `at`, `groups`. Expires 1 s after
   `HERALD_HISTORY_SECONDS`.
+
+Those two sort after every message of their streams, since an id has no lower-case letters. So a
+query of the messages returns them, too.
 """
 
 import hashlib
@@ -141,6 +150,20 @@ def connection_key(connection_id: str) -> Item:
 REACH_PREFIX = "@"
 """`@<connection id>` in a user's item says how to reach the connection."""
 
+ACTIVITY_PREFIX = "!"
+"""`!<connection id>` in a user's item is when the connection last sent a frame, if it did."""
+
+PRINCIPAL_PREFIX = "="
+"""`=<connection id>` in a user's item is the digest of the connection's principal, if its token was
+refreshed."""
+
+REFUSED_PREFIX = "-"
+"""`-<connection id>` in a user's item is how many of the connection's frames in a row were refused,
+if any."""
+
+TIE_PREFIXES = (REACH_PREFIX, ACTIVITY_PREFIX, PRINCIPAL_PREFIX, REFUSED_PREFIX)
+"""The prefixes of all attributes that a user's item has for a connection."""
+
 CONNECT_RATE_ATTRIBUTE = "connectDue"
 MESSAGE_RATE_ATTRIBUTE = "messageDue"
 READ_RATE_ATTRIBUTE = "readDue"
@@ -224,9 +247,10 @@ def delayed_stream(tenant: str | None) -> str:
     return f"late/{user_key(tenant, '')}"
 
 
-def past_memberships_stream(user_key: str) -> str:
-    """Return the stream of a user's past memberships. `user_key` is `Principal.key`."""
-    return f"was/{user_key}"
+AFTER_MESSAGES = "a"
+"""A position after all ids, and before everything else that a stream of messages has."""
+
+DELAYED_MARKER_POSITION = "delayed"
 
 
 def ended_position(connection_id: str) -> str:

@@ -73,15 +73,25 @@ def test_the_websocket_stage_sets_its_routes_limits_only_once_the_routes_exist()
         "WebsocketConnectRoute",
         "WebsocketMessageRoute",
         "WebsocketDisconnectRoute",
+        "PingRoute",
     }
     settings = stage["Properties"]["RouteSettings"]
-    assert settings.keys() == WEBSOCKET_THROTTLES.keys() == {"$connect"}
-    for route in (*settings.values(), stage["Properties"]["DefaultRouteSettings"]):
+    assert settings.keys() == WEBSOCKET_THROTTLES.keys() == {"$connect", "ping"}
+    condition, of_ping, otherwise = settings["ping"]["Fn::If"]
+    assert (condition, otherwise) == ("HasPingRoute", {"Ref": "AWS::NoValue"})
+    for route in (settings["$connect"], of_ping, stage["Properties"]["DefaultRouteSettings"]):
         assert route.keys() == {
             "ThrottlingRateLimit",
             "ThrottlingBurstLimit",
             "DetailedMetricsEnabled",
         }
+
+
+def test_the_ping_route_is_on_unless_the_parameter_says_otherwise() -> None:
+    assert PARAMETERS["PingRoute"]["Default"] == "true"
+    assert MERGED["Conditions"]["HasPingRoute"] == {"Fn::Equals": [{"Ref": "PingRoute"}, "true"]}
+    ping = {name for name, one in RESOURCES.items() if one.get("Condition") == "HasPingRoute"}
+    assert ping == {"PingIntegration", "PingIntegrationResponse", "PingRoute", "PingRouteResponse"}
 
 
 def test_workers_leave_concurrency_to_the_functions_that_clients_call() -> None:

@@ -9,15 +9,6 @@ import pytest
 from tests.support.clients import Client, eventually
 
 
-def test_a_ping_is_answered_with_the_time_and_its_ref(herald: Client) -> None:
-    socket = herald.connect()
-    before = int(time.time() * 1000)
-    pong = socket.ask({"action": "ping", "ref": "r1"})
-    assert before <= pong.pop("timestamp") <= time.time() * 1000
-    assert pong == {"type": "pong", "ref": "r1"}
-    assert "ref" not in socket.ask({"action": "ping"})
-
-
 def test_a_send_is_acknowledged_with_its_report(herald: Client, user: str) -> None:
     sender, receiver = herald.connect("sender"), herald.connect(user)
     ack = sender.ask(

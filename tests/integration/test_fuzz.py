@@ -32,7 +32,6 @@ EXPLORE = os.environ.get("FUZZ_EXAMPLES")
 
 FEW = settings(
     max_examples=int(EXPLORE or 60),
-    deadline=None,
     derandomize=not EXPLORE,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -8,7 +8,8 @@ from typing import Any
 from chalicelib.auth.principal import Principal, group_key, user_key
 from chalicelib.clock import EpochMs, EpochSeconds
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.store.connections import CACHED_CONNECTIONS, Connections
+from chalicelib.store.activity import CACHED_CONNECTIONS, ActivityRecorder
+from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import MAX_BATCH_WRITE, Store
 from chalicelib.store.handshakes import Handshakes
 from chalicelib.store.items import Connection, Recipient
@@ -20,7 +21,7 @@ from chalicelib.store.schema import (
     MESSAGE_RATE_ATTRIBUTE,
     REACH_PREFIX,
     READ_RATE_ATTRIBUTE,
-    RESUME_RATE_ATTRIBUTE,
+    TIE_PREFIXES,
     Tables,
 )
 from chalicelib.store.users import Users
@@ -96,10 +97,13 @@ def connections_of(
         handshakes=Handshakes(
             store, limit=limit, limiter=limiter(CONNECT_RATE_ATTRIBUTE, connects)
         ),
-        message_limiter=limiter(MESSAGE_RATE_ATTRIBUTE, messages, quota),
+        activity=ActivityRecorder(
+            store,
+            message_limiter=limiter(MESSAGE_RATE_ATTRIBUTE, messages, quota),
+            cached_connections=cached_connections,
+        ),
         memberships=Memberships(store, seconds=HISTORY_SECONDS),
         metrics=metrics or Metrics("test"),
-        cached_connections=cached_connections,
     )
 
 
@@ -111,7 +115,6 @@ def users_of(
         Store(client, TABLES),
         message_limiter=limiter(MESSAGE_RATE_ATTRIBUTE, messages, quota),
         read_limiter=limiter(READ_RATE_ATTRIBUTE, reads),
-        resume_limiter=limiter(RESUME_RATE_ATTRIBUTE),
     )
 
 
@@ -202,6 +205,7 @@ def assert_they_agree(items: Callable[[str], Iterable[Any]], tables: Tables, lim
         ids = set(user.get("connections", {"SS": []})["SS"])
         assert len(ids) <= limit
         assert ids == {name.removeprefix(REACH_PREFIX) for name in user if name[0] == REACH_PREFIX}
+        assert ids >= {name[1:] for name in user if name[0] in TIE_PREFIXES}
         tied |= dict.fromkeys(ids, user["user"]["S"])
     assert tied == {
         one: user_key(item.get("tenant", {}).get("S"), item["userId"]["S"])

@@ -268,7 +268,6 @@ def test_the_tables_agree_with_the_sockets_whatever_happens(
             max_examples=int(EXPLORE or 60),
             derandomize=not EXPLORE,
             stateful_step_count=30,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -51,12 +51,26 @@ def test_connecting_and_disconnecting_take_one_call_each(
     assert len(client.calls) == 1
 
 
-def test_a_ping_takes_one_call(client: Any, herald: Herald, world: World, user: str) -> None:
+@pytest.mark.parametrize(
+    ("frame", "calls"),
+    [
+        ({"action": "ping"}, []),
+        ({"action": "heartbeat"}, ["update_item"]),
+        (
+            {"action": "send", "to": {"connections": ["x"]}, "data": 1},
+            ["update_item", "batch_get_item"],
+        ),
+    ],
+)
+def test_a_frame_takes_at_most_one_call_beside_what_it_asks_for(
+    client: Any, herald: Herald, world: World, user: str, frame: Any, calls: list[str]
+) -> None:
     socket = connected(herald, world, user)
     for _ in range(3):
         client.calls.clear()
-        say(herald, socket, action="ping")
-        assert len(client.calls) == 1
+        say(herald, socket, **frame)
+        assert client.calls == calls
+        world.now += 60_000
 
 
 def test_sending_to_two_users_takes_three_calls(
@@ -65,7 +79,7 @@ def test_sending_to_two_users_takes_three_calls(
     socket = connected(herald, world, user)
     client.calls.clear()
     say(herald, socket, action="send", to={"users": ["x", "y"]}, data=1)
-    assert client.calls == ["transact_write_items", "batch_write_item", "batch_get_item"]
+    assert client.calls == ["update_item", "batch_write_item", "batch_get_item"]
 
 
 def test_disconnecting_takes_two_calls_after_a_join_or_without_an_item(

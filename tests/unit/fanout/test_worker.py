@@ -170,7 +170,6 @@ class Chaos:
 
 @pytest.mark.timeout(300)  # forty histories of workers
 @settings(
-    deadline=None,
     max_examples=40,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],

@@ -26,13 +26,24 @@ STALE_AFTER_SECONDS = 4500
 NOBODY = {"connections": ["AAAAAAAAAAAAAAA="]}
 
 
+class Clients(World):
+    """Clients that remember the frames that they receive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames: list[Any] = []
+
+    def arrive(self, connection_id: str, body: bytes) -> None:
+        self.frames.append(json.loads(body))
+
+
 class Place:
     """Herald over a meter, and its clients."""
 
     def __init__(self, client: Any, **settings: Any) -> None:
         self.client = client
         self.meter = Meter(client)
-        self.world = World()
+        self.world = Clients()
         aws = Aws(self.meter, self.world)
         self.herald = Herald(
             aws,
@@ -170,7 +181,8 @@ def test_a_resume_in_one_group(place: Place) -> None:
         place.send(sender, to)
     socket = place.connect(USER, "team")
     assert place.bill(place.say, socket, action="resume", after=had) == units.RESUME
-    assert len(place.world.received[socket.connection_id]) == 3
+    [messages, resumed] = place.world.frames[-2:]
+    assert (len(messages["messages"]), resumed["count"], resumed["complete"]) == (3, 3, True)
 
 
 # --- Messages to all of a tenant

@@ -137,7 +137,7 @@ def _by_function(allow: _Allow) -> dict[str, list[Statement]]:
     disconnecting = _disconnecting(allow)
     delivering = _delivering(allow)
     sending = [
-        allow.table(CONNECTIONS, "BatchGetItem", "Scan"),
+        allow.table(CONNECTIONS, "BatchGetItem"),
         allow.table(GROUPS, "Query"),
         *delivering,
         allow.queue("SendMessage", "GetQueueUrl"),

@@ -147,8 +147,8 @@ ONE_IN = 11  # of the faults is tried by default, each kind somewhere; all kills
 Operation = Callable[[Scene], None]
 
 CALLS: dict[Operation, int] = {
-    connect: 1,
-    disconnect: 1,
+    connect: 3,
+    disconnect: 5,
     join: 4,
     send: 5,
     resume: 7,

@@ -237,7 +237,7 @@ def test_concurrent_pings_are_each_answered_by_a_pong_without_a_ref(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def use(herald: Herald, _: Server) -> None:
-        assert await asyncio.gather(herald.ping(), herald.ping(), herald.ping()) == [0, 0, 0]
+        assert list(await asyncio.gather(*[herald.ping() for _ in range(3)])) == [0] * 3
 
     run(monkeypatch, use)
 

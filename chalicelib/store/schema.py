@@ -49,8 +49,8 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
   when the delay was noted, and the message's id. Attributes: `kind`, `names`, `bytes`; it refers to
   a message above. TTL as above.
 - The marker of a tenant's delayed messages, in the stream of messages to everyone. The position is
-  `delayed`. Attribute: `until`, the last time for which a delay may have been noted. Expires 1 s after
-  that and `HERALD_HISTORY_SECONDS`.
+  `delayed`. Attribute: `until`, the last time for which a delay may have been noted. Expires 1 s
+  after that and `HERALD_HISTORY_SECONDS`.
 - A past membership, in the stream of messages to its user. The position is `ended/<connection id>`
   or `left/<time>/<connection id>`. Attributes: `at`, `groups`. Expires 1 s after
   `HERALD_HISTORY_SECONDS`.

@@ -151,9 +151,9 @@ CALLS: dict[Operation, int] = {
     disconnect: 1,
     join: 4,
     send: 5,
-    resume: 7,
+    resume: 5,
     post: 7,
-    fan_out: 16,
+    fan_out: 17,
     sweep: 36,
 }
 """The number of calls that each operation makes without a fault. A sweep makes its calls in any

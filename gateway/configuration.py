@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway.local_hosts import ALLOWED_HOSTS
 from gateway.local_secret import BrokenSecret, local_secret
+from infra.mock_routes import MOCK_ROUTES
 
 PROJECT = Path(__file__).resolve().parent.parent
 HERALD = PROJECT / ".herald"
@@ -19,6 +20,10 @@ SECRET = "HERALD_JWT_SECRET"  # noqa: S105
 MAX_PORT = 65535
 HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*")
 INTEGRATION_SECONDS = 29.0  # how long API Gateway waits for a function
+
+RouteDefinition = Mapping[str, Mapping[str, Any]]
+"""The parameters with which API Gateway's operations create a route and what belongs to it:
+`Route`, `Integration`, `IntegrationResponse` and, unless nothing is sent back, `RouteResponse`."""
 
 
 class ConfigurationError(ValueError):
@@ -53,6 +58,8 @@ class Configuration:
     """The environment variables of the functions, without those that lead to AWS."""
     project: Path = PROJECT
     """The folder of `app.py`."""
+    mock_routes: tuple[RouteDefinition, ...] = ()
+    """The WebSocket routes that no function serves."""
 
 
 def configuration(environ: Mapping[str, str], *, secret_file: Path = SECRET_FILE) -> Configuration:
@@ -71,7 +78,16 @@ def configuration(environ: Mapping[str, str], *, secret_file: Path = SECRET_FILE
         concurrency=int(_number(environ, "GATEWAY_CONCURRENCY", 16, 1, 256)),
         schedule_period=_number(environ, "GATEWAY_SCHEDULE_SECONDS", 0, 0.2, 86400) or None,
         variables=local_variables(environ, secret_file=secret_file),
+        mock_routes=MOCK_ROUTES if _switch(environ, "GATEWAY_MOCK_ROUTES") else (),
     )
+
+
+def _switch(environ: Mapping[str, str], name: str) -> bool:
+    """Return a setting that is on unless it is `false`. Raises ConfigurationError."""
+    raw = environ.get(name) or "true"
+    if raw not in ("true", "false"):
+        raise ConfigurationError(f"{name} holds {raw!r}; allowed: true or false")
+    return raw == "true"
 
 
 def _port(environ: Mapping[str, str]) -> int:

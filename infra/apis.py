@@ -5,6 +5,7 @@ https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/AWS_ApiGa
 
 from typing import Any
 
+from infra.mock_routes import PING, PING_KEY, resources
 from infra.parameters import (
     NO_VALUE,
     OTHERS,
@@ -46,7 +47,10 @@ REST_ACCESS_LOG = {
 
 def websocket_api() -> dict[str, Any]:
     """Return what is merged into the WebSocket API that Chalice makes."""
+    settings = {key: _route_settings(throttle) for key, throttle in WEBSOCKET_THROTTLES.items()}
+    settings[PING_KEY] = if_set("HasPingRoute", settings[PING_KEY])
     return {
+        **resources("WebsocketPing", PING, "HasPingRoute"),
         "WebsocketConnectRoute": {
             "Properties": {
                 "AuthorizationType": "CUSTOM",
@@ -57,13 +61,17 @@ def websocket_api() -> dict[str, Any]:
             # API Gateway refuses settings of a route that doesn't exist yet.
             "DependsOn": WEBSOCKET_ROUTES,
             "Properties": {
+                # DependsOn may not name what a condition leaves out; naming it here does the same.
+                "Description": if_set(
+                    "HasPingRoute",
+                    {"Fn::Sub": "Its route ${WebsocketPingRoute} answers pings"},
+                    "A function answers pings",
+                ),
                 # Chalice's template deploys no change of a route; let API Gateway deploy each one.
                 "AutoDeploy": True,
                 "DeploymentId": NO_VALUE,
                 "DefaultRouteSettings": _route_settings(OTHERS),
-                "RouteSettings": {
-                    key: _route_settings(throttle) for key, throttle in WEBSOCKET_THROTTLES.items()
-                },
+                "RouteSettings": settings,
                 "AccessLogSettings": _access_logs(ACCESS_LOG),
             },
         },

@@ -7,8 +7,8 @@ There are three steps:
 3. a stack of what needs the functions (`template.edge_template`), and a few API calls for settings
    of Chalice's own APIs, which no stack can change.
 
-Chalice recreates its WebSocket routes at each deployment. Until step 3 has run again, `$connect`
-has no authorizer and verifies tokens by itself.
+Chalice deletes all WebSocket routes at each deployment, and recreates its own. Until step 3 has run
+again, `$connect` has no authorizer and verifies tokens by itself, and pings reach a function.
 """
 
 import json
@@ -26,9 +26,10 @@ from infra.bucket import Bucket
 from infra.chalice_record import ChaliceRecord, ChaliceResources
 from infra.cloudformation import DeploymentError, Stack
 from infra.configuration import WORKER, StageConfiguration
+from infra.mock_routes import PING, PING_KEY, attach, detach
 from infra.parameters import (
+    API_SETTINGS,
     EDGE_PARAMETERS,
-    LIMITS,
     OTHERS,
     REST_THROTTLES,
     STORAGE_PARAMETERS,
@@ -40,7 +41,7 @@ from infra.stage import API_STAGE, FUNCTIONS, PROJECT, TABLES, Stage
 from infra.tables import delete_tables
 from infra.template import edge_template, storage_template
 
-LIMITS_KEY = "limits.json"
+SETTINGS_KEY = "settings.json"
 
 
 class ChaliceDeployment:
@@ -122,7 +123,8 @@ class ChaliceDeployment:
             raise DeploymentError(f"`chalice {command}` failed; its own message is above.")
 
     def _attach(self, deployed: ChaliceResources, parameters: Mapping[str, str]) -> None:
-        """Attach the authorizer, the limits, API Gateway's own answers, alarms and dashboard."""
+        """Attach the authorizer, the ping route, the limits, API Gateway's own answers, alarms and
+        dashboard."""
         rest_api = deployed["rest_api"]["rest_api_id"]
         websocket_api = deployed["websocket_api"]["websocket_api_id"]
         given = {
@@ -132,24 +134,27 @@ class ChaliceDeployment:
             "WebsocketAPI": websocket_api,
         }
         outputs = self._edge.apply(edge_template(self._configuration), self._bucket, given)
-        limits = self._limits(parameters)
-        self._finish_websocket_api(websocket_api, outputs["TokenAuthorizerId"], limits)
-        self._finish_rest_api(rest_api, limits)
-        self._limit_workers(int(limits["WorkerConcurrency"]))
+        settings = self._settings(parameters)
+        self._finish_websocket_api(websocket_api, outputs["TokenAuthorizerId"], settings)
+        self._finish_rest_api(rest_api, settings)
+        self._limit_workers(int(settings["WorkerConcurrency"]))
 
-    def _limits(self, parameters: Mapping[str, str]) -> dict[str, float]:
-        """Return each limit: the given one, or else that of the last time, or else the default.
+    def _settings(self, parameters: Mapping[str, str]) -> dict[str, str]:
+        """Return each setting: the given one, or else that of the last time, or else the default.
 
         Those that were given are kept in the stage's bucket.
         """
-        last: dict[str, str] = json.loads(self._bucket.read(LIMITS_KEY) or b"{}")
-        chosen = {**last, **_among(parameters, LIMITS)}
+        last: dict[str, str] = json.loads(self._bucket.read(SETTINGS_KEY) or b"{}")
+        chosen = {**last, **_among(parameters, API_SETTINGS)}
         if chosen != last:
-            self._bucket.write(LIMITS_KEY, json.dumps(chosen).encode())
-        return {name: float(chosen.get(name, limit["Default"])) for name, limit in LIMITS.items()}
+            self._bucket.write(SETTINGS_KEY, json.dumps(chosen).encode())
+        return {
+            name: chosen.get(name, str(setting["Default"]))
+            for name, setting in API_SETTINGS.items()
+        }
 
-    def _finish_websocket_api(self, api: str, authorizer: str, limits: Mapping[str, float]) -> None:
-        """Have `$connect` ask the authorizer, and set the throttles."""
+    def _finish_websocket_api(self, api: str, authorizer: str, settings: Mapping[str, str]) -> None:
+        """Have `$connect` ask the authorizer, attach the ping route, and set the throttles."""
         client = self._session.client("apigatewayv2")
         routes = client.get_routes(ApiId=api)["Items"]
         [connect] = [route["RouteId"] for route in routes if route["RouteKey"] == "$connect"]
@@ -159,23 +164,32 @@ class ChaliceDeployment:
             AuthorizationType="CUSTOM",
             AuthorizerId=authorizer,
         )
+        throttles = dict(WEBSOCKET_THROTTLES)
+        if settings["PingRoute"] == "true":
+            attach(client, api, PING)
+        else:
+            del throttles[PING_KEY]
+            _forget_settings(client, api, PING_KEY)
+            detach(client, api, PING)
 
-        def settings(throttle: Throttle) -> Any:
+        def route_settings(throttle: Throttle) -> Any:
             return {
-                "ThrottlingRateLimit": limits[throttle.rate_parameter],
-                "ThrottlingBurstLimit": int(limits[throttle.burst_parameter]),
+                "ThrottlingRateLimit": float(settings[throttle.rate_parameter]),
+                "ThrottlingBurstLimit": int(float(settings[throttle.burst_parameter])),
                 "DetailedMetricsEnabled": True,
             }
 
+        # First the routes: API Gateway refuses settings of a route that isn't deployed.
+        deployment = client.create_deployment(ApiId=api)["DeploymentId"]
+        client.update_stage(ApiId=api, StageName=API_STAGE, DeploymentId=deployment)
         client.update_stage(
             ApiId=api,
             StageName=API_STAGE,
-            DefaultRouteSettings=settings(OTHERS),
-            RouteSettings={key: settings(one) for key, one in WEBSOCKET_THROTTLES.items()},
-            DeploymentId=client.create_deployment(ApiId=api)["DeploymentId"],
+            DefaultRouteSettings=route_settings(OTHERS),
+            RouteSettings={key: route_settings(one) for key, one in throttles.items()},
         )
 
-    def _finish_rest_api(self, api: str, limits: Mapping[str, float]) -> None:
+    def _finish_rest_api(self, api: str, settings: Mapping[str, str]) -> None:
         """Set the headers of API Gateway's own answers, and the throttles."""
         client = self._session.client("apigateway")
         for kind, response in gateway_responses().items():
@@ -185,16 +199,16 @@ class ChaliceDeployment:
             f"{encoded_path(path)}/{method}": throttle
             for (path, method), throttle in REST_THROTTLES.items()
         }
-        settings = {"/*/*/metrics/enabled": "true"}
+        changes = {"/*/*/metrics/enabled": "true"}
         for methods, throttle in throttles.items():
-            rate, burst = limits[throttle.rate_parameter], limits[throttle.burst_parameter]
-            settings[f"{methods}/throttling/rateLimit"] = str(rate)
-            settings[f"{methods}/throttling/burstLimit"] = str(int(burst))
+            rate, burst = settings[throttle.rate_parameter], settings[throttle.burst_parameter]
+            changes[f"{methods}/throttling/rateLimit"] = str(float(rate))
+            changes[f"{methods}/throttling/burstLimit"] = str(int(float(burst)))
         client.update_stage(
             restApiId=api,
             stageName=API_STAGE,
             patchOperations=[
-                {"op": "replace", "path": path, "value": value} for path, value in settings.items()
+                {"op": "replace", "path": path, "value": value} for path, value in changes.items()
             ],
         )
 
@@ -209,6 +223,12 @@ class ChaliceDeployment:
                 UUID=mapping["UUID"],
                 ScalingConfig={"MaximumConcurrency": limit} if limit else {},
             )
+
+
+def _forget_settings(client: Any, api: str, route_key: str) -> None:
+    """Delete a route's settings, if it has any: an update of the stage would keep them."""
+    if route_key in client.get_stage(ApiId=api, StageName=API_STAGE).get("RouteSettings", {}):
+        client.delete_route_settings(ApiId=api, StageName=API_STAGE, RouteKey=route_key)
 
 
 def _among(parameters: Mapping[str, str], names: Container[str]) -> dict[str, str]:

@@ -131,7 +131,8 @@ def _make_resources(configuration: StageConfiguration, parameters: Mapping[str, 
     print(f"The stage {stage.name} has its tables, its queue, its log groups, and the signing key")
     print(f"{stage.signing_key} in Secrets Manager.")
     if attached:
-        print("The authorizer of $connect, throttling, alarms and the dashboard are attached.")
+        print("The authorizer of $connect, the ping route, throttling, alarms and the dashboard")
+        print("are attached.")
     else:
         print(f"\nNext, and after each change of code:\n\n  chalice deploy --stage {stage.name}")
     print(f"\nA token for alice:\n\n  python -m infra token {stage.name} alice")
@@ -191,7 +192,7 @@ def check_settings(configuration: StageConfiguration, method: str) -> None:
 def template_parameters(text: str, method: str) -> dict[str, str]:
     """Parse parameters such as `AccessLogs=true AlarmTopic=arn:…`.
 
-    Raises DeploymentError for a parameter that the method doesn't have, and for a wrong number.
+    Raises DeploymentError for a parameter that the method doesn't have, and for a wrong value.
     """
     given = dict(pair.partition("=")[::2] for pair in text.split())
     known = CHALICE_PARAMETERS if method == "chalice" else PARAMETERS
@@ -200,7 +201,14 @@ def template_parameters(text: str, method: str) -> dict[str, str]:
     for name, value in given.items():
         if known[name]["Type"] == "Number":
             _check_number(name, value, known[name])
+        _check_choice(name, value, known[name].get("AllowedValues", [value]))
     return given
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise DeploymentError unless `value` is one of the choices."""
+    if value not in choices:
+        raise DeploymentError(f"{name} holds {value!r}; allowed: {' or '.join(choices)}")
 
 
 def _check_number(name: str, value: str, parameter: Mapping[str, Any]) -> None:

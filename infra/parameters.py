@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from infra.mock_routes import PING_KEY
+
 NO_VALUE = {"Ref": "AWS::NoValue"}
 
 
@@ -48,6 +50,7 @@ OTHERS = Throttle("Throttling", 5000, 2500, "Requests, or frames, on each route 
 READS = Throttle("ReadThrottling", 1000, 500, "Requests on each REST route that sends nothing")
 HEALTH = Throttle("HealthThrottling", 10, 20, "Requests of GET /health, which needs no token")
 HANDSHAKES = Throttle("ConnectThrottling", 500, 500, "Handshakes of WebSockets")
+PINGS = Throttle("PingThrottling", 5000, 2500, "Pings, which API Gateway answers and nobody counts")
 
 REST_THROTTLES = {
     ("/health", "GET"): HEALTH,
@@ -60,12 +63,12 @@ REST_THROTTLES = {
 }
 """The REST routes with limits of their own, by path and method."""
 
-WEBSOCKET_THROTTLES = {"$connect": HANDSHAKES}
+WEBSOCKET_THROTTLES = {"$connect": HANDSHAKES, PING_KEY: PINGS}
 """The WebSocket routes with limits of their own, by route key."""
 
 THROTTLES: dict[str, Any] = {
     name: parameter
-    for throttle in (OTHERS, READS, HEALTH, HANDSHAKES)
+    for throttle in (OTHERS, READS, HEALTH, HANDSHAKES, PINGS)
     for name, parameter in throttle.parameters.items()
 }
 WORKER_CONCURRENCY: dict[str, Any] = {
@@ -75,6 +78,14 @@ WORKER_CONCURRENCY: dict[str, Any] = {
         "MinValue": 0,
         "MaxValue": 1000,
         "Description": "Workers that deliver queued messages at once, from 2; 0 for no limit.",
+    },
+}
+PING_ROUTE: dict[str, Any] = {
+    "PingRoute": {
+        "Type": "String",
+        "AllowedValues": ["true", "false"],
+        "Default": "true",
+        "Description": "Whether API Gateway answers pings itself; if not, a function does.",
     },
 }
 ALARM_TOPIC: dict[str, Any] = {
@@ -125,9 +136,9 @@ PACKAGED_ONLY: dict[str, Any] = {
 
 STORAGE_PARAMETERS = KMS_KEY
 EDGE_PARAMETERS = {**ALARM_TOPIC, **WEB_ACL}
-LIMITS = {**THROTTLES, **WORKER_CONCURRENCY}
+API_SETTINGS = {**THROTTLES, **WORKER_CONCURRENCY, **PING_ROUTE}
 """Settings of what Chalice makes: beside `chalice deploy`, only API calls set them."""
-CHALICE_PARAMETERS = {**STORAGE_PARAMETERS, **EDGE_PARAMETERS, **LIMITS}
+CHALICE_PARAMETERS = {**STORAGE_PARAMETERS, **EDGE_PARAMETERS, **API_SETTINGS}
 PARAMETERS = {**CHALICE_PARAMETERS, **PACKAGED_ONLY}
 
 
@@ -143,6 +154,7 @@ CONDITIONS = {
     "HasAccessLogs": {"Fn::Equals": [{"Ref": "AccessLogs"}, "true"]},
     "HasReservedConcurrency": _is_set("ReservedConcurrency", "0"),
     "HasWorkerConcurrency": _is_set("WorkerConcurrency", "0"),
+    "HasPingRoute": {"Fn::Equals": [{"Ref": "PingRoute"}, "true"]},
 }
 
 

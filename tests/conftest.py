@@ -1,6 +1,7 @@
 """Shared fixtures: one emulator and one gateway, started at first use."""
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from gateway.aws.emulator import client as client_of
 from gateway.aws.emulator import emulated_aws
@@ -20,6 +22,10 @@ from tests.support.echo import echoing
 from tests.support.tables import TABLES, create, empty
 from tests.support.world import LIFE
 
+# How long an example takes depends on what else the machine does.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+
 
 def pytest_configure() -> None:
     """Let child processes be interrupted, even if a shell started the tests in the background.
@@ -28,6 +34,13 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()  # until the tests are collected: nearly all of these objects stay
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but never among the modules and tests."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

@@ -19,9 +19,11 @@ from chalicelib.store.schema import (
     REACH_PREFIX,
     REFUSED_PREFIX,
     TIE_PREFIXES,
+    Item,
     Tables,
     connection_key,
     membership_key,
+    roster_key,
     user_expires_at,
     user_item_key,
 )
@@ -46,12 +48,14 @@ def put_connection(tables: Tables, connection: Connection) -> Action:
     return put(tables.connections, connection.to_item(), DOES_NOT_EXIST)
 
 
-def delete_connection(
-    tables: Tables, connection_id: str, groups: Iterable[str], *clauses: Clause
-) -> Action:
-    """Return the deletion of a connection that exists and is in exactly these groups."""
-    conditions = (EXISTS, has_groups(groups), *clauses)
-    return delete(tables.connections, connection_key(connection_id), *conditions)
+def delete_connection(tables: Tables, connection_id: str, *clauses: Clause) -> Action:
+    """Return the deletion of a connection that exists."""
+    return delete(tables.connections, connection_key(connection_id), EXISTS, *clauses)
+
+
+def delete_stored(tables: Tables, recipient: Recipient) -> Action:
+    """Return the deletion of a connection's item, if there is one."""
+    return delete(tables.connections, connection_key(recipient.connection_id))
 
 
 def update_user(tables: Tables, user_key: str, *clauses: Clause) -> Action:
@@ -62,6 +66,16 @@ def update_user(tables: Tables, user_key: str, *clauses: Clause) -> Action:
 def put_membership(tables: Tables, connection: Connection, group: str) -> Action:
     """Return the creation of a connection's membership in a group."""
     return put(tables.groups, connection.membership(group))
+
+
+def put_roster_entry(tables: Tables, connection: Connection) -> Action:
+    """Return the creation of a connection's entry in its tenant's roster."""
+    return put(tables.groups, connection.roster_entry())
+
+
+def delete_roster_entry(tables: Tables, recipient: Recipient) -> Action:
+    """Return the deletion of a connection's entry in its tenant's roster."""
+    return delete(tables.groups, roster_key(recipient.tenant, recipient.connection_id))
 
 
 def delete_membership(tables: Tables, recipient: Recipient, group: str) -> Action:
@@ -110,10 +124,13 @@ def set_stale(now: EpochMs) -> Clause:
 
 def set_heartbeat(now: EpochMs, due: EpochMs) -> list[Clause]:
     """Return the change of a connection to active by a heartbeat, on condition that the one before
-    was at `due` or earlier."""
+    was at `due` or earlier.
+
+    The SDK may write it twice, if the first answer is lost.
+    """
     heartbeat = Clause(
         set=("heartbeatAt = :now",),
-        when=("attribute_not_exists(heartbeatAt) OR heartbeatAt <= :due",),
+        when=("attribute_not_exists(heartbeatAt) OR heartbeatAt <= :due OR heartbeatAt = :now",),
         values={":now": number(now), ":due": number(due)},
     )
     return [set_active(now), heartbeat]
@@ -160,12 +177,6 @@ def remove_group(group: str) -> Clause:
     )
 
 
-def joined_as_it_opened(groups: Iterable[str]) -> Clause:
-    """Return the condition that a connection joined each of these groups when it opened."""
-    names = _joined_names(groups)
-    return Clause(when=[f"attribute_not_exists({name})" for name in names], names=names)
-
-
 def remove_joined_at(groups: Iterable[str]) -> Clause:
     """Return the removal of the times at which a connection joined these groups."""
     names = _joined_names(groups)
@@ -174,6 +185,18 @@ def remove_joined_at(groups: Iterable[str]) -> Clause:
 
 def _joined_names(groups: Iterable[str]) -> dict[str, str]:
     return {f"#joined{index}": JOINED_PREFIX + group for index, group in enumerate(groups)}
+
+
+def count_change() -> Clause:
+    """Return the count of a change of a connection's memberships or roster entry."""
+    return Clause(add=("changes :one",), values={":one": number(1)})
+
+
+def has_changes(item: Item) -> Clause:
+    """Return the condition that a connection's memberships are those that its item shows."""
+    if "changes" in item:
+        return Clause(when=("changes = :changes",), values={":changes": item["changes"]})
+    return Clause(when=("attribute_not_exists(changes)",))
 
 
 def set_principal(renewed: Connection) -> list[Clause]:

@@ -4,17 +4,17 @@
 
 - A user's item has the *set* of the ids of their connections. Adding to a set and deleting from it
   are idempotent, so a repeated or late event changes nothing; a counter would drift.
-- `reach` says how to reach a connection. Its item, its user's item and each of its memberships have
-  it, so that a message to a user or to a group reads one table.
+- `reach` says how to reach a connection. Its item, its user's item, its entry in the roster and
+  each of its memberships have it, so that any message reads one table.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from enum import StrEnum
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal, user_key
@@ -28,6 +28,7 @@ from chalicelib.store.schema import (
     connection_expires_at,
     connection_key,
     membership_key,
+    roster_key,
 )
 
 DIGEST_CHARACTERS = 24  # 96 bits
@@ -44,15 +45,12 @@ class Status(StrEnum):
 LONG_AGO = EpochMs(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
+class Recipient(NamedTuple):
     """A connection as delivery needs it.
 
     Attributes:
         endpoint: The URL before `/@connections/…`.
         token_until: When its token is no longer accepted, in epoch seconds.
-
-    Most fields can be given by position: keywords make reading an audience slower.
     """
 
     connection_id: str
@@ -60,7 +58,7 @@ class Recipient:
     tenant: str | None
     endpoint: str
     connected_at: EpochMs = LONG_AGO
-    token_until: float = field(default=inf, kw_only=True)
+    token_until: float = inf
 
     @property
     def user_key(self) -> str:
@@ -192,8 +190,15 @@ class Connection:
 
     def membership(self, group: str) -> Item:
         """Return the item of the groups table that makes it a member of `group`."""
+        return self._entry(membership_key(self.principal.tenant, group, self.connection_id))
+
+    def roster_entry(self) -> Item:
+        """Return the item of the groups table that makes it a part of its tenant's roster."""
+        return self._entry(roster_key(self.principal.tenant, self.connection_id))
+
+    def _entry(self, key: Item) -> Item:
         return {
-            **membership_key(self.principal.tenant, group, self.connection_id),
+            **key,
             **self._owner(),
             "reach": self.recipient.reach(),
             "expiresAt": {"N": str(self.expires_at)},
@@ -264,5 +269,5 @@ def _parse_reach(
         tenant,
         endpoint,
         epoch_ms(connected_at),
-        token_until=float(token_until),
+        float(token_until),
     )

@@ -7,14 +7,16 @@
  *   const report = await herald.send({ to: { users: ["bob"] }, data: { text: "Hi" } });
  *
  * When the connection breaks, the client reconnects, with growing, random pauses, and gets the
- * messages that it missed. It pings, so that API Gateway doesn't close the connection as idle; it
- * sends a new token before the old one expires; and it drops messages that it has seen.
+ * messages that it missed. It pings after silence, so that API Gateway doesn't close the connection as
+ * idle, and sends a heartbeat an hour, since Herald doesn't see pings. It sends a new token before the
+ * old one expires, and it drops messages that it has seen.
  */
 
 export const SUBPROTOCOL = "herald.v1";
 
 const DEFAULTS = { // times in ms
-  pingEvery: 8 * 60_000, // API Gateway closes a connection that is idle for ten minutes
+  pingEvery: 9.5 * 60_000, // silence in both directions: API Gateway closes a connection after 10 min
+  heartbeatEvery: 60 * 60_000, // without another frame than pings, which API Gateway answers itself
   timeout: 10_000, // the longest wait for an answer, and for a connection
   firstPause: 500, // the longest pause before the first attempt to reconnect; it doubles each time
   longestPause: 30_000, // the longest pause before any attempt
@@ -65,6 +67,9 @@ export class Herald extends EventTarget {
   #again = false; // whether there has been a connection
   #failures = 0; // since the last connection
   #timers = new Set(); // of this connection
+  #silence; // the timer of the next ping
+  #idleness; // the timer of the next heartbeat
+  #beatSoon = false; // whether a heartbeat replaces the next ping
   #pending = new Map(); // requests that wait for an answer, by ref
   #nextRef = 1;
   #seen = new Set();
@@ -141,10 +146,8 @@ export class Herald extends EventTarget {
   /** @returns {Promise<number>} the round-trip time, ms. */
   async ping() {
     const began = performance.now();
-    const { timestamp } = await this.#ask({ action: "ping" });
-    const ended = performance.now();
-    this.#clockOffset = timestamp - ended;
-    return ended - began;
+    await this.#ask({ action: "ping" });
+    return performance.now() - began;
   }
 
   async #open() {
@@ -176,7 +179,8 @@ export class Herald extends EventTarget {
   #use(socket, token) {
     this.#stopTimers();
     this.#failures = 0;
-    this.#stayActive(socket);
+    this.#awaitSilence();
+    this.#awaitIdleness();
     this.#renew(socket, token);
     this.#wanted?.resolve();
     const again = this.#again;
@@ -189,7 +193,8 @@ export class Herald extends EventTarget {
   /** Learn the server's clock. A first connection has missed nothing yet. */
   #begin() {
     this.#held = null;
-    this.ping().catch(() => {});
+    // A pong may lack the time; a function's answer has it.
+    this.ping().then(() => this.#clockOffset ?? this.#ask({ action: "heartbeat" })).catch(() => {});
   }
 
   /** The connection ended or couldn't be opened: reconnect, unless the client is closed. */
@@ -246,13 +251,34 @@ export class Herald extends EventTarget {
     this.#emit("resumed", { count: resumed.count, complete: resumed.complete });
   }
 
-  async #stayActive(socket) {
-    while (socket === this.#socket) {
-      await this.#pause(this.#options.pingEvery);
-      await this.ping().catch((error) => {
-        if (error.code === "timeout") this.#drop(socket, "no pong"); // any other error is an answer
-      });
-    }
+  /** Ping after silence in both directions, or send a heartbeat if one will soon be due. */
+  #awaitSilence() {
+    clearTimeout(this.#silence);
+    const check = () => this.#check(this.#beatSoon ? "heartbeat" : "ping");
+    this.#silence = setTimeout(check, Math.min(this.#options.pingEvery, MAX_DELAY));
+  }
+
+  /** Send a heartbeat when this client has sent nothing but pings for long. */
+  #awaitIdleness() {
+    clearTimeout(this.#idleness);
+    this.#beatSoon = false;
+    const every = Math.min(this.#options.heartbeatEvery, MAX_DELAY);
+    this.#idleness = setTimeout(() => {
+      this.#beatSoon = true;
+      this.#idleness = setTimeout(() => this.#check("heartbeat"), 0.05 * every);
+    }, 0.95 * every);
+  }
+
+  /**
+   * Abandon the socket if a ping isn't answered, and nothing else arrives. An unanswered heartbeat
+   * may be a function's fault, so a ping follows, which API Gateway answers.
+   */
+  async #check(action) {
+    const [socket, last] = [this.#socket, this.#lastFrame];
+    await this.#ask({ action }).catch((error) => {
+      if (error.code !== "timeout" || last !== this.#lastFrame) return;
+      return action === "ping" ? this.#drop(socket, "no pong") : this.#check("ping");
+    });
   }
 
   async #renew(socket, token) {
@@ -275,7 +301,7 @@ export class Herald extends EventTarget {
   }
 
   #stopTimers() {
-    this.#timers.forEach((timer) => clearTimeout(timer));
+    for (const timer of [this.#silence, this.#idleness, ...this.#timers]) clearTimeout(timer);
     this.#timers.clear();
   }
 
@@ -289,13 +315,15 @@ export class Herald extends EventTarget {
 
   async #ask(frame, timeout = this.#options.timeout) {
     if (!this.connected) throw new HeraldError("disconnected", "not connected");
-    const ref = String(this.#nextRef++);
+    const ref = `${frame.action}-${this.#nextRef++}`;
     const { promise, resolve, reject } = withResolvers();
     const late = () => reject(new HeraldError("timeout", `no answer to ${frame.action}`));
     const timer = setTimeout(late, timeout);
     this.#pending.set(ref, { resolve, reject });
     const text = JSON.stringify({ ...frame, ref });
     this.#socket.send(text);
+    this.#awaitSilence();
+    if (frame.action !== "ping") this.#awaitIdleness();
     this.#emit("frame", { sent: true, text: frame.action === "refresh" ? REFRESH : text });
     try {
       return await promise;
@@ -308,6 +336,7 @@ export class Herald extends EventTarget {
   #receive(text) {
     this.#emit("frame", { sent: false, text });
     this.#lastFrame = performance.now();
+    this.#awaitSilence();
     let frame;
     try {
       frame = JSON.parse(text) ?? {};
@@ -320,9 +349,17 @@ export class Herald extends EventTarget {
   }
 
   #answer(frame) {
-    const asked = this.#pending.get(frame.ref);
+    // API Gateway's pongs have no ref.
+    const { type } = frame;
+    const ping = type === "pong" && [...this.#pending.keys()].find((one) => one.startsWith("ping-"));
+    const ref = frame.ref ?? ping;
+    const asked = this.#pending.get(ref);
+    this.#pending.delete(ref); // a second pong is for another ping
+    if (asked && /^(ping|heartbeat)-/.test(ref) && /^\d+$/.test(frame.timestamp)) {
+      this.#clockOffset = frame.timestamp - this.#lastFrame;
+    }
     // API Gateway's own errors have no type: a handler failed, and it is unknown for which frame.
-    if (frame.type !== "error" && frame.type !== undefined) return asked?.resolve(frame);
+    if (type !== "error" && type !== undefined) return asked?.resolve(frame);
     const error = new HeraldError(frame.code ?? "internal", frame.message, frame);
     if (asked) asked.reject(error);
     else this.#emit("failure", error);

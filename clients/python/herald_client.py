@@ -6,8 +6,9 @@
             print(message["from"], message["data"])
 
 When the connection breaks, the client reconnects, with growing, random pauses, and gets the
-messages that it missed. It pings, so that API Gateway doesn't close the connection as idle; it
-sends a new token before the old one expires; and it drops messages that it has seen.
+messages that it missed. It pings after silence, so that API Gateway doesn't close the connection as
+idle, and sends a heartbeat an hour, since Herald doesn't see pings. It sends a new token before the
+old one expires, and it drops messages that it has seen.
 """
 
 import asyncio
@@ -23,7 +24,6 @@ from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -63,8 +63,11 @@ class HeraldError(Exception):
 class Options:
     """Durations in seconds."""
 
-    ping_every: float = 480.0
-    """API Gateway closes a connection that is idle for ten minutes."""
+    ping_every: float = 570.0
+    """The silence in both directions after which the client pings. API Gateway closes a connection
+    that is idle for ten minutes."""
+    heartbeat_every: float = 3600.0
+    """The longest time without a frame other than a ping, which API Gateway answers itself."""
     timeout: float = 10.0
     """The longest wait for an answer, and for a connection."""
     first_pause: float = 0.5
@@ -101,7 +104,9 @@ class Herald:
         self._after = ""
         self._held: list[Message] | None = None  # messages that arrive while it resumes
         self._clock_offset: float | None = None  # the server's clock minus the monotonic one, s
-        self._last_frame = 0.0
+        # On the monotonic clock: when the last frame arrived, when the last one was sent (except
+        # heartbeats), and when the last one that a function sees was sent (all but pings).
+        self._last_frame = self._last_sent = self._last_request = 0.0
 
     async def __aenter__(self) -> Self:
         try:
@@ -111,12 +116,7 @@ class Herald:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def __aiter__(self) -> AsyncIterator[Message]:
@@ -182,10 +182,8 @@ class Herald:
     async def ping(self) -> float:
         """Return the round-trip time in seconds. Raises HeraldError."""
         began = time.monotonic()
-        pong = await self._ask({"action": "ping"})
-        ended = time.monotonic()
-        self._clock_offset = pong["timestamp"] / 1000 - ended
-        return ended - began
+        await self._ask({"action": "ping"})
+        return time.monotonic() - began
 
     # --- The connection
 
@@ -221,6 +219,7 @@ class Herald:
     async def _use(self, socket: ClientConnection, token: str) -> None:
         """Receive frames until the connection ends."""
         self._socket = socket
+        self._last_sent = self._last_request = time.monotonic()
         self._opened.set()
         begin = self._begin() if self._held is None else self._resume(socket)
         jobs = (begin, self._stay_active(socket), self._renew(token))
@@ -230,25 +229,23 @@ class Herald:
                 self._receive(str(text))
             self._last_frame = time.monotonic()  # closed cleanly: everything sent has arrived
         finally:
-            self._note_end()
+            # Until now every message has arrived. Held messages will come again.
+            if self._held is None and self._clock_offset is not None:
+                self._after = max(self._after, earliest(self._last_frame + self._clock_offset))
+            self._held = []
             self._socket = None
             self._opened.clear()
             for task in tasks:
                 task.cancel()
-            for answer in self._pending.values():
-                if not answer.done():
-                    answer.set_exception(HeraldError("disconnected", "the connection was lost"))
+            for answer in [one for one in self._pending.values() if not one.done()]:
+                answer.set_exception(HeraldError("disconnected", "the connection was lost"))
 
     async def _begin(self) -> None:
         """Learn the server's clock. A first connection has missed nothing yet."""
         with contextlib.suppress(HeraldError):
             await self.ping()
-
-    def _note_end(self) -> None:
-        """Record until when every message has arrived. Held messages will come again."""
-        if self._held is None and self._clock_offset is not None:
-            self._after = max(self._after, earliest(self._last_frame + self._clock_offset))
-        self._held = []
+            if self._clock_offset is None:  # the pong has no time; a function's answer has
+                await self._ask({"action": "heartbeat"})
 
     async def _resume(self, socket: ClientConnection) -> None:
         """Fetch the missed messages, then deliver those that arrived meanwhile."""
@@ -264,8 +261,7 @@ class Herald:
                 if error.code in ("timeout", "disconnected"):
                     socket.transport.abort()  # the next connection resumes
                     return
-                wait = error.details.get("retryAfterMs")
-                if wait is not None:
+                if (wait := error.details.get("retryAfterMs")) is not None:
                     await asyncio.sleep(wait / 1000)
                     continue
                 logger.warning("missed messages can't be fetched: %s", error)
@@ -285,13 +281,24 @@ class Herald:
             logger.warning("no longer a member of group %s: %s", group, error)
 
     async def _stay_active(self, socket: ClientConnection) -> None:
-        """Ping regularly, and abandon a connection on which no answer comes."""
+        """Ping after silence, send heartbeats, and abandon a connection without an answer.
+
+        A heartbeat that will soon be due replaces a ping. If it isn't answered, that may be a
+        function's fault, so a ping follows, which API Gateway answers.
+        """
         while True:
-            await asyncio.sleep(self._options.ping_every)
+            now = time.monotonic()
+            idle = now - self._last_request
+            silence = now - max(self._last_sent, self._last_frame)
+            left = min(self._options.ping_every - silence, self._options.heartbeat_every - idle)
+            if left > 0:
+                await asyncio.sleep(left)
+                continue
+            action = "heartbeat" if idle >= 0.95 * self._options.heartbeat_every else "ping"
             try:
-                await self.ping()
-            except HeraldError as error:
-                if error.code == "timeout":
+                await self._ask({"action": action})
+            except HeraldError as error:  # any frame that arrived meanwhile is a sign of life, too
+                if error.code == "timeout" and action == "ping" and self._last_frame < now:
                     logger.warning("no pong: reconnecting")
                     socket.transport.abort()
                     return
@@ -334,7 +341,10 @@ class Herald:
         """Send a frame, and return its answer. Raises HeraldError."""
         if self._socket is None:
             raise HeraldError("disconnected", "not connected")
-        ref = str(next(self._refs))
+        ref = f"{frame['action']}-{next(self._refs)}"
+        now = time.monotonic()
+        self._last_sent = self._last_sent if frame["action"] == "heartbeat" else now
+        self._last_request = self._last_request if frame["action"] == "ping" else now
         answer = self._pending[ref] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(seconds or self._options.timeout):
@@ -360,17 +370,23 @@ class Herald:
                     self._deliver(message)
             case "notice":
                 self.notices.put_nowait(frame)
-            case kind:
-                answer = self._pending.get(frame.get("ref", ""))
-                if kind in ("error", None):  # API Gateway's own errors have no type, and no ref
-                    code, message = frame.get("code", "internal"), frame.get("message", text)
-                    error = HeraldError(code, message, frame)
-                    if answer is None or answer.done():
-                        logger.warning("unexpected error frame: %s", error)
-                    else:
-                        answer.set_exception(error)
-                elif answer is not None and not answer.done():
-                    answer.set_result(frame)
+            case "error" | None:  # API Gateway's own errors have no type, and no ref
+                code, message = frame.get("code", "internal"), frame.get("message", text)
+                self._answer(frame, HeraldError(code, message, frame))
+            case _:
+                self._answer(frame)
+
+    def _answer(self, frame: Message, error: HeraldError | None = None) -> None:
+        """Hand an answer to the request that it is for; API Gateway's pongs have no ref."""
+        waiting = {ref: one for ref, one in self._pending.items() if not one.done()}
+        pings = (one for one in waiting if frame.get("type") == "pong" and one[:5] == "ping-")
+        ref = frame.get("ref") or next(pings, "")
+        if (answer := waiting.get(ref)) is not None:
+            if ref[:5] in ("ping-", "heart") and str(frame.get("timestamp")).isdecimal():
+                self._clock_offset = int(frame["timestamp"]) / 1000 - self._last_frame
+            answer.set_result(frame) if error is None else answer.set_exception(error)
+        elif error is not None:
+            logger.warning("unexpected error frame: %s", error)
 
     def _deliver(self, message: Message) -> None:
         if self._held is not None:
@@ -394,8 +410,8 @@ def earliest(moment: float) -> str:
 def expiry(token: str) -> float | None:
     """Return when a token expires, in epoch seconds, or None if it doesn't say."""
     try:
-        payload = token.split(".")[1]
-        expires = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"]
+        # Padding beyond what is needed is ignored.
+        payload = urlsafe_b64decode(token.split(".")[1] + "==")
+        return float(json.loads(payload)["exp"])
     except (IndexError, KeyError, TypeError, ValueError):
         return None
-    return float(expires)

@@ -135,9 +135,9 @@ class WebSocketContext:
             **{name: value for name, value in connect.items() if name != "isBase64Encoded"},
         }
 
-    def message(self, text: str) -> dict[str, Any]:
-        """Return the event of a message."""
-        context = self._request_context("$default", "MESSAGE")
+    def message(self, text: str, route_key: str = "$default") -> dict[str, Any]:
+        """Return the event of a message that matched a route."""
+        context = self._request_context(route_key, "MESSAGE")
         context["messageId"] = new_id()
         return {"requestContext": context, "body": text, "isBase64Encoded": False}
 

@@ -14,7 +14,8 @@ from gateway.api.authorization import Refused, authorize
 from gateway.api.event_stream import EventStream
 from gateway.api.events import WEBSOCKET_STAGE, WebSocketContext, canonical_headers, new_id
 from gateway.api.fault_injection import FaultInjection
-from gateway.api.sockets import Socket, Sockets
+from gateway.api.mock_routes import MockError, MockRoute, MockRoutes
+from gateway.api.sockets import BufferFull, Socket, Sockets
 from gateway.configuration import Configuration
 from gateway.functions.environments import Environments
 from gateway.functions.execution_environment import FunctionError
@@ -45,6 +46,7 @@ class WebSocketApi:
     ) -> None:
         self._environments = environments
         self._configuration = configuration
+        self._mock_routes = MockRoutes(configuration.mock_routes)
         self._domain_name = domain_name
         self._port = port
         self._sockets = sockets
@@ -149,17 +151,24 @@ class WebSocketApi:
                 handler.add_done_callback(lambda _: free.release())
 
     async def _handle(self, socket: Socket, text: str) -> None:
-        """Run the function of a message; send API Gateway's error frame if it fails."""
-        event = socket.context.message(text)
+        """Run the function of a message, or answer it from a MOCK route's templates.
+
+        If that fails, the client gets API Gateway's error frame.
+        """
+        route = self._mock_routes.of(text)
+        event = socket.context.message(text, route.key if route else "$default")
         _log("MESSAGE", socket.context, f"{len(text)} characters")
-        error = await self._invoke_default(socket.context, event)
-        if error is not None and socket.closing is None:
+        if route is None:
+            error = await self._invoke_default(socket.context, event)
+        else:
+            error = _answer(route, socket, event)
+        if error is not None:
             frame = {
                 "message": error,
                 "connectionId": socket.context.connection_id,
                 "requestId": event["requestContext"]["requestId"],
             }
-            socket.send(json.dumps(frame))
+            _send(socket, json.dumps(frame))
 
     async def _invoke_default(self, context: WebSocketContext, event: dict[str, Any]) -> str | None:
         """Invoke the `$default` function. Returns API Gateway's error text; None on success."""
@@ -191,6 +200,25 @@ class WebSocketApi:
             connections=len(self._sockets),
             **details,
         )
+
+
+def _answer(route: MockRoute, socket: Socket, event: dict[str, Any]) -> str | None:
+    """Send a MOCK route's answer. Returns API Gateway's error text; None on success."""
+    try:
+        answer = route.answer(event["body"], event["requestContext"])
+    except MockError as error:
+        _log("ERROR", socket.context, f"route {route.key}: {error}")
+        return "Internal server error"
+    if answer is not None:
+        _send(socket, answer)
+    return None
+
+
+def _send(socket: Socket, text: str) -> None:
+    """Send what API Gateway itself answers. A client that reads too slowly misses it."""
+    if socket.closing is None:
+        with contextlib.suppress(BufferFull):
+            socket.send(text)
 
 
 def _log(kind: str, context: WebSocketContext, text: str) -> None:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from bench.month import PING_SECONDS
+from bench.month import HEARTBEAT_SECONDS, PING_SECONDS
 from bench.simulate import PACED, POLICIES, RESULT, Broadcast, Crowd, Policy, tables
 from clients.python.herald_client import Options
 from gateway.configuration import PROJECT
@@ -43,7 +43,10 @@ def test_clients_reconnect_no_faster_than_the_quota_allows(policy: Policy) -> No
 
 
 def test_the_simulated_clients_ping_as_often_as_the_clients_do() -> None:
-    assert Options().ping_every == PING_SECONDS
+    options = Options()
+    assert options.ping_every == PING_SECONDS
+    assert 0.95 * options.heartbeat_every == HEARTBEAT_SECONDS  # it replaces a ping
     javascript = (PROJECT / "clients" / "js" / "herald.js").read_text()
-    [minutes] = re.findall(r"pingEvery: (\d+) \* 60_000", javascript)
-    assert int(minutes) * 60 == PING_SECONDS
+    for name, seconds in (("ping", options.ping_every), ("heartbeat", options.heartbeat_every)):
+        [minutes] = re.findall(rf"{name}Every: ([\d.]+) \* 60_000", javascript)
+        assert float(minutes) * 60 == seconds

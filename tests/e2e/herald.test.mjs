@@ -218,7 +218,7 @@ test("a token is refreshed before it expires", async () => {
   const lost = detail(tess, "close");
   assert.equal(await Promise.race([lost, sleep(9000, "still there")]), "still there");
   assert.equal(asked, 2);
-  await tess.ping(); // Herald would refuse it with the first token
+  await tess.send({ to: { users: ["js-tess"] }, data: 1 }); // refused with the first token
   tess.close();
 });
 

@@ -42,6 +42,7 @@ def test_a_broken_secret_is_a_configuration_error(secret_file: Path) -> None:
         ("PORT", "80.5", "a number from 0 to 65535 without a fraction"),
         ("GATEWAY_CONCURRENCY", "0", "a number from 1 to 256"),
         ("GATEWAY_IDLE_TIMEOUT_SECONDS", "soon", "a number from 0.1 to 86400"),
+        ("GATEWAY_MOCK_ROUTES", "no", "true or false"),
         ("GATEWAY_ALLOWED_HOSTS", "http://a", HOST_NAMES),
         ("GATEWAY_ALLOWED_HOSTS", "laptop:8000", HOST_NAMES),
         ("GATEWAY_ALLOWED_HOSTS", "a b", HOST_NAMES),

@@ -119,6 +119,14 @@ def test_a_parameter_that_is_not_an_allowed_number_is_refused(
     assert cli.template_parameters(f"{name}=2", method) == {name: "2"}
 
 
+@pytest.mark.parametrize("method", cli.METHODS)
+def test_a_parameter_that_is_not_an_allowed_choice_is_refused(method: str) -> None:
+    with pytest.raises(DeploymentError) as refused:
+        cli.template_parameters("PingRoute=off", method)
+    assert str(refused.value) == "PingRoute holds 'off'; allowed: true or false"
+    assert cli.template_parameters("PingRoute=false", method) == {"PingRoute": "false"}
+
+
 def test_a_stage_is_destroyed_only_if_its_name_confirms_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -22,7 +22,19 @@ DOMAIN = "a1b2c3d4e5.execute-api.eu-west-1.amazonaws.com"
 USER = "0f8fad5b-d9cb-469f-a165-70867728950e"
 OTHER_USER = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 MINUTE_MS = 60_000
+STALE_AFTER_SECONDS = 4500
 NOBODY = {"connections": ["AAAAAAAAAAAAAAA="]}
+
+
+class Clients(World):
+    """Clients that remember the frames that they receive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames: list[Any] = []
+
+    def arrive(self, connection_id: str, body: bytes) -> None:
+        self.frames.append(json.loads(body))
 
 
 class Place:
@@ -31,33 +43,41 @@ class Place:
     def __init__(self, client: Any, **settings: Any) -> None:
         self.client = client
         self.meter = Meter(client)
-        self.world = World()
+        self.world = Clients()
         aws = Aws(self.meter, self.world)
-        self.herald = Herald(aws, self.world, max_connections_per_user=10, **settings)
+        self.herald = Herald(
+            aws,
+            self.world,
+            max_connections_per_user=10,
+            stale_after_seconds=STALE_AFTER_SECONDS,
+            **settings,
+        )
+        self.step_ms = MINUTE_MS
+        """The time that passes after each event."""
         self._principals: dict[str, Principal] = {}
 
     def connect(self, user: str = USER, *groups: str, tenant: str = "acme") -> Socket:
-        """Open a user's connection; a minute passes."""
+        """Open a user's connection."""
         socket = self.world.connect(user)
         self._principals[socket.connection_id] = Principal(
             user, 10**12, tenant=tenant, scopes=SCOPES | {Scope.MESSAGES_BROADCAST}, groups=groups
         )
         self.herald.lifecycle.on_connect(self._event(socket))
         socket.state = "open"
-        self.world.now += MINUTE_MS
+        self.world.now += self.step_ms
         return socket
 
     def disconnect(self, socket: Socket) -> None:
-        """End a connection; a minute passes."""
+        """End a connection."""
         self.herald.lifecycle.on_disconnect(self._event(socket))
         socket.state = "closed"
-        self.world.now += MINUTE_MS
+        self.world.now += self.step_ms
 
     def say(self, socket: Socket, **frame: object) -> None:
-        """Send a client's frame; a minute passes."""
+        """Send a client's frame."""
         event = self._event(socket, json.dumps(frame))
         self.herald.actions.receive(event, Deadline.after(NEVER))
-        self.world.now += MINUTE_MS
+        self.world.now += self.step_ms
 
     def send(self, socket: Socket, to: Any, **fields: object) -> None:
         """Send a message over a WebSocket."""
@@ -161,7 +181,8 @@ def test_a_resume_in_one_group(place: Place) -> None:
         place.send(sender, to)
     socket = place.connect(USER, "team")
     assert place.bill(place.say, socket, action="resume", after=had) == units.RESUME
-    assert len(place.world.received[socket.connection_id]) == 3
+    [messages, resumed] = place.world.frames[-2:]
+    assert (len(messages["messages"]), resumed["count"], resumed["complete"]) == (3, 3, True)
 
 
 # --- Messages to all of a tenant
@@ -233,10 +254,12 @@ def work_off(place: Place) -> None:
 
 
 def swept(place: Place, count: int = 40) -> list[Socket]:
-    """Open connections, which the first sweep has looked at."""
+    """Open connections at once, which the first sweep has looked at."""
+    place.step_ms = 1
     sockets = crowd(place, count)
     for socket in sockets:
         place.send(socket, NOBODY)
+    place.world.now += 2 * MINUTE_MS  # one that has just opened may be in its handshake still
     place.sweep()
     return sockets
 
@@ -288,3 +311,13 @@ def test_the_sweep_notes_frames_that_only_the_users_have_seen_once_they_are_old(
     assert more_writes[LIFE.connections] == 40 * units.LAGGING.writes
     assert more_reads[LIFE.users] - reads[LIFE.users] == 40 * units.LAGGING.reads
     assert by_table(place)[0] == writes
+
+
+def test_each_hour_the_sweep_looks_whether_the_users_connections_are_there(place: Place) -> None:
+    swept(place)
+    writes, reads = by_table(place)
+    place.world.now += 50 * MINUTE_MS
+    more_writes, more_reads = by_table(place)
+    assert more_writes.keys() == writes.keys()
+    scans = 0.5 * place.meter.calls.count("scan")
+    assert sum(more_reads.values()) - sum(reads.values()) <= 40 * units.TIED.reads + scans

@@ -209,7 +209,7 @@ def on_ws_disconnect(event: ChaliceEvent) -> None:
 # --- Schedule and queue
 
 
-@app.schedule(Rate(1, unit=Rate.MINUTES))
+@app.schedule(Rate(10, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
     """Find dead, stale and expired connections."""
     try:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.bound import bounded
 from bench.quick_mode import full_or_quick, write_result
 from chalicelib.auth.principal import Principal, Scope
 from gateway.api.events import RestRequest, WebSocketContext
@@ -91,6 +92,7 @@ def events() -> dict[str, Any]:
     }
 
 
+@bounded(minutes=15)
 def main() -> None:
     """Print each function's median, and its ratio to the SDK's; write the medians."""
     loop = asyncio.new_event_loop()

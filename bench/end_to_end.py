@@ -1,13 +1,20 @@
-"""The whole path of a message: from `POST /messages` in the handler to the last recipient.
+"""The whole path of a message, beside sending alone: from `POST /messages` to the last recipient.
 
     .venv/bin/python -m bench                # runs this among the others, since it needs the stub
 
-The handler is called as Lambda calls it. It reads the connections from the emulator (which is
-slower than DynamoDB and shares the stub's core) and delivers to the stub, 10 ms away.
+The handler is called as Lambda calls it. It charges the sender, keeps the message in the history,
+reads the recipients from DynamoDB, and delivers to the stub, which is 10 ms away. Sending alone
+takes turns with it: the same frames to the same recipients, which are in memory already, through
+the same sender.
 
-A row has the first request (`cold ms`), the median of the following ones (`ms`) and their
-deliveries per second. The shares say how two more requests, with a clock around each part, spent
-their processor time.
+Every fifth of a second counts here, so what stands in for DynamoDB must not be slower than it:
+`bench.replay` answers what reads the audience, and the emulator all other calls. Left out are API
+Gateway and Lambda before the handler, and DynamoDB's distance. The stub, the replay and the
+emulator share a core, the handler has another.
+
+A row has the first request (`cold ms`), the medians of the whole path and of sending alone, and how
+many times as long the whole path takes. The shares say how two more requests, with a clock around
+each part, spent their processor time.
 """
 
 import asyncio
@@ -17,36 +24,44 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
-import boto3
-
-from bench.quick_mode import full_or_quick
+from bench.bound import bounded
+from bench.fanout import RESULTS as FANOUT_RESULTS
+from bench.fanout import machine
+from bench.quick_mode import full_or_quick, write_result
 from bench.quiet import stdout_discarded
+from bench.replay import replaying
 from bench.stub import CLIENT_CORE, STUB_CORE, Stub, pin
 from chalicelib.auth.principal import Principal, Scope
 from chalicelib.clock import now_ms
 from chalicelib.delivery.frames import Framer
 from chalicelib.delivery.http import Transport
+from chalicelib.delivery.parcel import Outcome, Parcel
+from chalicelib.delivery.sender import Sender
 from chalicelib.delivery.sigv4 import RequestSigner
-from chalicelib.settings import Settings
+from chalicelib.protocol.reports import Result
+from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.audience import Audiences
-from chalicelib.store.connections import Connections
 from chalicelib.store.items import Connection
+from chalicelib.store.schema import Item
 from gateway.api.events import RestRequest
-from gateway.aws.emulator import emulated_aws
+from gateway.aws.emulator import client, emulated_aws
 from gateway.functions.runtime import LambdaContext
 
-ROUNDS = full_or_quick(5, 1)
+ROUNDS = full_or_quick(9, 1)
 LATENCY_MS = 10
-USERS = [f"user-{number}" for number in range(100)]
+SECONDS = 60.0
+USERS = 100
 PER_USER = 10
-OTHER_USERS = full_or_quick(9000, 1000)
+FEW, MANY = full_or_quick((1000, 10_000), (100, 1000))
+GROUP = "room"
 MAX_BATCH_WRITE = 25
 MASTER_KEY = {"kty": "oct", "kid": "bench", "k": "A" * 43}
+RESULT = FANOUT_RESULTS.with_name("end_to_end.json")
 
 PARTS = (
     ("framing", Framer, "__init__"),
@@ -57,93 +72,167 @@ PARTS = (
 )
 
 
+class Crowd(NamedTuple):
+    """A tenant, all of whose connections are in the group."""
+
+    tenant: str
+    users: int
+    per_user: int = 1
+
+    @property
+    def connections(self) -> int:
+        return self.users * self.per_user
+
+
+HOMES, SMALL, LARGE = Crowd("homes", USERS, PER_USER), Crowd("small", FEW), Crowd("large", MANY)
+NAMES = [f"user-{number}" for number in range(USERS)]
+
+AUDIENCES = (
+    (f"{USERS} users, {PER_USER} connections each", HOMES, {"users": NAMES}),
+    (f"a group of {FEW:,}", SMALL, {"groups": [GROUP]}),
+    (f"a group of {MANY:,}", LARGE, {"groups": [GROUP]}),
+)
+
+
+class Figures(NamedTuple):
+    """The figures of one audience. `seconds` is the whole path, a median like `sending_seconds`.
+
+    `ratio` is that of these two. The shares are of the processor time of the whole path.
+    """
+
+    audience: str
+    recipients: int
+    encrypted: bool
+    latency_ms: int
+    cold_seconds: float
+    seconds: float
+    sending_seconds: float
+    ratio: float
+    reading_share: float
+    shares: dict[str, float]
+
+
+@bounded(minutes=20)
 def main(stub: Stub) -> None:
-    """Measure a message to 100 users with ten connections each, then to all of 1,000 and of 10,000
-    connections; the first and the last again with encryption for each user."""
-    pin(STUB_CORE)  # the emulator inherits it
+    """Measure each audience, then again with encryption for each user; write the figures."""
+    pin(STUB_CORE)  # the emulator and the replay inherit it
     loop = asyncio.new_event_loop()
     emulator = emulated_aws({"HERALD_FANOUT_QUEUE_URL": ""})  # no queue: POST delivers everything
     variables = loop.run_until_complete(emulator.__aenter__())
-    pin(CLIENT_CORE)
     try:
-        os.environ.update(variables)
-        os.environ["AWS_CA_BUNDLE"] = str(stub.authority)
-        os.environ["HERALD_JWT_SECRET"] = "x" * 32
-        os.environ["HERALD_MESSAGE_RATE"] = os.environ["HERALD_MESSAGE_BURST"] = "1000000"
-        os.environ["HERALD_FANOUT_RATE"] = "0"  # as fast as it can
-        os.environ["HERALD_ENCRYPTION_KEYS"] = json.dumps({"keys": [MASTER_KEY]})
-        _measure(stub)
+        _fill(client("dynamodb", variables), stub.endpoint(LATENCY_MS))
+        with replaying(variables["AWS_ENDPOINT_URL"], stub) as dynamodb:
+            pin(CLIENT_CORE)
+            os.environ.update({**variables, "AWS_ENDPOINT_URL": dynamodb})
+            os.environ["AWS_CA_BUNDLE"] = str(stub.authority)
+            os.environ["HERALD_JWT_SECRET"] = "x" * 32
+            os.environ["HERALD_MESSAGE_RATE"] = os.environ["HERALD_MESSAGE_BURST"] = "1000000"
+            os.environ["HERALD_FANOUT_RATE"] = "0"  # as fast as it can
+            os.environ["HERALD_ENCRYPTION_KEYS"] = json.dumps({"keys": [MASTER_KEY]})
+            _measure()
     finally:
         loop.run_until_complete(emulator.__aexit__(None, None, None))
         loop.close()
 
 
-def _measure(stub: Stub) -> None:
+def _fill(dynamodb: Any, endpoint: str) -> None:
+    """Store the connections, as they are once they are open and in the group."""
+    now = now_ms()
+    tables: dict[str, list[Item]] = {name: [] for name in ("connections", "groups", "users")}
+    for crowd in (HOMES, SMALL, LARGE):
+        for user in range(crowd.users):
+            principal = Principal(
+                f"user-{user}", now // 1000 + 7200, tenant=crowd.tenant, groups=(GROUP,)
+            )
+            connections = [
+                Connection(
+                    f"{crowd.tenant}-{user:06}-{number}=",
+                    principal,
+                    endpoint,
+                    connected_at=now,
+                    timestamp=now,
+                    groups=frozenset({GROUP}),
+                )
+                for number in range(crowd.per_user)
+            ]
+            tables["connections"] += [one.to_item() for one in connections]
+            tables["groups"] += [one.membership(GROUP) for one in connections]
+            tables["users"].append(
+                {
+                    "user": {"S": principal.key},
+                    "connections": {"SS": [one.connection_id for one in connections]},
+                    **{f"@{one.connection_id}": one.recipient.reach() for one in connections},
+                }
+            )
+    for table, items in tables.items():
+        for start in range(0, len(items), MAX_BATCH_WRITE):
+            batch = items[start : start + MAX_BATCH_WRITE]
+            requests = [{"PutRequest": {"Item": item}} for item in batch]
+            dynamodb.batch_write_item(RequestItems={f"herald-{table}": requests})
+
+
+def _measure() -> None:
     handler = importlib.import_module("app")
     logging.getLogger("herald").setLevel(logging.WARNING)
-    endpoint = stub.endpoint(LATENCY_MS)
-    _connect_users(handler.herald().connections, endpoint)
-    print(f"\nFrom POST in the handler to the last recipient, {LATENCY_MS} ms away")
-    print(f"{'audience':34} {'cold ms':>8} {'ms':>8} {'per s':>8}   shares of the processor time")
-    _row(handler, {"users": USERS}, "100 users, 10 connections each")
-    _row(handler, {"users": USERS}, "the same, encrypted", encrypt=True)
-    _row(handler, {"all": True}, "all of 1,000")
-    _connect_more(handler.herald().connections, endpoint)
-    _row(handler, {"all": True}, f"all of {1000 + OTHER_USERS:,}")
-    _row(handler, {"all": True}, "the same, encrypted", encrypt=True)
+    print(f"\nFrom POST to the last recipient, {LATENCY_MS} ms away, beside sending alone")
+    print(
+        f"{'audience':34} {'cold ms':>8} {'ms':>8} {'alone ms':>8} {'times':>6} {'per s':>8}"
+        "   shares of the processor time"
+    )
+    rows = []
+    for encrypted in (False, True):
+        for title, crowd, to in AUDIENCES:
+            name = f"{title}, encrypted" if encrypted else title
+            row = _row(handler, crowd, {"to": to, "data": "x" * 100, "encrypt": encrypted}, name)
+            print(_line(row), flush=True)
+            rows.append({**row._asdict(), "machine": machine()})
+    write_result(RESULT, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
 
 
-def _connect_users(connections: Connections, endpoint: str) -> None:
-    for user in USERS:
-        for number in range(PER_USER):
-            connections.open(_connection(f"{user}-{number}", user, endpoint))
-
-
-def _connect_more(connections: Connections, endpoint: str) -> None:
-    """Add connections of other users, without items of these users: a message to all reads none."""
-    client = boto3.client("dynamodb")
-    table = Settings.from_environ(os.environ).connections_table
-    for start in range(0, OTHER_USERS, MAX_BATCH_WRITE):
-        items = [
-            _connection(f"other-{number}", f"other-{number}", endpoint).to_item()
-            for number in range(start, start + MAX_BATCH_WRITE)
-        ]
-        client.batch_write_item(
-            RequestItems={table: [{"PutRequest": {"Item": item}} for item in items]}
-        )
-
-
-def _connection(connection_id: str, user: str, endpoint: str) -> Connection:
-    principal = Principal(user, expires_at=int(time.time()) + 7200)
-    now = now_ms()
-    return Connection(connection_id, principal, endpoint, connected_at=now, timestamp=now)
-
-
-def _row(handler: Any, to: dict[str, Any], title: str, *, encrypt: bool = False) -> None:
-    body = json.dumps({"to": to, "data": "x" * 100, "encrypt": encrypt})
+def _row(handler: Any, crowd: Crowd, message: Mapping[str, Any], title: str) -> Figures:
+    event = _event(crowd.tenant, json.dumps(message))
+    sender: Sender = handler.herald().delivery
+    whole: list[float] = []
+    alone: list[float] = []
     with stdout_discarded():
-        cold, *warm = [_post(handler, body) for _ in range(1 + ROUNDS)]
+        with _capturing(sender) as pages:
+            cold = _post(handler, event, crowd.connections)
+        for _ in range(ROUNDS):
+            whole.append(_post(handler, event, crowd.connections))
+            alone.append(_send(sender, pages, crowd.connections))
         with _clocks() as spent:
             used = time.process_time()
             for _ in range(2):
-                _post(handler, body)
+                _post(handler, event, crowd.connections)
             used = time.process_time() - used
-    seconds = statistics.median(seconds for seconds, _ in warm)
-    delivered = warm[0][1]
     spent["the rest"] = used - sum(spent.values())
-    shares = ", ".join(f"{part} {time / used:.0%}" for part, time in spent.items())
-    print(
-        f"{title:34} {cold[0] * 1000:>8.1f} {seconds * 1000:>8.1f} {delivered / seconds:>8,.0f}"
-        f"   {shares}",
-        flush=True,
+    shares = {part: round(time / used, 3) for part, time in spent.items()}
+    seconds, sending_seconds = statistics.median(whole), statistics.median(alone)
+    return Figures(
+        title,
+        crowd.connections,
+        bool(message["encrypt"]),
+        LATENCY_MS,
+        round(cold, 4),
+        round(seconds, 4),
+        round(sending_seconds, 4),
+        round(seconds / sending_seconds, 2),
+        shares["reading"],
+        shares,
     )
 
 
-def _post(handler: Any, body: str) -> tuple[float, int]:
-    """Post a message. Return the seconds that it took, and the number of deliveries.
+def _line(row: Figures) -> str:
+    milliseconds = (row.cold_seconds * 1000, row.seconds * 1000, row.sending_seconds * 1000)
+    return (
+        f"{row.audience:34} {' '.join(f'{value:>8.1f}' for value in milliseconds)}"
+        f" {row.ratio:>6.2f} {row.recipients / row.seconds:>8,.0f}"
+        f"   {', '.join(f'{part} {share:.0%}' for part, share in row.shares.items())}"
+    )
 
-    Raises SystemExit unless everybody was reached.
-    """
+
+def _event(tenant: str, body: str) -> Any:
+    """Return the event of a POST from a user of `tenant`."""
     request = RestRequest(
         method="POST",
         path="/messages",
@@ -158,17 +247,54 @@ def _post(handler: Any, body: str) -> tuple[float, int]:
     )
     principal = Principal(
         "bench",
-        expires_at=int(time.time()) + 600,
+        expires_at=int(time.time()) + 3600,
+        tenant=tenant,
         scopes=frozenset({Scope.MESSAGES_SEND, Scope.MESSAGES_BROADCAST}),
     )
-    event = request.proxy({"principalId": "bench", **principal.to_context()}, binary_types=[])
+    return request.proxy({"principalId": "bench", **principal.to_context()}, binary_types=[])
+
+
+def _post(handler: Any, event: Any, recipients: int) -> float:
+    """Post a message; return the seconds. Raises SystemExit unless everybody was reached."""
     started = time.perf_counter()
-    answer = handler.app(event, LambdaContext("api_handler", "bench", 30.0))
+    answer = handler.app(event, LambdaContext("api_handler", "bench", SECONDS))
     seconds = time.perf_counter() - started
+    if answer["statusCode"] != 200:
+        raise SystemExit(answer)
     [report] = json.loads(answer["body"])["messages"]
-    if report["delivered"] != report["recipients"]:
+    if report["delivered"] != recipients:
         raise SystemExit(f"Not everybody was reached: {report}")
-    return seconds, report["delivered"]
+    return seconds
+
+
+def _send(sender: Sender, pages: Sequence[Sequence[Parcel]], recipients: int) -> float:
+    """Send parcels; return the seconds. Raises SystemExit unless everybody was reached."""
+    started = time.perf_counter()
+    delivered = 0
+    for outcome in sender.deliver(pages, Deadline.after(SECONDS)):
+        delivered += outcome.result is Result.DELIVERED
+    seconds = time.perf_counter() - started
+    if delivered != recipients:
+        raise SystemExit(f"{delivered} of {recipients} were delivered")
+    return seconds
+
+
+@contextmanager
+def _capturing(sender: Sender) -> Iterator[list[Sequence[Parcel]]]:
+    """Collect the pages that the sender is given while the context lasts."""
+    captured: list[Sequence[Parcel]] = []
+    deliver = sender.deliver
+
+    def capture(pages: Iterable[Sequence[Parcel]], deadline: Deadline) -> Iterator[Outcome]:
+        def seen() -> Iterator[Sequence[Parcel]]:
+            for page in pages:
+                captured.append(page)
+                yield page
+
+        return deliver(seen(), deadline)
+
+    with mock.patch.object(sender, "deliver", capture):
+        yield captured
 
 
 @contextmanager

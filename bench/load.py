@@ -34,6 +34,7 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from bench.bound import bounded
 from bench.processes import TICKS_PER_SECOND, cpu_ticks
 from bench.quick_mode import full_or_quick, write_result
 from gateway.aws.emulator import client
@@ -381,6 +382,7 @@ def _listed(values: dict[str, float], form: str) -> str:
     return ", ".join(f"{name} {value:{form}}" for name, value in sorted(values.items()))
 
 
+@bounded(minutes=40)
 def main() -> None:
     """Print and write the figures. Raises SystemExit if a delivery was lost or duplicate."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
@@ -391,7 +393,8 @@ def main() -> None:
         results = asyncio.run(measure(ours.recv(), process.pid or 0))
     finally:
         ours.send(None)
-        process.join()
+        process.join(PATIENCE_SECONDS)
+        process.kill()  # if it has not ended yet
     write_result(RESULT, json.dumps(results, indent=1) + "\n")
     print(f"MB at the end: {_listed(results['memory'], '.0f')}")
     print(

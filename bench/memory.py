@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.bound import bounded
 from bench.peers.rounds import peak_memory
 from bench.quick_mode import full_or_quick
 from bench.stub import CLIENT_CORE, Stub, pin
@@ -23,6 +24,7 @@ PAGE = 1000
 DEADLINE_SECONDS = 120.0
 
 
+@bounded(minutes=10)
 def main(stub: Stub) -> None:
     """Print both peaks, and the difference."""
     peaks = [_in_a_process(stub, recipients) for recipients in AUDIENCES]

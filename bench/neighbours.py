@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.bound import bounded
 from bench.quick_mode import full_or_quick, write_result
 from tests.support.limits.proxy import Counts
 from tests.support.neighbours.loud import ACTS, VICTIM, Loud, loud
@@ -160,6 +161,7 @@ def _print_act(
         print(f"  {title}: {json.dumps(result[title])}", flush=True)
 
 
+@bounded(minutes=90)
 def main(acts: Sequence[str] = ACTS) -> None:
     scale = Scale.from_environ(os.environ)
     print(f"Neighbours of a loud sender, with all limits divided by {scale.factor:g}")

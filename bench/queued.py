@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from bench.bound import bounded
 from bench.processes import cpu_ticks, execution_environments, peak_megabytes, reset_peak
 from bench.quick_mode import full_or_quick, write_result
 from bench.quiet import stdout_discarded
@@ -32,7 +33,6 @@ from bench.stub import Stub, stub
 from bench.tables import Tables, serving
 from chalicelib.auth.principal import Principal
 from chalicelib.clock import now_ms
-from chalicelib.fanout.publisher import shards_for
 from chalicelib.store.items import Connection
 from gateway.aws.emulator import client
 from gateway.configuration import configuration
@@ -208,7 +208,7 @@ async def measure(running_stub: Stub) -> tuple[dict[str, list[Run]], dict[str, S
 
     def resize(count: int, queued: StubbedGateway) -> None:
         for one in tables:
-            one.fill(count, (1, shards_for(count)))
+            one.fill(count)
         queued.set_audience_size(count)
 
     async with (
@@ -248,6 +248,7 @@ async def measure(running_stub: Stub) -> tuple[dict[str, list[Run]], dict[str, S
     return runs, small
 
 
+@bounded(minutes=30)
 def main() -> None:
     with stub(log=True) as running_stub, stdout_discarded():
         runs, small = asyncio.run(measure(running_stub))

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
+from bench.bound import bounded
 from bench.processes import TICKS_PER_SECOND, cpu_ticks, execution_environments
 from bench.quick_mode import full_or_quick, write_result
 from bench.quiet import stdout_discarded
@@ -162,6 +163,7 @@ async def measure() -> dict[str, Any]:
     }
 
 
+@bounded(minutes=20)
 def main() -> None:
     """Print the figures as a table, and write them."""
     with stdout_discarded():

@@ -4,7 +4,7 @@
 
 The printed tables are those of `docs/scale.md`: seconds to a broadcast's last recipient, by quota
 and worker size; how clients return after a mass disconnect, by reconnect policy; and dollars a
-month, by component.
+month, by component (`bench.month`).
 
 The cost of a delivery is taken from the results of `bench.queued` and `bench.fanout`. Quotas and
 prices are AWS's; each names the page that it is from. Nothing here has run on AWS.
@@ -20,6 +20,18 @@ from typing import Any
 
 import simpy
 
+from bench import units
+from bench.bound import bounded
+from bench.month import (
+    HEARTBEAT_SECONDS,
+    LIFE_SECONDS,
+    MEGABYTES_PER_CPU,
+    PING_SECONDS,
+    floor,
+    months,
+    ratio,
+    services,
+)
 from chalicelib.delivery.congestion import MAX_WINDOW
 from chalicelib.fanout import census
 from chalicelib.fanout.limits import DEFAULT_LIMITS
@@ -34,13 +46,9 @@ QUOTA = 10_000  # requests per second, `@connections` included; 2,500 in some re
 BURST = 0.5  # of the quota of a second: 5,000 of 10,000
 # https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-execution-service-websocket-limits-table.html
 CONNECTS = 500  # new connections per second
-LIFE_SECONDS = 2 * 60 * 60
 IDLE_SECONDS = 10 * 60
-PING_SECONDS = 8 * 60  # the default of both clients
 # https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html
 FIRST_WORKERS, MORE_WORKERS_PER_SECOND, MAX_WORKERS, BATCH = 5, 5, 1000, 10
-# https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html
-MEGABYTES_PER_CPU = 1769
 
 # Guesses, each slower than what is usual within a region:
 LATENCY = 0.010  # a call of `@connections`, as in the benchmarks
@@ -63,8 +71,13 @@ class Job:
 
 
 def background(connections: int) -> float:
-    """Return the requests per second of idle clients: pings, their answers, and handshakes."""
-    return 2 * connections / PING_SECONDS + connections / LIFE_SECONDS
+    """Return the requests per second of idle clients.
+
+    They are pings and heartbeats, the handshakes, the resumes, and the answers that functions post
+    through `@connections`. API Gateway's own answer to a ping is not a request.
+    """
+    answered = connections / HEARTBEAT_SECONDS + connections / LIFE_SECONDS
+    return connections / PING_SECONDS + connections / LIFE_SECONDS * 2 + answered
 
 
 class Gateway:
@@ -260,74 +273,6 @@ class Crowd:
         return True
 
 
-# --- The costs
-
-PRICES = {
-    # us-east-1, without free tiers and savings plans; the first tier where there are several
-    "WebSocket message": 1.00e-6,  # https://aws.amazon.com/api-gateway/pricing/
-    "connection minute": 0.25e-6,
-    "REST request": 3.50e-6,
-    "Lambda request": 0.20e-6,  # https://aws.amazon.com/lambda/pricing/
-    "Lambda GB-second": 16.6667e-6,
-    "DynamoDB write": 0.625e-6,  # https://aws.amazon.com/dynamodb/pricing/on-demand/
-    "DynamoDB read": 0.125e-6,
-    "SQS request": 0.40e-6,  # https://aws.amazon.com/sqs/pricing/
-}
-HOURS_A_MONTH = 730
-GIGABYTES = 0.5  # of memory of a function
-ITEM_KILOBYTES = 0.6  # of an item of a connection
-HANDLER_SECONDS = 0.015  # for a frame or a handshake
-
-# Write units. A transaction takes two for each item, and a connection's item changes the index
-# `userId`, too, which projects everything.
-FRAME_WRITES = 5  # a transaction of the connection and its user, and the index
-HANDSHAKE_WRITES = 10  # the same when a connection opens and when it ends; without groups
-RESUME_WRITES = FRAME_WRITES + 3  # its frame, the charge, and the note of the connection before
-RESUME_READS = 6
-
-
-def month(connections: int, broadcasts: int, messages: int, per_cpu: float) -> dict[str, float]:
-    """Return the dollars a month, by component.
-
-    Each client that reconnects resumes. It is in one group, and its streams are small.
-
-    Args:
-        connections: How many are open at all times.
-        broadcasts: Messages to all of them, in a month.
-        messages: Messages from a client to one other, in a month.
-        per_cpu: Deliveries per second of a processor.
-    """
-    minutes = HOURS_A_MONTH * 60 * connections
-    pings = minutes * 60 / PING_SECONDS
-    opened = minutes * 60 / LIFE_SECONDS
-    deliveries = broadcasts * connections + messages
-    frames = pings + messages
-    table_reads = connections * ITEM_KILOBYTES / 4  # a strongly consistent read takes 4 KB
-    sweeps = HOURS_A_MONTH * 60
-    worker_seconds = deliveries / per_cpu * MEGABYTES_PER_CPU / 1024
-    price = PRICES
-    return {
-        "connection minutes": minutes * price["connection minute"],
-        "pings and their answers": 2 * pings * price["WebSocket message"],
-        "messages from clients, acknowledged": 2 * messages * price["WebSocket message"],
-        "resumes and their answers": 2 * opened * price["WebSocket message"],
-        "deliveries": deliveries * price["WebSocket message"],
-        "Lambda: frames and handshakes": (frames + 4 * opened)
-        * (price["Lambda request"] + HANDLER_SECONDS * GIGABYTES * price["Lambda GB-second"]),
-        "Lambda: workers": worker_seconds * price["Lambda GB-second"],
-        f"DynamoDB: frames ({FRAME_WRITES} writes each)": (
-            FRAME_WRITES * frames * price["DynamoDB write"]
-        ),
-        "DynamoDB: handshakes and ends": HANDSHAKE_WRITES * opened * price["DynamoDB write"],
-        "DynamoDB: the history, written": (messages + 2 * broadcasts) * price["DynamoDB write"],
-        "DynamoDB: resumes": opened
-        * (RESUME_WRITES * price["DynamoDB write"] + RESUME_READS * price["DynamoDB read"]),
-        "DynamoDB: broadcasts' reading": broadcasts * table_reads * price["DynamoDB read"],
-        "DynamoDB: the sweep's reading": sweeps * table_reads / 2 * price["DynamoDB read"],
-        "SQS": broadcasts * 3 * shards_for(connections) * 2 * price["SQS request"],
-    }
-
-
 # --- The whole simulation
 
 
@@ -372,13 +317,19 @@ def simulate() -> dict[str, Any]:
         for policy in POLICIES
         for connects in (CONNECTS, 10 * CONNECTS)
     }
-    months = {
-        "nothing but pings": month(1_000_000, 0, 0, costs["perCpu"]),
-        "100 broadcasts a day, 1 message an hour": month(
-            1_000_000, 3_000, 1_000_000 * HOURS_A_MONTH, costs["perCpu"]
-        ),
+    costs_of = months(costs["perCpu"])
+    floors = {
+        name: {"floor": floor(parts), "ratio": round(ratio(parts), 3)}
+        for name, parts in costs_of.items()
     }
-    return {"measured": costs, "broadcasts": broadcasts, "crowds": crowds, "months": months}
+    return {
+        "measured": costs,
+        "broadcasts": broadcasts,
+        "crowds": crowds,
+        "months": costs_of,
+        "floors": floors,
+        "services": services(costs["perCpu"]),
+    }
 
 
 def tables(results: dict[str, Any]) -> list[list[str]]:
@@ -394,11 +345,24 @@ def tables(results: dict[str, Any]) -> list[list[str]]:
     ]
     names = list(next(iter(results["months"].values())))
     rows = [[name, *(f"{of[name]:,.0f}" for of in results["months"].values())] for name in names]
-    total = ["together", *(f"{sum(of.values()):,.0f}" for of in results["months"].values())]
+    of_months, floors = results["months"].values(), results["floors"].values()
+    rows += [
+        ["together", *(f"{sum(of.values()):,.0f}" for of in of_months)],
+        ["of which API Gateway's floor", *(f"{of['floor']:,.0f}" for of in floors)],
+        ["together, as a multiple of the floor", *(f"{of['ratio']:.3f}" for of in floors)],
+    ]
     return [
         [f"| {count:,} | {' | '.join(cells)} |" for count, cells in broadcasts.items()],
         crowds,
-        [f"| {' | '.join(row)} |" for row in [*rows, total]],
+        [f"| {' | '.join(row)} |" for row in rows],
+        [
+            f"| {event} | {spent.calls} | {spent.writes} | {spent.reads:g} |"
+            for event, spent in units.EVENTS.items()
+        ],
+        [
+            f"| {sent} | {' | '.join(f'{dollars:,.0f}' for dollars in by_service.values())} |"
+            for sent, by_service in results["services"].items()
+        ],
     ]
 
 
@@ -406,6 +370,7 @@ def _minutes(seconds: float | None) -> str:
     return "never" if seconds is None else f"{seconds / 60:.0f} min"
 
 
+@bounded(minutes=30)
 def main() -> None:
     """Write the results, and print them as tables."""
     results = simulate()

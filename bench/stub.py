@@ -48,6 +48,9 @@ class Stub:
     """`host:port`."""
     authority: Path
     """The certificate authority that clients must trust."""
+    certificate: Path
+    """The certificate for 127.0.0.1, and its `key`."""
+    key: Path
     log: Path
     """The access log: each line has a request's time (epoch seconds) and its path."""
 
@@ -85,7 +88,13 @@ def stub(*, log: bool = False) -> Iterator[Stub]:
             if not log:
                 pin(STUB_CORE, process.pid)
             _wait_until_ready(port, process, folder / "error.log")
-            yield Stub(f"127.0.0.1:{port}", folder / "authority.pem", requests)
+            yield Stub(
+                f"127.0.0.1:{port}",
+                folder / "authority.pem",
+                folder / "chain.pem",
+                folder / "key.pem",
+                requests,
+            )
         finally:
             process.terminate()
             process.wait()

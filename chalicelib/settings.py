@@ -32,6 +32,7 @@ from chalicelib.setting_parsers import (
 
 PREFIX = "HERALD_"
 MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as the hash
+STALE_AFTER_SECONDS = 75 * 60  # longer than an hour, in which an idle client sends a heartbeat
 LOCAL_SECRET = "local-"  # noqa: S105
 """The prefix of the secret that `make run` makes for a checkout, where developers can read it."""
 SSH_KEYS = ("ssh-", "ecdsa-sha2-")
@@ -186,8 +187,9 @@ class Settings:
     )
     stale_after_seconds: int = _setting(
         whole_number(1),
-        "After this long without activity, a connection is stale and gets probed",
-        default=aws_limits.IDLE_SECONDS,
+        "After this long without activity, a connection is stale and gets probed; clients send a"
+        " heartbeat every hour",
+        default=STALE_AFTER_SECONDS,
     )
     ip_allow: tuple[Network, ...] = _setting(
         NETWORKS, "The addresses that clients may connect from; any if not set", default=()

@@ -40,6 +40,7 @@ from chalicelib.rest.user_connections import UserConnections
 from chalicelib.runtime.aws import credentials, sdk_client
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import ConnectionLimitPolicy, LimiterFailure, Settings
+from chalicelib.store.activity import ActivityRecorder
 from chalicelib.store.audience import Audiences
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store, dynamodb_client
@@ -95,7 +96,8 @@ class Herald:
         Args:
             sqs, sns: Return a client; called when one is first needed, as few requests need it.
             region: Where this function runs; each region has its own fan-out rate.
-            writers: Runs writes in threads; shared by the parts that write beside a delivery.
+            writers: Runs writes in threads, shared by the parts that write beside a delivery; and
+                the reads that are made side by side. None of them may wait for another.
             fanout_limits: The sizes of shards, slices and pages.
         """
         self.delivery = delivery
@@ -167,8 +169,10 @@ class Herald:
             dispatcher=self.dispatcher,
             delivery=self.delivery,
             connections=self.connections,
+            activity=self.activity,
             disconnector=self.disconnector,
             resumer=self._resumer,
+            resume_limiter=self._resume_limiter,
             verify=self._verify,
             now=self.now,
             may_encrypt=self.encryption.available,
@@ -185,6 +189,7 @@ class Herald:
             disconnector=self.disconnector,
             stale_after_seconds=self._settings.stale_after_seconds,
             metrics=self.metrics,
+            writers=self._writers,
             now=self.now,
         )
 
@@ -235,7 +240,6 @@ class Herald:
     @cached_property
     def _resumer(self) -> Resumer:
         return Resumer(
-            users=self.users,
             history=self.history,
             memberships=self._memberships,
             delivery=self.delivery,
@@ -334,14 +338,19 @@ class Herald:
             limiter=UserRateLimiter(
                 RateLimit(CONNECT_RATE_ATTRIBUTE, Rate.per_minute(settings.connect_rate))
             ),
+            now=self.now,
         )
+
+    @cached_property
+    def activity(self) -> ActivityRecorder:
+        return ActivityRecorder(self._store, message_limiter=self._message_limiter)
 
     @cached_property
     def connections(self) -> Connections:
         return Connections(
             self._store,
             handshakes=self.handshakes,
-            message_limiter=self._message_limiter,
+            activity=self.activity,
             memberships=self._memberships,
             metrics=self.metrics,
         )
@@ -350,13 +359,10 @@ class Herald:
     def users(self) -> Users:
         settings = self._settings
         reads = Rate.per_second(settings.read_rate, settings.read_burst)
-        # A client resumes once for each time that it connects, so one rate serves both.
-        resumes = Rate.per_minute(settings.connect_rate)
         return Users(
             self._store,
             message_limiter=self._message_limiter,
             read_limiter=UserRateLimiter(RateLimit(READ_RATE_ATTRIBUTE, reads)),
-            resume_limiter=UserRateLimiter(RateLimit(RESUME_RATE_ATTRIBUTE, resumes)),
         )
 
     @cached_property
@@ -378,7 +384,7 @@ class Herald:
 
     @cached_property
     def _audiences(self) -> Audiences:
-        return Audiences(self._store)
+        return Audiences(self._store, self._writers)
 
     @cached_property
     def _memberships(self) -> Memberships:
@@ -400,6 +406,12 @@ class Herald:
             RateLimit(MESSAGE_RATE_ATTRIBUTE, rate, settings.daily_message_quota),
             fails_open=settings.limiter_failure == LimiterFailure.OPEN,
         )
+
+    @cached_property
+    def _resume_limiter(self) -> UserRateLimiter:
+        # A client resumes once for each time that it connects, so one rate serves both.
+        rate = Rate.per_minute(self._settings.connect_rate)
+        return UserRateLimiter(RateLimit(RESUME_RATE_ATTRIBUTE, rate))
 
     # --- protocol
 

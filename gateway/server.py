@@ -23,6 +23,7 @@ from gateway.aws.signatures import Credentials
 from gateway.aws.variables import MANAGEMENT_ENDPOINT, credentials_in
 from gateway.configuration import Configuration
 from gateway.console.routes import Console
+from gateway.functions import execution_environment
 from gateway.functions.environments import Environments
 from gateway.functions.execution_environment import FunctionError
 from gateway.functions.queues import run_queues
@@ -65,6 +66,7 @@ async def gateway(configuration: Configuration) -> AsyncIterator[Running]:
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(listen(configuration))
         port = listener.getsockname()[1]
+        execution_environment.prepare()
         aws = await stack.enter_async_context(emulated_aws(configuration.variables))
         local_host = LOOPBACK_ADDRESSES.get(configuration.host, configuration.host)
         management = f"http://{authority(local_host, port)}/{WEBSOCKET_STAGE}"

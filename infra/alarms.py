@@ -8,6 +8,7 @@ from infra.stage import FUNCTIONS, Stage
 
 NAMESPACE = "Herald"
 PERIOD = 60
+SWEEP_PERIOD = 600  # the schedule of the sweep
 SUCCESS_OUTCOMES = ("delivered", "stale", "rejected")
 SUCCESS = "100 * FILL(delivered, 0) / (FILL(delivered, 0) + FILL(stale, 0) + FILL(rejected, 0))"
 """Delivered / attempted; `gone` is left out, since those clients had already left."""
@@ -45,9 +46,14 @@ def alarms(configuration: StageConfiguration) -> dict[str, Any]:
             "sweep-errors",
             "The sweep fails, which no client calls: perhaps no function can start",
             comparison="GreaterThanThreshold",
-            threshold=0,
-            periods=2,
-            **_metric("AWS/Lambda", "Errors", {"FunctionName": {"Ref": "Sweep"}}, "Sum"),
+            threshold=1,  # Lambda tries a failed one again after a minute, and after two
+            **_metric(
+                "AWS/Lambda",
+                "Errors",
+                {"FunctionName": {"Ref": "Sweep"}},
+                "Sum",
+                period=SWEEP_PERIOD,
+            ),
         ),
         "ThrottlesAlarm": _alarm(
             stage,
@@ -110,14 +116,19 @@ def _queue_metric(name: str, queue: str) -> dict[str, Any]:
 
 
 def _metric(
-    namespace: str, name: str, dimensions: Mapping[str, Any], statistic: str
+    namespace: str,
+    name: str,
+    dimensions: Mapping[str, Any],
+    statistic: str,
+    *,
+    period: int = PERIOD,
 ) -> dict[str, Any]:
     return {
         "Namespace": namespace,
         "MetricName": name,
         "Dimensions": _listed(dimensions),
         "Statistic": statistic,
-        "Period": PERIOD,
+        "Period": period,
     }
 
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from infra.alarms import NAMESPACE, PERIOD, SUCCESS, SUCCESS_OUTCOMES
+from infra.alarms import NAMESPACE, PERIOD, SUCCESS, SUCCESS_OUTCOMES, SWEEP_PERIOD
 from infra.stage import API_STAGE, FUNCTIONS, TABLES, Stage
 
 WIDTH, HEIGHT, COLUMNS = 8, 6, 3
@@ -57,8 +57,14 @@ def _graphs(stage: Stage) -> list[Graph]:
 
 
 def _connections(stage: Stage) -> list[Graph]:
+    active = _metric(
+        (NAMESPACE, "ActiveConnections", "Stage", stage.name),
+        stat="Maximum",
+        label="active",
+        period=SWEEP_PERIOD,
+    )
     return [
-        ("Active connections", [_herald(stage, "ActiveConnections", "Maximum", "active")]),
+        ("Active connections", [active]),
         (
             "Connections per minute",
             [

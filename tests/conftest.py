@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from gateway.aws.emulator import client as client_of
 from gateway.aws.emulator import emulated_aws
@@ -19,6 +20,10 @@ from tests.support.copies import copy_project
 from tests.support.echo import echoing
 from tests.support.tables import TABLES, create, empty
 from tests.support.world import LIFE
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:

@@ -110,9 +110,11 @@ class CachedFetch(Generic[T]):
         running = self._running
         if running is None:
             return None
-        running.join(seconds)
+        late = self._now() - running.begun_at > self._waits.without_value
+        # Lambda may have frozen a late one, which then ends a moment after this.
+        running.join(max(seconds, self._waits.with_value) if late else seconds)
         if running.is_alive():
-            if self._now() - running.begun_at > self._waits.without_value:
+            if late:
                 self._abandon()
             return None
         self._running = None

@@ -1,22 +1,23 @@
 """Pack messages into WebSocket frames, and build and hash each frame only once."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from chalicelib import aws_limits
 from chalicelib.auth.principal import user_key
 from chalicelib.errors import PayloadTooLarge
 from chalicelib.protocol.encryption import Encrypter, Encryption
 from chalicelib.protocol.messages import Message
-from chalicelib.protocol.strict_json import encode
+from chalicelib.protocol.strict_json import encode, parse_json
 
 MAX_FRAME_BYTES = aws_limits.MESSAGE_BYTES  # a frame of Herald is a message to API Gateway
 CACHED_SELECTIONS = 256  # since a request may have as many selections as recipients
 ENCRYPTED_CACHE_BYTES = 32 * 1024 * 1024  # for the encrypted entries of one request
 
+_T = TypeVar("_T")
 _HEAD, _TAIL = b'{"type":"messages","messages":[', b"]}"
 
 
@@ -113,18 +114,12 @@ class Framer:
 
     def _packed(self, selection: int) -> Iterator[list["_Entry"]]:
         """Yield the entries of each frame that carries the selected messages."""
-        entries: list[_Entry] = []
-        size = len(_HEAD) + len(_TAIL)
-        for index, entry in enumerate(self._entries):
-            if not selection >> index & 1:
-                continue
-            if entries and size + entry.size + 1 > self._frame_bytes:
-                yield entries
-                entries, size = [], len(_HEAD) + len(_TAIL)
-            entries.append(entry)
-            size += entry.size + 1
-        if entries:
-            yield entries
+        selected = (
+            (entry, entry.size)
+            for index, entry in enumerate(self._entries)
+            if selection >> index & 1
+        )
+        return _packed(selected, self._frame_bytes)
 
 
 class Framing(NamedTuple):
@@ -139,6 +134,11 @@ class Framing(NamedTuple):
         Raises PayloadTooLarge, and Unavailable if the keys for encrypted messages can't be had.
         """
         return Framer(messages, self.frame_bytes, tenant, self.encryption)
+
+    def frames(self, texts: Iterable[bytes]) -> tuple[Frame, ...]:
+        """Return the frames that carry entries, each given as its text, in order."""
+        packed = _packed(((text, len(text)) for text in texts), self.frame_bytes)
+        return tuple(frame_of(_body(entries)) for entries in packed)
 
 
 class _Entry:
@@ -176,6 +176,31 @@ class _Entry:
         return encode({**self._fields, "data": data})
 
 
+def encrypted_text(text: bytes, encrypter: Encrypter, user_key: str) -> bytes:
+    """Return the text of an entry for one user, given the text that it has before encryption."""
+    fields: Any = parse_json(text.decode())
+    data = encrypter.encrypt(encode(fields["data"]), user_key)
+    return encode({**fields, "data": data, "encrypted": True})
+
+
+def _packed(sized: Iterable[tuple[_T, int]], frame_bytes: int) -> Iterator[list[_T]]:
+    """Yield the entries of each frame. Each entry comes with the size of its text."""
+    entries: list[_T] = []
+    size = len(_HEAD) + len(_TAIL)
+    for entry, entry_size in sized:
+        if entries and size + entry_size + 1 > frame_bytes:
+            yield entries
+            entries, size = [], len(_HEAD) + len(_TAIL)
+        entries.append(entry)
+        size += entry_size + 1
+    if entries:
+        yield entries
+
+
 def _frame(entries: Sequence[_Entry], user_id: str | None) -> Frame:
-    body = _HEAD + b",".join(entry.text(user_id) for entry in entries) + _TAIL
+    body = _body(entry.text(user_id) for entry in entries)
     return frame_of(body, tuple(entry.message for entry in entries))
+
+
+def _body(texts: Iterable[bytes]) -> bytes:
+    return _HEAD + b",".join(texts) + _TAIL

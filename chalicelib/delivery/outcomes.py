@@ -103,7 +103,7 @@ class OutcomeRecorder:
             elif outcome.result is not Result.STALE:
                 self._connections.remove(recipient, self._now())
             elif outcome.tries:
-                self._connections.mark_stale(recipient.connection_id)
+                self._connections.mark_stale(recipient.connection_id, self._now())
         except Unavailable:
             # The report is right all the same, and the next delivery will have the same outcome.
             logger.warning("could not record that %s is %s", recipient, outcome.result)

@@ -14,12 +14,12 @@ from typing import NamedTuple
 from chalicelib.auth.principal import Principal
 from chalicelib.clock import EpochMs
 from chalicelib.protocol.audience import AudienceKind
-from chalicelib.protocol.messages import Message
 from chalicelib.protocol.ulid import earliest, timestamp_of
 from chalicelib.store.delayed import DelayedMessage, name_digest
-from chalicelib.store.history import History, RequestNumber, StoredMessage, decode
+from chalicelib.store.history import History, StreamPage
 from chalicelib.store.items import Recipient
 from chalicelib.store.schema import everyone_stream, group_stream, user_stream
+from chalicelib.store.stored_messages import RequestNumber, StoredMessage
 
 logger = logging.getLogger("herald.resume")
 
@@ -59,6 +59,14 @@ class _Copy(NamedTuple):
     delayed: bool = False
 
 
+class MissedMessage(NamedTuple):
+    """A message that was missed. `text` is what frames have of it, before encryption."""
+
+    id: str
+    text: bytes
+    encrypted: bool
+
+
 class Missed:
     """The messages that one connection missed, or may have.
 
@@ -75,6 +83,8 @@ class Missed:
         joined: Mapping[str, EpochMs],
         since: EpochMs,
         kept_since: EpochMs,
+        first_pages: Mapping[str, StreamPage] | None = None,
+        may_be_delayed: bool = True,
         limits: ResumeLimits = DEFAULT_LIMITS,
     ) -> None:
         """Read nothing yet.
@@ -87,6 +97,8 @@ class Missed:
             joined: The user's groups, each with the time at which the user joined it.
             since: The time from which on the connection may have missed messages.
             kept_since: The time from which on messages are kept; older ones count as lost.
+            first_pages: The first pages of streams that were read from `since` on already.
+            may_be_delayed: Whether there may be references to delayed messages.
             limits: The memory to use.
         """
         self.lost = False
@@ -99,24 +111,26 @@ class Missed:
         self._groups_by_digest = {name_digest(group): group for group in joined}
         self._since = since
         self._kept_since = kept_since
+        self._first_pages = first_pages or {}
+        self._may_be_delayed = may_be_delayed
         self._limits = limits
 
-    def chunks(self) -> Iterator[list[Message]]:
+    def chunks(self) -> Iterator[list[MissedMessage]]:
         """Yield the messages in the order of their ids, each once, in lists of a bounded size."""
-        chunk: list[Message] = []
+        user_id, connection_id = self._principal.user_id, self._recipient.connection_id
+        chunk: list[MissedMessage] = []
         size = 0
         for entry in self._entries():
-            text = self._unpacked(entry)
-            if text is None:
+            if entry.excepts(user_id, connection_id):
                 continue
-            message = decode(text)
-            if self._is_excluded(message):
+            text = self._text(entry)
+            if text is None:
                 continue
             full = size + len(text) > self._limits.chunk_bytes
             if chunk and (full or len(chunk) == self._limits.chunk_messages):
                 yield chunk
                 chunk, size = [], 0
-            chunk.append(message)
+            chunk.append(MissedMessage(entry.id, text, entry.encrypted))
             size += len(text)
         if chunk:
             yield chunk
@@ -168,10 +182,10 @@ class Missed:
         """Yield a copy of each message, by id."""
         streams = self._streams()
         page_bytes = self._limits.page_bytes // len(streams)
-        reads = (
-            map(_copy, self._history.read(stream, max(self._since, at), page_bytes))
+        reads = [
+            map(_copy, self._history.read(stream, at, page_bytes, self._first_pages.get(stream)))
             for stream, at in streams.items()
-        )
+        ]
         copies = merge(self._delayed(), *reads, key=_id)
         for message_id, same in groupby(copies, key=_id):
             stored, delayed = None, False
@@ -185,7 +199,10 @@ class Missed:
         return {
             user_stream(tenant, self._principal.user_id): self._since,
             everyone_stream(tenant): self._since,
-            **{group_stream(tenant, group): at for group, at in self._joined.items()},
+            **{
+                group_stream(tenant, group): max(self._since, at)
+                for group, at in self._joined.items()
+            },
         }
 
     # --- Delayed messages
@@ -196,6 +213,8 @@ class Missed:
         Leaves out those that are in the streams anyway and can't be in doubt. Yields those that
         are in the streams without what is stored.
         """
+        if not self._may_be_delayed:
+            return
         most, done = self._limits.delayed_messages, ""
         in_streams = earliest(self._since)
         while True:
@@ -241,20 +260,13 @@ class Missed:
 
     # --- Messages
 
-    def _unpacked(self, entry: StoredMessage) -> bytes | None:
+    def _text(self, entry: StoredMessage) -> bytes | None:
         try:
-            return self._history.unpack(entry)
+            return self._history.text(entry)
         except KeyError:
             logger.error("message %s can't be resumed: its master key was removed", entry.id)
             self.lost = True
             return None
-
-    def _is_excluded(self, message: Message) -> bool:
-        audience = message.audience
-        return (
-            self._principal.user_id in audience.except_users
-            or self._recipient.connection_id in audience.except_connections
-        )
 
 
 def _batches(references: list[_Reference], most_bytes: int) -> Iterator[list[_Reference]]:

@@ -24,6 +24,11 @@ def pong(timestamp: EpochMs) -> ServerFrame:
     return {"type": "pong", "timestamp": timestamp}
 
 
+def heartbeat(timestamp: EpochMs) -> ServerFrame:
+    """Answer `heartbeat` with the time."""
+    return {"type": "heartbeat", "timestamp": timestamp}
+
+
 def ack(sent: Report | Queued) -> ServerFrame:
     """Answer `send` with the message's report, or with the note that it is queued."""
     return {"type": "ack", **sent.to_dict()}

@@ -1,7 +1,8 @@
 """The clauses and actions of which a connection's transitions consist. No I/O.
 
-A *tie* is a connection's id and its `reach` in its user's item. A *tombstone* is the id of a
-connection that ended during its handshake.
+A *tie* is a connection's id and its `reach` in its user's item, with what else is noted there about
+the connection (`schema.TIE_PREFIXES`). A *tombstone* is the id of a connection that ended during
+its handshake.
 """
 
 from collections.abc import Iterable
@@ -9,14 +10,20 @@ from collections.abc import Iterable
 from chalicelib.auth.principal import Principal
 from chalicelib.clock import EpochMs
 from chalicelib.store.expressions import Action, Clause, delete, number, put, update
-from chalicelib.store.items import Connection, Recipient, Status, principal_value
+from chalicelib.store.items import Connection, Recipient, Status, principal_digest, principal_value
 from chalicelib.store.schema import (
+    ACTIVITY_PREFIX,
     CLOSED_SLOTS,
     JOINED_PREFIX,
+    PRINCIPAL_PREFIX,
     REACH_PREFIX,
+    REFUSED_PREFIX,
+    TIE_PREFIXES,
+    Item,
     Tables,
     connection_key,
     membership_key,
+    roster_key,
     user_expires_at,
     user_item_key,
 )
@@ -41,12 +48,14 @@ def put_connection(tables: Tables, connection: Connection) -> Action:
     return put(tables.connections, connection.to_item(), DOES_NOT_EXIST)
 
 
-def delete_connection(
-    tables: Tables, connection_id: str, groups: Iterable[str], *clauses: Clause
-) -> Action:
-    """Return the deletion of a connection that exists and is in exactly these groups."""
-    conditions = (EXISTS, has_groups(groups), *clauses)
-    return delete(tables.connections, connection_key(connection_id), *conditions)
+def delete_connection(tables: Tables, connection_id: str, *clauses: Clause) -> Action:
+    """Return the deletion of a connection that exists."""
+    return delete(tables.connections, connection_key(connection_id), EXISTS, *clauses)
+
+
+def delete_stored(tables: Tables, recipient: Recipient) -> Action:
+    """Return the deletion of a connection's item, if there is one."""
+    return delete(tables.connections, connection_key(recipient.connection_id))
 
 
 def update_user(tables: Tables, user_key: str, *clauses: Clause) -> Action:
@@ -57,6 +66,16 @@ def update_user(tables: Tables, user_key: str, *clauses: Clause) -> Action:
 def put_membership(tables: Tables, connection: Connection, group: str) -> Action:
     """Return the creation of a connection's membership in a group."""
     return put(tables.groups, connection.membership(group))
+
+
+def put_roster_entry(tables: Tables, connection: Connection) -> Action:
+    """Return the creation of a connection's entry in its tenant's roster."""
+    return put(tables.groups, connection.roster_entry())
+
+
+def delete_roster_entry(tables: Tables, recipient: Recipient) -> Action:
+    """Return the deletion of a connection's entry in its tenant's roster."""
+    return delete(tables.groups, roster_key(recipient.tenant, recipient.connection_id))
 
 
 def delete_membership(tables: Tables, recipient: Recipient, group: str) -> Action:
@@ -84,37 +103,46 @@ def has_groups(groups: Iterable[str]) -> Clause:
     return Clause(when=("attribute_not_exists(#groups)",), names=names)
 
 
-def set_status(status: Status) -> Clause:
-    """Return the change of a connection's status."""
-    return Clause(
-        set=("#status = :status",),
-        names={"#status": "status"},
-        values={":status": {"S": status}},
-    )
-
-
 def set_active(now: EpochMs) -> Clause:
     """Return the change of a connection to active, with its last activity at `now`."""
     return Clause(
         set=("#status = :status", "#timestamp = :now"),
+        remove=("staleAt",),
         names={"#status": "status", "#timestamp": "timestamp"},
         values={":status": {"S": Status.ACTIVE}, ":now": number(now)},
     )
 
 
-def has_no_refusals() -> Clause:
-    """Return the condition that a connection's last frame was not refused."""
-    return Clause(when=("attribute_not_exists(refused)",))
+def set_stale(now: EpochMs) -> Clause:
+    """Return the note that a delivery to a connection failed at `now`."""
+    return Clause(
+        set=("#status = :status", "staleAt = :now"),
+        names={"#status": "status"},
+        values={":status": {"S": Status.STALE}, ":now": number(now)},
+    )
 
 
-def add_refusal() -> Clause:
-    """Return the addition of a frame to those of a connection that were refused in a row."""
-    return Clause(add=("refused :one",), values={":one": number(1)})
+def set_heartbeat(now: EpochMs, due: EpochMs) -> list[Clause]:
+    """Return the change of a connection to active by a heartbeat, on condition that the one before
+    was at `due` or earlier.
+
+    The SDK may write it twice, if the first answer is lost.
+    """
+    heartbeat = Clause(
+        set=("heartbeatAt = :now",),
+        when=("attribute_not_exists(heartbeatAt) OR heartbeatAt <= :due OR heartbeatAt = :now",),
+        values={":now": number(now), ":due": number(due)},
+    )
+    return [set_active(now), heartbeat]
 
 
-def remove_refusals() -> Clause:
-    """Return the end of a row of refused frames."""
-    return Clause(remove=("refused",))
+def has_no_activity_since(at: EpochMs) -> Clause:
+    """Return the condition that a connection's item has no activity and no failure since `at`."""
+    return Clause(
+        when=("#timestamp < :at", "attribute_not_exists(staleAt) OR staleAt < :at"),
+        names={"#timestamp": "timestamp"},
+        values={":at": number(at)},
+    )
 
 
 def add_group(group: str, most: int) -> Clause:
@@ -149,12 +177,6 @@ def remove_group(group: str) -> Clause:
     )
 
 
-def joined_as_it_opened(groups: Iterable[str]) -> Clause:
-    """Return the condition that a connection joined each of these groups when it opened."""
-    names = _joined_names(groups)
-    return Clause(when=[f"attribute_not_exists({name})" for name in names], names=names)
-
-
 def remove_joined_at(groups: Iterable[str]) -> Clause:
     """Return the removal of the times at which a connection joined these groups."""
     names = _joined_names(groups)
@@ -163,6 +185,18 @@ def remove_joined_at(groups: Iterable[str]) -> Clause:
 
 def _joined_names(groups: Iterable[str]) -> dict[str, str]:
     return {f"#joined{index}": JOINED_PREFIX + group for index, group in enumerate(groups)}
+
+
+def count_change() -> Clause:
+    """Return the count of a change of a connection's memberships or roster entry."""
+    return Clause(add=("changes :one",), values={":one": number(1)})
+
+
+def has_changes(item: Item) -> Clause:
+    """Return the condition that a connection's memberships are those that its item shows."""
+    if "changes" in item:
+        return Clause(when=("changes = :changes",), values={":changes": item["changes"]})
+    return Clause(when=("attribute_not_exists(changes)",))
 
 
 def set_principal(renewed: Connection) -> list[Clause]:
@@ -214,11 +248,15 @@ def add_tie(connection: Connection) -> Clause:
 
 
 def remove_tie(recipient: Recipient) -> Clause:
-    """Return the removal of a connection from its user's item."""
+    """Return the removal of a connection from its user's item, with all that is noted there."""
+    tied = {
+        f"#tied{index}": prefix + recipient.connection_id
+        for index, prefix in enumerate(TIE_PREFIXES)
+    }
     return Clause(
-        remove=("#reach",),
+        remove=list(tied),
         delete=("#connections :ids",),
-        names={"#connections": "connections", "#reach": REACH_PREFIX + recipient.connection_id},
+        names={"#connections": "connections", **tied},
         values={":ids": {"SS": [recipient.connection_id]}},
     )
 
@@ -229,6 +267,63 @@ def has_tie(recipient: Recipient) -> Clause:
         when=("contains(#connections, :id)",),
         names={"#connections": "connections"},
         values={":id": {"S": recipient.connection_id}},
+    )
+
+
+def add_activity(connection_id: str, now: EpochMs) -> Clause:
+    """Return the note that a connection was active at `now`, on condition that it is tied."""
+    return Clause(
+        set=("#activity = :now",),
+        when=("contains(#connections, :id)",),
+        names={"#connections": "connections", "#activity": ACTIVITY_PREFIX + connection_id},
+        values={":now": number(now), ":id": {"S": connection_id}},
+    )
+
+
+def set_noted_principal(connection: Connection) -> Clause:
+    """Return the note that a connection's token was refreshed."""
+    return Clause(
+        set=("#principal = :digest",),
+        names={"#principal": PRINCIPAL_PREFIX + connection.connection_id},
+        values={":digest": principal_digest(connection.principal)},
+    )
+
+
+def has_noted_principal(connection_id: str, principal: Principal) -> Clause:
+    """Return the condition that a connection's token was not refreshed, or has this principal."""
+    return Clause(
+        when=("attribute_not_exists(#principal) OR #principal = :digest",),
+        names={"#principal": PRINCIPAL_PREFIX + connection_id},
+        values={":digest": principal_digest(principal)},
+    )
+
+
+def has_no_refusals(connection_id: str) -> Clause:
+    """Return the condition that a connection's last frame was not refused."""
+    return Clause(
+        when=("attribute_not_exists(#refused)",),
+        names={"#refused": REFUSED_PREFIX + connection_id},
+    )
+
+
+def add_refusal(connection_id: str) -> Clause:
+    """Return the addition of a frame to those of a connection that were refused in a row, on
+    condition that it is tied."""
+    return Clause(
+        add=("#refused :one",),
+        when=("contains(#connections, :id)",),
+        names={"#connections": "connections", "#refused": REFUSED_PREFIX + connection_id},
+        values={":one": number(1), ":id": {"S": connection_id}},
+    )
+
+
+def remove_refusals(connection_id: str) -> Clause:
+    """Return the end of a row of refused frames, on condition that the connection is tied."""
+    return Clause(
+        remove=("#refused",),
+        when=("contains(#connections, :id)",),
+        names={"#connections": "connections", "#refused": REFUSED_PREFIX + connection_id},
+        values={":id": {"S": connection_id}},
     )
 
 

@@ -3,22 +3,35 @@
 A *delayed* message reaches its recipients long after its id was made, because it waits in the queue
 or is part of a second try of a request. Each resume in the tenant reads all of its references, so
 they are small whatever the message: of a name there are eight bytes. The message itself is in the
-streams of its audience (see `store/history.py`). No I/O here.
+streams of its audience (see `store/history.py`).
+
+Most tenants have no delayed messages. So there is a *marker* in the stream of messages to everyone,
+which each resume reads anyway: until when a delay may have been noted. No delay is noted for a time
+that the marker doesn't cover. It is moved on by a minute at a time, and only forwards, so functions
+whose clocks differ can't hide each other's references. No I/O here.
 """
 
 import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from chalicelib.clock import EpochMs
+from chalicelib.clock import EpochMs, epoch_ms
 from chalicelib.protocol.audience import AudienceKind
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.ulid import CHARACTERS, earliest
-from chalicelib.store.expressions import number
-from chalicelib.store.schema import Item, delayed_stream
+from chalicelib.store.expressions import Action, Clause, number, update
+from chalicelib.store.schema import (
+    DELAYED_MARKER_POSITION,
+    Item,
+    delayed_stream,
+    everyone_stream,
+    history_expires_at,
+)
 
 TIME_CHARACTERS = 10  # of an id; the others are random
 DIGEST_BYTES = 8
+MARKED_MS = 60_000
+"""How far the marker is moved on at a time."""
 
 
 class DelayedMessage(NamedTuple):
@@ -58,13 +71,7 @@ def delayed_item(message: Message, tenant: str | None, noted_at: EpochMs, size: 
 
 
 def delayed_message(item: Mapping[str, Any]) -> DelayedMessage:
-    """Return the reference of an item.
-
-    Herald 0.1 stored copies instead. One of them becomes a reference to a message for everyone that
-    is not found, so that a resume answers that it is incomplete.
-    """
-    if "kind" not in item:
-        return DelayedMessage(item["position"]["S"][-CHARACTERS:], AudienceKind.ALL, frozenset(), 0)
+    """Return the reference of an item."""
     digests: bytes = item["names"]["B"]
     return DelayedMessage(
         item["position"]["S"][-CHARACTERS:],
@@ -74,3 +81,36 @@ def delayed_message(item: Mapping[str, Any]) -> DelayedMessage:
         ),
         int(item["bytes"]["N"]),
     )
+
+
+# --- The marker
+
+
+def move_marker(
+    table: str, tenant: str | None, noted_at: EpochMs, history_seconds: int
+) -> tuple[Action, EpochMs]:
+    """Return the update that moves a tenant's marker on, and the time that it covers then.
+
+    Its condition is that the marker doesn't cover `noted_at` yet.
+    """
+    until = EpochMs(noted_at + MARKED_MS)
+    key = {
+        "stream": {"S": everyone_stream(tenant)},
+        "position": {"S": DELAYED_MARKER_POSITION},
+    }
+    clause = Clause(
+        set=("#until = :until", "expiresAt = :expires"),
+        when=("attribute_not_exists(#until) OR #until < :noted",),
+        names={"#until": "until"},
+        values={
+            ":until": number(until),
+            ":noted": number(noted_at),
+            ":expires": number(history_expires_at(until, history_seconds)),
+        },
+    )
+    return update(table, key, clause), until
+
+
+def marked_until(item: Mapping[str, Any]) -> EpochMs:
+    """Return the last time that a marker covers."""
+    return epoch_ms(item["until"]["N"])

@@ -13,7 +13,6 @@ same, and its sender is told that it is not stored.
 """
 
 import logging
-import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -23,28 +22,41 @@ from uuid import uuid4
 
 from chalicelib import aws_limits
 from chalicelib.clock import Clock, EpochMs
+from chalicelib.errors import Unavailable
 from chalicelib.protocol.audience import AudienceKind
-from chalicelib.protocol.cost import copies_of, names_of, without_names, written_copies
+from chalicelib.protocol.cost import copies_per_name, names_of, written_copies
 from chalicelib.protocol.encryption import Encryption
 from chalicelib.protocol.messages import Message
-from chalicelib.protocol.strict_json import encode, parse_json
+from chalicelib.protocol.strict_json import encode
 from chalicelib.protocol.ulid import CHARACTERS, earliest
 from chalicelib.store.delayed import (
     DelayedMessage,
     delayed_item,
     delayed_message,
     delayed_position,
+    marked_until,
+    move_marker,
 )
-from chalicelib.store.dynamodb import ItemPage, Store
+from chalicelib.store.dynamodb import Cancelled, ItemPage, Store
 from chalicelib.store.expressions import number
+from chalicelib.store.lru import LruDict
 from chalicelib.store.paced_writes import PacedWriter, PricedItem, WriteLimits
 from chalicelib.store.schema import (
+    AFTER_MESSAGES,
+    DELAYED_MARKER_POSITION,
     Item,
     delayed_stream,
     everyone_stream,
     group_stream,
     history_expires_at,
     user_stream,
+)
+from chalicelib.store.stored_messages import (
+    RequestNumber,
+    StoredMessage,
+    request_number,
+    stored_item,
+    stored_message,
 )
 
 CLOCK_MS = 1000  # the most by which the clocks of two functions differ
@@ -55,37 +67,24 @@ REACH_BACK_MS = DELAYED_MS + aws_limits.HANDLER_MS + CLOCK_MS
 PAGE_ITEMS = 200
 PAGE_BYTES = 1024 * 1024  # a page of DynamoDB
 DELAYED_PAGE_ITEMS = 500
+CACHED_MARKERS = 10_000  # tenants
 DEFAULT_LIMITS = WriteLimits()
 
 logger = logging.getLogger("herald.history")
 
 
-class RequestNumber(NamedTuple):
-    """The place of a request among those of its `writer`, an execution environment.
+class StreamPage(NamedTuple):
+    """A page of a stream.
 
-    A writer handles one request after the other, and counts them.
+    Attributes:
+        messages: Its messages, by id.
+        ends: Whether the stream has no more messages.
+        others: What the stream has after its messages (see `schema`); None if there is more.
     """
 
-    writer: str
-    number: int
-
-    def precedes(self, other: "RequestNumber") -> bool:
-        """Return whether a message of this request with a lower id was certainly sent before one
-        of the `other`.
-
-        In one request it was: each connection gets its messages in order, and after a failure it
-        gets no more.
-        """
-        return self.writer == other.writer and self.number <= other.number
-
-
-class StoredMessage(NamedTuple):
-    """A message of a stream, as it is stored: `content` is encrypted, or else compressed."""
-
-    id: str
-    request: RequestNumber
-    content: bytes
-    encrypted: bool
+    messages: deque[StoredMessage]
+    ends: bool
+    others: Sequence[Item] | None
 
 
 class History:
@@ -112,6 +111,7 @@ class History:
         self._now = now
         self._writer = uuid4().hex[:12]
         self._numbers = count()
+        self._marked: LruDict[str | None, EpochMs] = LruDict(CACHED_MARKERS)
         self._paced_writer = PacedWriter(store, self._table, writers=writers, limits=limits)
 
     # --- Writes
@@ -128,12 +128,16 @@ class History:
         """
         request = RequestNumber(self._writer, next(self._numbers))
         now = self._now()
+        kept = list(filter(self._is_kept, messages))
+        delayed = [message for message in kept if now - message.timestamp > DELAYED_MS]
+        unmarked = self._mark(delayed, tenant, now)
+        delayed_ids = {message.id for message in delayed}
         items: list[PricedItem] = []
-        for message in filter(self._is_kept, messages):
+        for message in kept:
             items += self._items(message, tenant, request)
-            if now - message.timestamp > DELAYED_MS:
+            if message.id in delayed_ids:
                 items.append(self._delayed_item(message, tenant, now))
-        return self._put(items)
+        return self._put(items) | unmarked
 
     def mark_delayed(self, messages: Iterable[Message], tenant: str | None) -> frozenset[str]:
         """Note that messages which `append` has stored will be sent after later ones.
@@ -141,10 +145,33 @@ class History:
         Returns the ids of those that could not be noted: a resume may miss them.
         """
         now = self._now()
-        items = [
-            self._delayed_item(message, tenant, now) for message in filter(self._is_kept, messages)
-        ]
-        return self._put(items)
+        kept = list(filter(self._is_kept, messages))
+        unmarked = self._mark(kept, tenant, now)
+        items = [self._delayed_item(message, tenant, now) for message in kept]
+        return self._put(items) | unmarked
+
+    def _mark(self, delayed: Sequence[Message], tenant: str | None, now: EpochMs) -> frozenset[str]:
+        """Have the tenant's marker cover the delays that are about to be noted at `now`.
+
+        Returns the ids of the messages if that failed: no resume would look for them.
+        """
+        if not delayed or self._marked.get(tenant, 0) >= now:
+            return frozenset()
+        move, until = move_marker(self._table, tenant, now, self.seconds)
+        try:
+            self._store.update(move)
+        except Cancelled as cancelled:
+            [marker] = cancelled.items
+            assert marker is not None  # noqa: S101 - it has one condition, which failed
+            until = marked_until(marker)
+        except Unavailable as error:
+            ids = frozenset(message.id for message in delayed)
+            logger.warning(
+                "delays could not be noted: %s", error.detail, extra={"messageIds": sorted(ids)}
+            )
+            return ids
+        self._marked[tenant] = until
+        return frozenset()
 
     def _is_kept(self, message: Message) -> bool:
         kind = message.audience.kind
@@ -160,30 +187,15 @@ class History:
                 streams = [group_stream(tenant, name) for name in names_of(message)]
             case _:
                 streams = [everyone_stream(tenant)]
-        item, copies = self._item(without_names(message), request, message.id)
+        item = stored_item(message, request, self._encryption)
+        item["expiresAt"] = self._expires_at()
+        copies = copies_per_name(message)
         return [PricedItem({"stream": {"S": stream}, **item}, copies) for stream in streams]
 
     def _delayed_item(self, message: Message, tenant: str | None, now: EpochMs) -> PricedItem:
         """Return a reference to a delayed message. It has less than a KB: it is one copy."""
         reference = delayed_item(message, tenant, now, len(encode(message.data)))
         return PricedItem({**reference, "expiresAt": self._expires_at()}, 1)
-
-    def _item(self, message: Message, request: RequestNumber, position: str) -> PricedItem:
-        """Return a message's item, without its stream."""
-        content = encode(message.to_dict())
-        seal = self._encryption.seal
-        item: Item = {
-            "position": {"S": position},
-            "turn": {"S": f"{request.writer}/{request.number}"},
-            # Encrypted or compressed, never both: the compressed size would leak the content.
-            **(
-                {"sealed": {"B": seal(content)}}
-                if message.encrypted
-                else {"packed": {"B": zlib.compress(content)}}
-            ),
-            "expiresAt": self._expires_at(),
-        }
-        return PricedItem(item, copies_of(content))
 
     def _expires_at(self) -> Any:
         last_needed = EpochMs(self._now() + REACH_BACK_MS)
@@ -199,8 +211,16 @@ class History:
 
     # --- Reads
 
+    def first_page(self, stream: str, since: EpochMs) -> StreamPage:
+        """Return the first page of a stream from `since` on, for `read`."""
+        return self._page(stream, since, PAGE_ITEMS)
+
     def read(
-        self, stream: str, since: EpochMs, page_bytes: int = PAGE_BYTES
+        self,
+        stream: str,
+        since: EpochMs,
+        page_bytes: int = PAGE_BYTES,
+        first: StreamPage | None = None,
     ) -> Iterator[StoredMessage]:
         """Yield the messages of a stream whose ids were made from `since` on, by id.
 
@@ -209,22 +229,32 @@ class History:
             since: The time of the first id.
             page_bytes: The most that waits in memory, unless a single message is larger. The rest
                 of a larger page is dropped and read again, in pages of about the right size.
+            first: The first page, if it has been read. Its messages are taken out of it.
         """
-        items, after = PAGE_ITEMS, None
+        items = PAGE_ITEMS
+        page = first or self._page(stream, since, items)
         while True:
-            page = next(self._pages(stream, earliest(since), items, after))
-            messages = deque(map(_stored_message, page.items))
+            messages = page.messages
             if _cut(messages, page_bytes):
                 items = len(messages)
-            elif page.position is None:
+            elif page.ends:
                 yield from messages
                 return
             else:
                 items = min(PAGE_ITEMS, items * 2)
-            after = {"stream": {"S": stream}, "position": {"S": messages[-1].id}}
-            del page
+            after = messages[-1].id
             while messages:
                 yield messages.popleft()
+            page = self._page(stream, since, items, after)
+
+    def may_be_delayed(self, page: StreamPage, since: EpochMs) -> bool:
+        """Return whether a delay may have been noted from `since` on in a tenant.
+
+        `page` is one of its stream of messages to everyone.
+        """
+        if page.others is None:
+            return True
+        return any(marked_until(item) >= since for item in page.others if _is_marker(item))
 
     def delayed(self, tenant: str | None, since: EpochMs) -> Iterator[DelayedMessage]:
         """Yield references to the messages in a tenant whose delay was noted from `since` on."""
@@ -235,7 +265,7 @@ class History:
     def find(self, streams: Sequence[str], ids: Sequence[str]) -> list[StoredMessage]:
         """Return the messages with these ids, each if its stream has it. The pairs are unique."""
         found = self._store.batch_get_keys(self._table, _keys(streams, ids))
-        return [_stored_message(item) for page in found for item in page]
+        return [stored_message(item) for page in found for item in page]
 
     def request_of(self, message_id: str, streams: Sequence[str]) -> RequestNumber | None:
         """Return the request of a message that is in any of these streams, or else None."""
@@ -244,16 +274,24 @@ class History:
             _keys(streams, [message_id] * len(streams)),
             ProjectionExpression="turn",
         )
-        return next((_request_number(item) for page in found for item in page), None)
+        return next((request_number(item["turn"]["S"]) for page in found for item in page), None)
 
-    def unpack(self, stored: StoredMessage) -> bytes:
-        """Return the text of a stored message, for `decode`.
+    def text(self, stored: StoredMessage) -> bytes:
+        """Return the text that frames have of a message. See `StoredMessage.text`."""
+        return stored.text(self._encryption)
 
-        Raises KeyError if it is encrypted and its master key has been removed.
-        """
-        if stored.encrypted:
-            return self._encryption.unseal(stored.content)
-        return zlib.decompress(stored.content)
+    def _page(
+        self, stream: str, since: EpochMs, items: int, after: str | None = None
+    ) -> StreamPage:
+        """Return a page of so many items: the first one, or the one after an id."""
+        start = None if after is None else _key(stream, after)
+        page = next(self._pages(stream, earliest(since), items, start))
+        count = sum(item["position"]["S"] < AFTER_MESSAGES for item in page.items)
+        return StreamPage(
+            deque(map(stored_message, page.items[:count])),
+            page.position is None or count < len(page.items),
+            page.items[count:] if page.position is None else None,
+        )
 
     def _pages(
         self, stream: str, position: str, items: int, after: Item | None = None
@@ -269,12 +307,6 @@ class History:
         )
 
 
-def decode(text: bytes) -> Message:
-    """Return the message of a text that `History.unpack` returned, without its audience's names."""
-    fields: Any = parse_json(text.decode())
-    return Message.from_dict(fields)
-
-
 def _cut(messages: deque[StoredMessage], most_bytes: int) -> bool:
     """Drop the last messages until the others have at most so many bytes, or one is left.
 
@@ -287,22 +319,12 @@ def _cut(messages: deque[StoredMessage], most_bytes: int) -> bool:
 
 
 def _keys(streams: Iterable[str], ids: Iterable[str]) -> list[Item]:
-    return [
-        {"stream": {"S": stream}, "position": {"S": one}}
-        for stream, one in zip(streams, ids, strict=True)
-    ]
+    return [_key(stream, one) for stream, one in zip(streams, ids, strict=True)]
 
 
-def _stored_message(item: Item) -> StoredMessage:
-    encrypted = "sealed" in item
-    return StoredMessage(
-        item["position"]["S"],
-        _request_number(item),
-        item["sealed" if encrypted else "packed"]["B"],
-        encrypted,
-    )
+def _key(stream: str, position: str) -> Item:
+    return {"stream": {"S": stream}, "position": {"S": position}}
 
 
-def _request_number(item: Item) -> RequestNumber:
-    writer, _, number_of_request = item["turn"]["S"].partition("/")
-    return RequestNumber(writer, int(number_of_request))
+def _is_marker(item: Item) -> bool:
+    return bool(item["position"]["S"] == DELAYED_MARKER_POSITION)

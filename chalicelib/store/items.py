@@ -4,20 +4,23 @@
 
 - A user's item has the *set* of the ids of their connections. Adding to a set and deleting from it
   are idempotent, so a repeated or late event changes nothing; a counter would drift.
-- `reach` says how to reach a connection. Its item, its user's item and each of its memberships have
-  it, so that a message to a user or to a group reads one table.
+- `reach` says how to reach a connection. Its item, its user's item, its entry in the roster and
+  each of its memberships have it, so that any message reads one table.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, replace
 from enum import StrEnum
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from chalicelib import aws_limits
 from chalicelib.auth.principal import Principal, user_key
 from chalicelib.clock import EpochMs, EpochSeconds, epoch_ms
 from chalicelib.store.schema import (
+    ACTIVITY_PREFIX,
     JOINED_PREFIX,
     MAX_CONNECTION_SECONDS,
     REACH_PREFIX,
@@ -25,8 +28,10 @@ from chalicelib.store.schema import (
     connection_expires_at,
     connection_key,
     membership_key,
+    roster_key,
 )
 
+DIGEST_CHARACTERS = 24  # 96 bits
 HANDSHAKE_SECONDS = aws_limits.HANDSHAKE_SECONDS
 
 
@@ -40,15 +45,12 @@ class Status(StrEnum):
 LONG_AGO = EpochMs(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
+class Recipient(NamedTuple):
     """A connection as delivery needs it.
 
     Attributes:
         endpoint: The URL before `/@connections/…`.
         token_until: When its token is no longer accepted, in epoch seconds.
-
-    Most fields can be given by position: keywords make reading an audience slower.
     """
 
     connection_id: str
@@ -56,7 +58,7 @@ class Recipient:
     tenant: str | None
     endpoint: str
     connected_at: EpochMs = LONG_AGO
-    token_until: float = field(default=inf, kw_only=True)
+    token_until: float = inf
 
     @property
     def user_key(self) -> str:
@@ -81,7 +83,13 @@ class Recipient:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A connection as it is stored."""
+    """A connection as it is stored.
+
+    Attributes:
+        timestamp: Its last activity. Frames are noted in its user's item; see `with_activity`.
+        stale_at: When a delivery to it failed for the last time, unless its own item has an
+            activity since.
+    """
 
     connection_id: str
     principal: Principal
@@ -89,7 +97,7 @@ class Connection:
     _: KW_ONLY
     connected_at: EpochMs
     timestamp: EpochMs
-    status: Status = Status.ACTIVE
+    stale_at: EpochMs | None = None
     groups: frozenset[str] = frozenset()
 
     @property
@@ -109,10 +117,22 @@ class Connection:
             token_until=self.principal.accepted_until,
         )
 
+    def with_activity(self, user: Mapping[str, Any]) -> "Connection":
+        """Return the connection with the activity that its user's item notes, if that is later."""
+        noted = user.get(ACTIVITY_PREFIX + self.connection_id)
+        if noted is None or int(noted["N"]) <= self.timestamp:
+            return self
+        return replace(self, timestamp=epoch_ms(noted["N"]))
+
     def status_at(self, now: EpochMs, stale_after_seconds: int) -> Status:
-        """Return the status at `now`: stale after that long without activity, noted or not."""
+        """Return the status at `now`.
+
+        It is stale if a delivery has failed since its last activity, or after that long without
+        any.
+        """
         silent = now - self.timestamp > stale_after_seconds * 1000
-        return Status.STALE if silent else self.status
+        failed = self.stale_at is not None and self.stale_at >= self.timestamp
+        return Status.STALE if silent or failed else Status.ACTIVE
 
     def is_unproven(self, now: EpochMs) -> bool:
         """Return whether its handshake is over, and nothing shows that it was accepted."""
@@ -143,11 +163,13 @@ class Connection:
             "endpoint": {"S": self.endpoint},
             "connectedAt": {"N": str(self.connected_at)},
             "tokenUntil": {"N": str(self.principal.accepted_until)},
-            "status": {"S": self.status},
+            "status": {"S": Status.ACTIVE if self.stale_at is None else Status.STALE},
             "timestamp": {"N": str(self.timestamp)},
             "expiresAt": {"N": str(self.expires_at)},
             "principal": principal_value(self.principal),
         }
+        if self.stale_at is not None:
+            item["staleAt"] = {"N": str(self.stale_at)}
         if self.groups:
             item["groups"] = {"SS": sorted(self.groups)}
         return item
@@ -162,14 +184,21 @@ class Connection:
             endpoint=item["endpoint"]["S"],
             connected_at=epoch_ms(item["connectedAt"]["N"]),
             timestamp=epoch_ms(item["timestamp"]["N"]),
-            status=Status(item["status"]["S"]),
+            stale_at=epoch_ms(item["staleAt"]["N"]) if "staleAt" in item else None,
             groups=groups_of(item),
         )
 
     def membership(self, group: str) -> Item:
         """Return the item of the groups table that makes it a member of `group`."""
+        return self._entry(membership_key(self.principal.tenant, group, self.connection_id))
+
+    def roster_entry(self) -> Item:
+        """Return the item of the groups table that makes it a part of its tenant's roster."""
+        return self._entry(roster_key(self.principal.tenant, self.connection_id))
+
+    def _entry(self, key: Item) -> Item:
         return {
-            **membership_key(self.principal.tenant, group, self.connection_id),
+            **key,
             **self._owner(),
             "reach": self.recipient.reach(),
             "expiresAt": {"N": str(self.expires_at)},
@@ -185,6 +214,12 @@ class Connection:
 def principal_value(principal: Principal) -> Item:
     """Return a principal as a typed value."""
     return {"M": {name: {"S": value} for name, value in principal.to_context().items()}}
+
+
+def principal_digest(principal: Principal) -> Item:
+    """Return a principal's digest as a typed value: as much of it as makes another one unlikely."""
+    canonical = json.dumps(principal.to_context(), sort_keys=True)
+    return {"S": hashlib.sha256(canonical.encode()).hexdigest()[:DIGEST_CHARACTERS]}
 
 
 def groups_of(item: Mapping[str, Any]) -> frozenset[str]:
@@ -234,5 +269,5 @@ def _parse_reach(
         tenant,
         endpoint,
         epoch_ms(connected_at),
-        token_until=float(token_until),
+        float(token_until),
     )

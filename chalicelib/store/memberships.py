@@ -2,12 +2,12 @@
 
 A returning user was a member of a group for as long as any of their connections was. Open
 connections say so in their items. A connection that ends records its groups, and a connection that
-leaves a group records that. Both records are in the history table, in the user's stream of past
-memberships (see `schema`), and last as long as the history. Leaving a group ends the memberships
-that were recorded before.
+leaves a group records that. Both records are in the history table, after the messages in the user's
+stream (see `schema`), and last as long as the history. Leaving a group ends the memberships that
+were recorded before.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from chalicelib.auth.principal import Principal
 from chalicelib.clock import EpochMs, epoch_ms
@@ -15,12 +15,16 @@ from chalicelib.store.dynamodb import Store
 from chalicelib.store.expressions import Action, number, put
 from chalicelib.store.items import Recipient, joined_at
 from chalicelib.store.schema import (
+    AFTER_MESSAGES,
     Item,
     ended_position,
     history_expires_at,
     left_position,
-    past_memberships_stream,
+    user_stream,
 )
+
+Joined = Mapping[str, EpochMs]
+"""Groups, each with the time at which it was joined."""
 
 
 class Memberships:
@@ -50,53 +54,31 @@ class Memberships:
         position = left_position(now, recipient.connection_id)
         return self._record(recipient, position, {"SS": sorted(groups)}, now)
 
-    def joined_since(
-        self, principal: Principal, connection_ids: list[str], now: EpochMs
-    ) -> dict[str, EpochMs]:
-        """Return when a user joined each group that they are in and their token still allows.
+    def of_open(self, connection_ids: Sequence[str]) -> list[Joined]:
+        """Return when each of these connections joined its groups, unless it has ended.
 
-        `connection_ids` are their open connections. Raises Unavailable.
+        To be read before the past memberships: a connection that ends in between is in both.
+        Raises Unavailable.
         """
-        if not principal.groups:
-            return {}
-        joined: dict[str, EpochMs] = {}
-        for times in (*self._of_open(connection_ids), *self._of_ended(principal.key, now)):
-            for group, since in times.items():
-                if principal.may_join(group):
-                    joined[group] = min(since, joined.get(group, since))
-        return joined
-
-    def _of_open(self, connection_ids: list[str]) -> Iterable[Mapping[str, EpochMs]]:
         pages = self._store.batch_get(
             self._store.tables.connections, "connectionId", connection_ids
         )
         return [joined_at(item) for page in pages for item in page]
 
-    def _of_ended(self, user_key: str, now: EpochMs) -> Iterable[Mapping[str, EpochMs]]:
-        records = [
-            record
-            for record in self._records(user_key)
-            if int(record["expiresAt"]["N"]) * 1000 > now  # DynamoDB's TTL may take days
-        ]
-        last_left: dict[str, int] = {}
-        for record in records:
-            for group in record["groups"].get("SS", ()):
-                last_left[group] = max(int(record["at"]["N"]), last_left.get(group, 0))
-        return [
-            {
-                group: epoch_ms(since["N"])
-                for group, since in record["groups"].get("M", {}).items()
-                if last_left.get(group, 0) < int(record["at"]["N"])
-            }
-            for record in records
-        ]
+    def records(self, principal: Principal) -> list[Item]:
+        """Return the records of a user's past memberships. Raises Unavailable.
 
-    def _records(self, user_key: str) -> list[Item]:
+        The last page of the user's messages has them, too.
+        """
+        stream = user_stream(principal.tenant, principal.user_id)
         pages = self._store.query(
             self._store.tables.history,
-            KeyConditionExpression="#stream = :stream",
-            ExpressionAttributeNames={"#stream": "stream"},
-            ExpressionAttributeValues={":stream": {"S": past_memberships_stream(user_key)}},
+            KeyConditionExpression="#stream = :stream AND #position >= :position",
+            ExpressionAttributeNames={"#stream": "stream", "#position": "position"},
+            ExpressionAttributeValues={
+                ":stream": {"S": stream},
+                ":position": {"S": AFTER_MESSAGES},
+            },
             ConsistentRead=True,
         )
         return [item for page in pages for item in page.items]
@@ -107,10 +89,46 @@ class Memberships:
         if not self._seconds:
             return []
         item = {
-            "stream": {"S": past_memberships_stream(recipient.user_key)},
+            "stream": {"S": user_stream(recipient.tenant, recipient.user_id)},
             "position": {"S": position},
             "at": number(now),
             "groups": groups,
             "expiresAt": number(history_expires_at(now, self._seconds)),
         }
         return [put(self._store.tables.history, item)]
+
+
+def joined_since(
+    principal: Principal, of_open: Iterable[Joined], records: Iterable[Item], now: EpochMs
+) -> dict[str, EpochMs]:
+    """Return when a user joined each group that they are in and their token still allows.
+
+    `of_open` is when each of their open connections joined its groups; `records` are those of their
+    past memberships.
+    """
+    joined: dict[str, EpochMs] = {}
+    for times in (*of_open, *_of_ended(records, now)):
+        for group, since in times.items():
+            if principal.may_join(group):
+                joined[group] = min(since, joined.get(group, since))
+    return joined
+
+
+def _of_ended(records: Iterable[Item], now: EpochMs) -> list[Joined]:
+    valid = [
+        record
+        for record in records
+        if int(record["expiresAt"]["N"]) * 1000 > now  # DynamoDB's TTL may take days
+    ]
+    last_left: dict[str, int] = {}
+    for record in valid:
+        for group in record["groups"].get("SS", ()):
+            last_left[group] = max(int(record["at"]["N"]), last_left.get(group, 0))
+    return [
+        {
+            group: epoch_ms(since["N"])
+            for group, since in record["groups"].get("M", {}).items()
+            if last_left.get(group, 0) < int(record["at"]["N"])
+        }
+        for record in valid
+    ]

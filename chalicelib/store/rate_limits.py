@@ -272,6 +272,10 @@ class UserRateLimiter:
         """Raise RateLimited if the cached usage shows that a charge would be refused."""
         self._limit.charge(self._usages.get(user_key, Usage()), now)
 
+    def note_usage(self, user_key: str, user: Mapping[str, Any]) -> None:
+        """Cache the usage that a user's item records, which was read for another reason."""
+        self._cache(user_key, self._limit.usage(user))
+
     def _write(
         self, user_key: str, write: WriteCharge, charge_given: Callable[[Usage], Charge | None]
     ) -> None:

@@ -3,24 +3,28 @@
 Every key and every `expiresAt` is built here. `<tenant>` is percent-encoded, so that the first `/`
 ends it, and empty for users without one. `docs/data-model.md` has an example of each item.
 
-**connections**: key `connectionId`, index `userId`
+**connections**: key `connectionId`, index `userId` (keys alone)
 
 - A connection. Attributes: `userId`, `tenant`, `principal`, `tokenUntil`, `endpoint`, `reach`,
-  `connectedAt`, `timestamp`, `status`, `groups`, `+<group>`, `refused`. Expires 2 h 10 min after it
-  opened.
+  `connectedAt`, `timestamp`, `status`, `heartbeatAt`, `staleAt`, `groups`, `+<group>`, `changes`.
+  Expires 2 h 10 min after it opened.
 
 **users**: key `user`
 
-- A user, `<tenant>/<user id>`. Attributes: `connections`, `@<connection id>`, `lastSeen`,
-  `connectDue`, `messageDue`, `readDue`, `resumeDue`, `quota`, `probedAt`, `closed0` to `closed2`.
-  Expires 90 days after the last activity.
-- A shard of the sweep, `sweep-<table>-<number>`. Attributes: `position`, `counted`, `active`,
-  `leaseUntil`, `finishedAt`. Expires 90 days after its last sweep.
+- A user, `<tenant>/<user id>`. Attributes: `connections`, `lastSeen`, `connectDue`, `messageDue`,
+  `readDue`, `resumeDue`, `quota`, `probedAt`, `closed0` to `closed2`; and for each connection
+  `@<connection id>`, `!<connection id>`, `=<connection id>`, `-<connection id>`. Expires 90 days
+  after the last activity.
+- A shard of the sweep, `sweep-<table>-<number>`. Attributes: `beganAt`, `position`,
+  `counted`, `active`, `lastBeganAt`, `leaseUntil`, `finishedAt`. Expires 90 days after its last
+  sweep.
 
 **groups**: key `group` and `connectionId`
 
 - A membership: `group` is `<tenant>/<group>`. Attributes: `userId`, `tenant`, `reach`. Expires with
   its connection.
+- An entry of a tenant's roster: `group` is `*/<tenant>/<shard>`; no group's key begins so. The
+  attributes and the TTL are those of a membership.
 
 **messages**: key `id`
 
@@ -40,17 +44,25 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
 **history**: key `stream` and `position`
 
 - A message to a user, `user/<tenant>/<user id>`; to a group, `group/<tenant>/<group>`; or to
-  everyone, `all/<tenant>/`. The position is the message's id. Attributes: `turn`, and `packed` or
-  `sealed`. Expires 33 s after `HERALD_HISTORY_SECONDS`.
+  everyone, `all/<tenant>/`. The position is the message's id. Attributes: `turn`, `packed` or
+  `sealed`, and `except` if its audience has exceptions. Expires 33 s after
+  `HERALD_HISTORY_SECONDS`.
 - A delayed message, `late/<tenant>/`. The position is the first ten characters of an id, which say
   when the delay was noted, and the message's id. Attributes: `kind`, `names`, `bytes`; it refers to
   a message above. TTL as above.
-- A past membership, `was/<tenant>/<user id>`. The position is `ended/<connection id>` or
-  `left/<time>/<connection id>`. Attributes: `at`, `groups`. Expires 1 s after
+- The marker of a tenant's delayed messages, in the stream of messages to everyone. The position is
+  `delayed`. Attribute: `until`, the last time for which a delay may have been noted. Expires 1 s
+  after that and `HERALD_HISTORY_SECONDS`.
+- A past membership, in the stream of messages to its user. The position is `ended/<connection id>`
+  or `left/<time>/<connection id>`. Attributes: `at`, `groups`. Expires 1 s after
   `HERALD_HISTORY_SECONDS`.
+
+Those two sort after every message of their streams, since an id has no lower-case letters. So a
+query of the messages returns them, too.
 """
 
 import hashlib
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -141,6 +153,20 @@ def connection_key(connection_id: str) -> Item:
 REACH_PREFIX = "@"
 """`@<connection id>` in a user's item says how to reach the connection."""
 
+ACTIVITY_PREFIX = "!"
+"""`!<connection id>` in a user's item is when the connection last sent a frame, if it did."""
+
+PRINCIPAL_PREFIX = "="
+"""`=<connection id>` in a user's item is the digest of the connection's principal, if its token was
+refreshed."""
+
+REFUSED_PREFIX = "-"
+"""`-<connection id>` in a user's item is how many of the connection's frames in a row were refused,
+if any."""
+
+TIE_PREFIXES = (REACH_PREFIX, ACTIVITY_PREFIX, PRINCIPAL_PREFIX, REFUSED_PREFIX)
+"""The prefixes of all attributes that a user's item has for a connection."""
+
 CONNECT_RATE_ATTRIBUTE = "connectDue"
 MESSAGE_RATE_ATTRIBUTE = "messageDue"
 READ_RATE_ATTRIBUTE = "readDue"
@@ -166,6 +192,29 @@ def sweep_key(table: str, shard: int) -> Item:
 def membership_key(tenant: str | None, group: str, connection_id: str) -> Item:
     """Return the key of a connection's membership in a group."""
     return {"group": {"S": group_key(tenant, group)}, "connectionId": {"S": connection_id}}
+
+
+ROSTER_SHARDS = 8
+"""The parts of a tenant's roster. Each can take 1,000 writes a second."""
+
+
+def roster_group(tenant: str | None, shard: int) -> str:
+    """Return the `group` of the entries in one shard of a tenant's roster.
+
+    No group has this key: `*` is not among the characters of a quoted tenant.
+    """
+    return f"*/{user_key(tenant, str(shard))}"
+
+
+def roster_key(tenant: str | None, connection_id: str) -> Item:
+    """Return the key of a connection's entry in its tenant's roster."""
+    group = roster_group(tenant, roster_shard(connection_id))
+    return {"group": {"S": group}, "connectionId": {"S": connection_id}}
+
+
+def roster_shard(connection_id: str) -> int:
+    """Return the shard of the roster that a connection is in."""
+    return zlib.crc32(connection_id.encode()) % ROSTER_SHARDS
 
 
 # --- messages
@@ -224,9 +273,10 @@ def delayed_stream(tenant: str | None) -> str:
     return f"late/{user_key(tenant, '')}"
 
 
-def past_memberships_stream(user_key: str) -> str:
-    """Return the stream of a user's past memberships. `user_key` is `Principal.key`."""
-    return f"was/{user_key}"
+AFTER_MESSAGES = "a"
+"""A position after all ids, and before everything else that a stream of messages has."""
+
+DELAYED_MARKER_POSITION = "delayed"
 
 
 def ended_position(connection_id: str) -> str:

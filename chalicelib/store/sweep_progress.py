@@ -6,14 +6,16 @@ Each shard has an item in the users table. Its key has no `/`, which every user'
 from enum import StrEnum
 from typing import NamedTuple
 
-from chalicelib.clock import Clock
+from chalicelib.clock import Clock, EpochMs, epoch_ms
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Clause, number, update
+from chalicelib.store.items import LONG_AGO
 from chalicelib.store.schema import Item, sweep_key, user_expires_at
 
 SHARDS = 4  # of each table
 LEASE_MS = 60_000  # after this long without progress another sweep may take a shard over
-USERS_INTERVAL_MS = 60 * 60 * 1000  # rare: whatever uses a user's item repairs it too
+USERS_INTERVAL_MS = 55 * 60 * 1000
+"""So users are swept each hour. That is rare, since whatever uses a user's item repairs it too."""
 
 
 class SweptTable(StrEnum):
@@ -43,12 +45,17 @@ USERS = [SweepShard(SweptTable.USERS, number, USERS_INTERVAL_MS) for number in r
 class ShardProgress(NamedTuple):
     """How far a shard has been swept.
 
-    `position` is the key of the last item read, None before the first; `active` is the number of
-    active connections up to there.
+    Attributes:
+        position: The key of the last item read; None before the first.
+        active: The number of active connections up to there.
+        began_at: When this sweep of the shard began, in whichever invocation.
+        last_began_at: When the last complete one began.
     """
 
     position: Item | None = None
     active: int = 0
+    began_at: EpochMs = LONG_AGO
+    last_began_at: EpochMs = LONG_AGO
 
 
 class SweepProgress:
@@ -62,7 +69,11 @@ class SweepProgress:
         """Lease a shard; return its progress, or None if it is not due or someone else has it."""
         now = self._now()
         claim = Clause(
-            set=("leaseUntil = :until", "expiresAt = :expires"),
+            set=(
+                "leaseUntil = :until",
+                "expiresAt = :expires",
+                "beganAt = if_not_exists(beganAt, :now)",
+            ),
             when=(
                 "attribute_not_exists(leaseUntil) OR leaseUntil < :now",
                 "attribute_not_exists(finishedAt) OR finishedAt <= :due"
@@ -81,9 +92,13 @@ class SweepProgress:
             item = self._store.update(action, ReturnValues="ALL_NEW")
         except Cancelled:
             return None
+        progress = ShardProgress(
+            began_at=epoch_ms(item["beganAt"]["N"]),
+            last_began_at=epoch_ms(item["lastBeganAt"]["N"]) if "lastBeganAt" in item else LONG_AGO,
+        )
         if "position" not in item:
-            return ShardProgress()
-        return ShardProgress(item["position"]["M"], int(item["counted"]["N"]))
+            return progress
+        return progress._replace(position=item["position"]["M"], active=int(item["counted"]["N"]))
 
     def save(self, shard: SweepShard, progress: ShardProgress, *, release: bool) -> None:
         """Save how far a leased shard has come, and extend the lease or release it."""
@@ -98,13 +113,17 @@ class SweepProgress:
         )
         self._store.update(update(self._store.tables.users, shard.key, saved))
 
-    def finish(self, shard: SweepShard, active: int) -> None:
+    def finish(self, shard: SweepShard, progress: ShardProgress) -> None:
         """Mark a leased shard as swept, with its number of active connections; release it."""
         finished = Clause(
-            set=("active = :active", "finishedAt = :now"),
-            remove=("#position", "counted", "leaseUntil"),
+            set=("active = :active", "finishedAt = :now", "lastBeganAt = :began"),
+            remove=("#position", "counted", "leaseUntil", "beganAt"),
             names={"#position": "position"},
-            values={":active": number(active), ":now": number(self._now())},
+            values={
+                ":active": number(progress.active),
+                ":now": number(self._now()),
+                ":began": number(progress.began_at),
+            },
         )
         self._store.update(update(self._store.tables.users, shard.key, finished))
 

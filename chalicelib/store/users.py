@@ -42,29 +42,28 @@ class Users:
         *,
         message_limiter: UserRateLimiter,
         read_limiter: UserRateLimiter,
-        resume_limiter: UserRateLimiter,
     ) -> None:
         self._store = store
         self._message_limiter = message_limiter
         self._read_limiter = read_limiter
-        self._resume_limiter = resume_limiter
 
     def presence(self, tenant: str | None, user_id: str) -> Presence:
         """Return the presence of a user of `tenant`, with their oldest connection first."""
-        found = self._store.get(
-            self._store.tables.users,
-            user_item_key(user_key(tenant, user_id)),
-            ProjectionExpression="connections, lastSeen",
-        )
-        user: Item = found or {}
+        key = user_item_key(user_key(tenant, user_id))
+        user: Item = self._store.get(self._store.tables.users, key) or {}
         # DynamoDB's TTL may have deleted a connection whose id is still in the set.
         pages = self._store.batch_get(
             self._store.tables.connections, "connectionId", connection_ids(user)
         )
-        connections = [Connection.from_item(item) for page in pages for item in page]
+        connections = [
+            Connection.from_item(item).with_activity(user) for page in pages for item in page
+        ]
+        seen = [one.timestamp for one in connections]  # their heartbeats are in their items alone
+        if "lastSeen" in user:
+            seen.append(epoch_ms(user["lastSeen"]["N"]))
         return Presence(
             user_id=user_id,
-            last_seen=epoch_ms(user["lastSeen"]["N"]) if "lastSeen" in user else None,
+            last_seen=max(seen, default=None),
             connections=sorted(connections, key=lambda connection: connection.connected_at),
         )
 
@@ -91,11 +90,6 @@ class Users:
     def charge_read(self, principal: Principal, now: EpochMs) -> None:
         """Charge a request that sends nothing. Raises RateLimited."""
         self._charge(self._read_limiter, principal, now)
-
-    def charge_resume(self, principal: Principal, now: EpochMs) -> list[str]:
-        """Charge a resume, and return the ids of the user's connections. Raises RateLimited."""
-        user = self._charge(self._resume_limiter, principal, now, return_values="ALL_NEW")
-        return connection_ids(user)
 
     def _charge(
         self,

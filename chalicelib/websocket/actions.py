@@ -23,18 +23,28 @@ from chalicelib.errors import (
     Unavailable,
 )
 from chalicelib.messaging.dispatch import Dispatcher
-from chalicelib.messaging.resume import Resumer
+from chalicelib.messaging.resume import Resumer, parse_after
 from chalicelib.protocol import server_frames
-from chalicelib.protocol.messages import Message, accept, parse_message, parse_name, parse_text
+from chalicelib.protocol.messages import (
+    Draft,
+    Message,
+    accept,
+    parse_message,
+    parse_name,
+    parse_text,
+)
 from chalicelib.protocol.server_frames import ServerFrame
 from chalicelib.protocol.strict_json import encode, parse_json
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.logs import RefusalLog, attribute
 from chalicelib.runtime.metrics import Metrics
+from chalicelib.store.activity import ActivityRecorder
 from chalicelib.store.connections import Connections
 from chalicelib.store.items import Connection, Recipient
 from chalicelib.store.lru import LruDict
+from chalicelib.store.rate_limits import UserRateLimiter
+from chalicelib.store.schema import Item
 from chalicelib.websocket.event import WebSocketEvent
 
 MAX_REFUSED_FRAMES = 100  # in a row
@@ -49,7 +59,7 @@ refusals = RefusalLog(logger)
 class Request:
     """A frame from a client. Reading fills in the fields in order, as far as they are valid.
 
-    `deadline` is for the action.
+    `deadline` is for the action. `user` is the user's item, as it was before the frame.
     """
 
     recipient: Recipient
@@ -59,8 +69,11 @@ class Request:
     ref: str | None = None
     action: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
+    draft: Draft | None = None
     message: Message | None = None
     units: int = 1
+    after: str | None = None
+    user: Item = field(default_factory=dict)
 
 
 class Actions:
@@ -72,8 +85,10 @@ class Actions:
         dispatcher: Dispatcher,
         delivery: Delivery,
         connections: Connections,
+        activity: ActivityRecorder,
         disconnector: Disconnector,
         resumer: Resumer,
+        resume_limiter: UserRateLimiter,
         verify: Verify,
         now: Clock,
         may_encrypt: bool,
@@ -87,8 +102,10 @@ class Actions:
         self._dispatcher = dispatcher
         self._delivery = delivery
         self._connections = connections
+        self._activity = activity
         self._disconnector = disconnector
         self._resumer = resumer
+        self._resume_limiter = resume_limiter
         self._verify = verify
         self._now = now
         self._may_encrypt = may_encrypt
@@ -96,6 +113,7 @@ class Actions:
         self._found: LruDict[str, Principal] = LruDict(FOUND_PRINCIPALS)
         self._actions: dict[str, Callable[[Request], ServerFrame]] = {
             "ping": self._ping,
+            "heartbeat": self._heartbeat,
             "send": self._send,
             "join": self._join,
             "leave": self._leave,
@@ -124,8 +142,9 @@ class Actions:
             )
             self._refuse(request, InternalError())
         else:
-            with suppress(Unavailable):  # the next accepted frame will try again
-                self._connections.end_refusals(event.connection_id)
+            if request.action != "ping":
+                with suppress(Unavailable):  # the next accepted frame will try again
+                    self._activity.end_refusals(event.connection_id, request.principal.key)
             self._delivery.post(
                 event.connection_id,
                 event.endpoint,
@@ -133,17 +152,23 @@ class Actions:
                 deadline.later(ANSWER_SECONDS),
             )
 
-    # --- Identify, read, charge, act
+    # --- Read, identify, charge, act
 
     def _carry_out(self, request: Request, event: WebSocketEvent) -> ServerFrame:
-        """Carry out a frame; return the answer. A frame is charged even if it can't be read."""
-        self._identify(request, event)
+        """Carry out a frame; return the answer.
+
+        A frame is charged even if it can't be read. A ping is answered without a look at the
+        tables, as API Gateway answers it where it has the route.
+        """
         try:
             self._read(request, event.body)
         except Exception:
+            self._identify(request, event)
             self._charge(request, refused=True)
             raise
-        self._charge(request)
+        if request.action != "ping":
+            self._identify(request, event)
+            self._charge(request)
         return self._actions[request.action](request)
 
     def _identify(self, request: Request, event: WebSocketEvent) -> None:
@@ -173,11 +198,11 @@ class Actions:
             raise BadRequest(f"action must be one of {', '.join(self._actions)}")
         request.action = action
         if action == "send":
-            draft = parse_message(fields, may_encrypt=self._may_encrypt)
-            stamp = Stamp.fresh(self._now())
-            sender = request.principal.user_id
-            [request.message] = accept([draft], sender=sender, stamp=stamp)
-            request.units = self._dispatcher.units([request.message])
+            request.draft = parse_message(fields, may_encrypt=self._may_encrypt)
+        elif action == "resume":
+            request.after = parse_after(_only_string(request, "after"))
+        elif action in ("ping", "heartbeat"):
+            _allow_only(request)
 
     def _charge(self, request: Request, *, refused: bool = False) -> None:
         """Record the client's activity, and charge the user for the frame, which may be `refused`.
@@ -185,14 +210,25 @@ class Actions:
         Raises ConnectionGone, RateLimited, QuotaExceeded, TokenExpired, Unavailable.
         """
         now = self._now()
-        request.principal = self._connections.record_activity(
-            request.recipient.connection_id,
-            request.principal,
-            now,
-            0 if request.message is None else 1,
-            units=request.units,
-            refused=refused,
-        )
+        connection_id = request.recipient.connection_id
+        if request.draft is not None and not refused:
+            sender = request.principal.user_id
+            [request.message] = accept([request.draft], sender=sender, stamp=Stamp.fresh(now))
+            request.units = self._dispatcher.units([request.message])
+        if request.action == "heartbeat" and not refused:
+            request.principal = self._activity.record_heartbeat(
+                connection_id, request.principal, now
+            )
+        else:
+            request.principal, request.user = self._activity.record_frame(
+                connection_id,
+                request.principal,
+                now,
+                messages=0 if request.message is None else 1,
+                units=request.units,
+                refused=refused,
+                limiter=None if request.after is None else self._resume_limiter,
+            )
         if request.action != "refresh":  # it brings a new token
             request.principal.require_unexpired(now / 1000)
 
@@ -221,7 +257,7 @@ class Actions:
             return False
         recipient = request.recipient
         try:
-            refused = self._connections.count_refusal(recipient.connection_id)
+            refused = self._activity.count_refusal(recipient.connection_id, recipient.user_key)
         except Unavailable:
             return False
         if refused < MAX_REFUSED_FRAMES:
@@ -240,8 +276,10 @@ class Actions:
     # --- The actions
 
     def _ping(self, request: Request) -> ServerFrame:
-        _allow_only(request)
         return server_frames.pong(self._now())
+
+    def _heartbeat(self, request: Request) -> ServerFrame:
+        return server_frames.heartbeat(self._now())
 
     def _send(self, request: Request) -> ServerFrame:
         assert request.message is not None  # noqa: S101 - reading a `send` fills it in
@@ -263,12 +301,14 @@ class Actions:
         return server_frames.left(group)
 
     def _resume(self, request: Request) -> ServerFrame:
+        assert request.after is not None  # noqa: S101 - reading a `resume` fills it in
         resumed = self._resumer.resume(
             request.principal,
             request.recipient,
-            _only_string(request, "after"),
-            self._now(),
-            request.deadline,
+            request.after,
+            user=request.user,
+            now=self._now(),
+            deadline=request.deadline,
         )
         return server_frames.resumed(count=resumed.count, complete=resumed.complete)
 

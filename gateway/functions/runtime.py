@@ -93,6 +93,11 @@ def _without_import_frames(trace: TracebackType | None) -> TracebackType | None:
 
 def main(descriptor: int) -> None:
     """Import the app, then handle invocations until the gateway closes the socket."""
+    with contextlib.suppress(BrokenPipeError):  # the gateway closed the socket meanwhile
+        _serve(descriptor)
+
+
+def _serve(descriptor: int) -> None:
     function = ""
     if "GATEWAY_CALLS_FILE" in os.environ:
         from gateway.functions.iam_recorder import record_calls
@@ -120,5 +125,4 @@ def main(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):  # the gateway closed the socket meanwhile
-        main(int(sys.argv[1]))
+    main(int(sys.argv[1]))

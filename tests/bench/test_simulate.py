@@ -5,19 +5,8 @@ import re
 
 import pytest
 
-from bench.simulate import (
-    FRAME_WRITES,
-    PACED,
-    PING_SECONDS,
-    POLICIES,
-    PRICES,
-    RESULT,
-    Broadcast,
-    Crowd,
-    Policy,
-    month,
-    tables,
-)
+from bench.month import PING_SECONDS
+from bench.simulate import PACED, POLICIES, RESULT, Broadcast, Crowd, Policy, tables
 from clients.python.herald_client import Options
 from gateway.configuration import PROJECT
 
@@ -51,16 +40,6 @@ def test_clients_reconnect_no_faster_than_the_quota_allows(policy: Policy) -> No
     assert crowd["backAfter"] >= 0.99 * 50_000 / 500 - 60
     assert crowd["online"][-1] > 0.9
     assert max(crowd["online"]) <= 1
-
-
-def test_a_months_costs_are_the_prices_times_the_units() -> None:
-    costs = month(1_000_000, broadcasts=1, messages=0, per_cpu=PER_WORKER)
-    assert costs["connection minutes"] == pytest.approx(730 * 60 * 0.25)
-    assert costs["deliveries"] == pytest.approx(1.0)
-    pings = 1_000_000 * 730 * 3600 / PING_SECONDS
-    assert costs[f"DynamoDB: frames ({FRAME_WRITES} writes each)"] == pytest.approx(
-        FRAME_WRITES * pings * PRICES["DynamoDB write"]
-    )
 
 
 def test_the_simulated_clients_ping_as_often_as_the_clients_do() -> None:

@@ -1,9 +1,10 @@
 """The alarms."""
 
+import re
 from typing import Any
 
 from gateway.configuration import PROJECT
-from infra.alarms import alarms
+from infra.alarms import SWEEP_PERIOD, alarms
 from infra.configuration import StageConfiguration
 from infra.stage import Stage
 
@@ -34,6 +35,16 @@ def test_no_alarm_counts_the_errors_of_functions_that_clients_call() -> None:
     [dimension] = every["SweepErrorsAlarm"]["Properties"]["Dimensions"]
     assert dimension["Value"] == {"Ref": "Sweep"}  # EventBridge calls it, and no client
     assert metrics(every["AuthorizerErrorsAlarm"]) == {("Herald", "AuthorizerErrors")}
+
+
+def test_the_alarm_of_the_sweep_looks_at_the_time_of_one_sweep_and_its_retries() -> None:
+    """Metrics of shorter periods would have gaps, in which an alarm is not breaching."""
+    [rate] = re.findall(
+        r"schedule\(Rate\((\d+), unit=Rate.MINUTES", (PROJECT / "app.py").read_text()
+    )
+    own = alarms(DEV)["SweepErrorsAlarm"]["Properties"]
+    assert own["Period"] == SWEEP_PERIOD == int(rate) * 60
+    assert (own["EvaluationPeriods"], own["Threshold"]) == (1, 1)
 
 
 def test_a_job_that_waits_for_a_batching_window_is_not_late() -> None:

@@ -61,7 +61,7 @@ def test_a_signal_stops_run_cleanly(command: Callable[..., Command], number: int
     run = command("run")
     url = run.until(r"ws://\S+\?token=\S+")[0]
     children = processes_of(run.process.pid)
-    assert len(children) >= 2  # the emulator and an execution environment
+    assert len(children) >= 3  # the fork server, the emulator and an execution environment
     with connect(url):
         began = time.monotonic()
         run.process.send_signal(number)
@@ -189,7 +189,7 @@ def test_ctrl_c_while_modules_are_imported_is_quiet(
     assert_quiet(started)
 
 
-@pytest.mark.parametrize("children", [1, 2])  # the emulator; a function's process, too
+@pytest.mark.parametrize("children", [1, 2, 3])  # the fork server; the emulator; a function's
 @pytest.mark.parametrize("name", ["run", "demo"])
 def test_ctrl_c_before_anything_listens_is_quiet(
     command: Callable[..., Command], name: str, children: int

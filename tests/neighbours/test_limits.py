@@ -13,8 +13,8 @@ from botocore.exceptions import ClientError
 
 from tests.support.clients import Client, configured, served
 from tests.support.limits.buckets import Bucket, Limits
+from tests.support.limits.costs import read_units, size_of, write_units
 from tests.support.limits.proxy import Control, limiting_proxy
-from tests.support.limits.units import read_units, size_of, write_units
 
 HISTORY, USERS, CONNECTIONS = "herald-history", "herald-users", "herald-connections"
 FROZEN = Limits(
@@ -198,7 +198,7 @@ def test_a_failed_condition_costs_what_the_write_would(dynamodb: Any, proxy: Con
     assert proxy.counts().units == {HISTORY: {"writes": 4}}
 
 
-def test_an_index_of_everything_is_written_with_its_table(dynamodb: Any, proxy: Control) -> None:
+def test_an_index_entry_is_written_and_deleted_with_its_item(dynamodb: Any, proxy: Control) -> None:
     key = {"connectionId": {"S": "c"}}
     dynamodb.put_item(TableName=CONNECTIONS, Item={**key, "userId": {"S": "alice"}})
     dynamodb.delete_item(TableName=CONNECTIONS, Key=key)

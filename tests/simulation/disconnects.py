@@ -192,7 +192,7 @@ class Store:
             raise Unavailable("the answer is lost")
         return True
 
-    def mark_stale(self, connection_id: str) -> None:
+    def mark_stale(self, connection_id: str, now: EpochMs) -> None:
         """Do nothing: it changes neither the socket nor whether it is stored."""
 
     revive = mark_stale

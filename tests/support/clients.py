@@ -102,19 +102,29 @@ class Client:
         return self.http.get(f"/users/{user}", headers=headers).json()
 
     def connections(self, user: str, tenant: str | None = None) -> list[Any]:
-        """Return the items of a user's connections, from the table's index."""
-        items = self.tables.query(
+        """Return the items of a user's connections, whose keys the table's index has."""
+        indexed = self.tables.query(
             TableName="herald-connections",
             IndexName="userId",
             KeyConditionExpression="userId = :user",
             ExpressionAttributeValues={":user": {"S": user}},
         )["Items"]
+        keys = [{"connectionId": entry["connectionId"]} for entry in indexed]
+        found = [
+            self.tables.get_item(TableName="herald-connections", Key=key, ConsistentRead=True)
+            for key in keys
+        ]
+        items = [answer["Item"] for answer in found if "Item" in answer]
         return [item for item in items if item.get("tenant", {}).get("S") == tenant]
 
     def connection_id(self, user: str, tenant: str | None = None) -> str:
         """Return the id of a user's only connection."""
         [item] = self.connections(user, tenant)
         return str(item["connectionId"]["S"])
+
+
+LEAVE = {"action": "leave", "group": "no-group"}
+"""A frame that is charged, accepted and answered with `left`, whatever was sent before it."""
 
 
 class Socket:

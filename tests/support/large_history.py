@@ -54,10 +54,10 @@ class LargeHistory:
         self._makers: dict[tuple[str, str], Make] = {}
         self.read_bytes = 0
 
-    def add(self, stream: str, message_ids: Sequence[str], kind: AudienceKind, turn: str) -> None:
+    def add(self, stream: str, message_ids: Sequence[str], turn: str) -> None:
         """Add messages to a stream, in the order of their ids."""
         for message_id in message_ids:
-            self._add(stream, message_id, partial(self._item, message_id, kind, turn))
+            self._add(stream, message_id, partial(self._item, message_id, turn))
 
     def add_delayed(self, delayed: Message, tenant: str | None, noted_at: EpochMs) -> None:
         """Add the reference to a delayed message."""
@@ -98,19 +98,9 @@ class LargeHistory:
     def _made(self, stream: str, position: str) -> Item:
         return {**self._makers[stream, position](), "position": {"S": position}}
 
-    def _item(self, message_id: str, kind: AudienceKind, turn: str) -> Item:
-        content = encode(
-            {**_FIELDS, "id": message_id, "kind": kind, "data": self._data(message_id)}
-        )
-        return {"turn": {"S": turn}, "packed": {"B": zlib.compress(content, 1)}}
+    def _item(self, message_id: str, turn: str) -> Item:
+        text = encode({**_FIELDS, "id": message_id, "data": self._data(message_id)})
+        return {"turn": {"S": turn}, "packed": {"B": zlib.compress(text, 1)}}
 
 
-_FIELDS: dict[str, Any] = {
-    "type": "message",
-    "from": "server",
-    "timestamp": 1,
-    "names": [],
-    "exceptUsers": [],
-    "exceptConnections": [],
-    "encrypted": False,
-}
+_FIELDS: dict[str, Any] = {"type": "message", "from": "server", "timestamp": 1}

@@ -1,6 +1,7 @@
 """Herald's commands as child processes, with their output."""
 
 import configparser
+import contextlib
 import os
 import re
 import signal
@@ -127,5 +128,10 @@ def alive(pid: int) -> bool:
 
 
 def children() -> set[str]:
-    """Return the ids of the calling thread's child processes."""
-    return set(Path("/proc/thread-self/children").read_text().split())
+    """Return the ids of the processes that the calling thread has started, and of theirs."""
+    found = Path("/proc/thread-self/children").read_text().split()
+    for child in found:
+        for listed in Path(f"/proc/{child}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                found += listed.read_text().split()
+    return set(found)

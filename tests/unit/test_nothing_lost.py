@@ -412,7 +412,6 @@ def test_every_message_reaches_its_audience_once_and_in_order(
             max_examples=int(EXPLORE or 80),
             derandomize=not EXPLORE,
             stateful_step_count=50,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -17,6 +17,7 @@ from tests.support.slow_app import SLOW_APP
 
 
 @pytest.mark.parametrize("starting", [False, True])
+@pytest.mark.usefixtures("own_processes")
 def test_a_stop_waits_for_every_process(tmp_path: Path, starting: bool) -> None:
     (tmp_path / "app.py").write_text(SLOW_APP)
     began = [tmp_path / "1", tmp_path / "2"]
@@ -41,6 +42,7 @@ def test_a_stop_waits_for_every_process(tmp_path: Path, starting: bool) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_a_stop_waits_for_a_reload(tmp_path: Path) -> None:
     app = tmp_path / "app.py"
     app.write_text(SLOW_APP)

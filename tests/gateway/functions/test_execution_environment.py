@@ -13,6 +13,8 @@ from gateway.functions.execution_environment import ExecutionEnvironment, Functi
 from tests.support.process import children
 from tests.support.slow_app import SLOW_APP
 
+pytestmark = pytest.mark.usefixtures("own_processes")
+
 VARIABLES = {**os.environ, "PYTHONPATH": str(PROJECT)}
 
 

@@ -11,15 +11,16 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tests.support.limits.buckets import Bucket, Limits
-from tests.support.limits.schema import Table
-from tests.support.limits.units import (
+from tests.support.limits.costs import (
     TRANSACTION_FACTOR,
     Cost,
-    Item,
+    Version,
     read_units,
     size_of,
-    write_units,
+    version_of,
+    write_costs,
 )
+from tests.support.limits.schema import Item, Table
 
 FIRST_EQUALITY = re.compile(r"= *(:\w+)")  # of a key condition: the partition key's
 MESSAGE = (
@@ -64,8 +65,7 @@ class LimitedDynamoDB:
         self._limits = limits
         self._tables = tables
         self._owners = [(name, name.encode()) for name in owners]
-        self._sizes: dict[tuple[str, ...], int] = {}
-        self._indexed: dict[tuple[str, ...], str] = {}
+        self._known: dict[tuple[str, ...], Version] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -201,7 +201,7 @@ class LimitedDynamoDB:
         """Return what a Put, an Update, a Delete or a ConditionCheck costs.
 
         An item counts as large as its largest write so far, since the size of an updated item is
-        not known here.
+        not known here. Neither is what an update changes: it counts as if it changed no index.
         """
         table = self._tables.get(action["TableName"])
         if table is None:
@@ -210,23 +210,20 @@ class LimitedDynamoDB:
             **action["Key"],
             **action.get("ExpressionAttributeValues", {}),
         }
-        name = (action["TableName"], *(written[attribute]["S"] for attribute in table.key))
-        size = max(size_of(written), self._sizes.get(name, 0))
-        self._sizes[name] = size
-        units = write_units(size) * factor
-        costs = [Cost(action["TableName"], written[table.partition_key]["S"], "writes", units)]
-        for index in table.indexes:
-            if index.partition_key in written:
-                self._indexed[name] = written[index.partition_key]["S"]
-            changed = kind != "ConditionCheck" and (index.everything or kind != "Update")
-            if changed and name in self._indexed:
-                costs.append(Cost(index.name, self._indexed[name], "writes", units))
-        return costs
+        name = (table.name, *(written[attribute]["S"] for attribute in table.key))
+        before, asked = self._known.get(name), version_of(table, written)
+        largest = max(asked.size, before.size if before else 0)
+        entries = before.entries if before else {}
+        after = Version(largest, asked.entries if kind == "Put" else entries)
+        self._known[name] = after if kind != "Delete" else Version(largest, {})
+        partition = written[table.partition_key]["S"]
+        return write_costs(table, partition, before, None if kind == "Delete" else after, factor)
 
     def _size(self, table: str, key: Item) -> int:
         """Return the size of an item, as far as it was written through this proxy."""
         values = (key[attribute]["S"] for attribute in self._tables[table].key)
-        return self._sizes.get((table, *values), 0)
+        known = self._known.get((table, *values))
+        return 0 if known is None else known.size
 
     def _sizes_read(self, table: str, operation: str, request: Any, response: Any) -> Iterable[int]:
         """Return the sizes of the items that a call has read, those filtered out included."""
@@ -234,7 +231,7 @@ class LimitedDynamoDB:
             return [self._size(table, request["Key"])]
         if operation == "Query":
             return [size_of(item) for item in response["Items"]]
-        known = [size for name, size in self._sizes.items() if name[0] == table]
+        known = [version.size for name, version in self._known.items() if name[0] == table]
         mean = sum(known) // max(1, len(known))
         return [mean] * response["ScannedCount"]
 

@@ -71,7 +71,7 @@ class FakeConnections:
     def revive(self, connection_id: str, now: EpochMs) -> None:
         self._write("revive", connection_id)
 
-    def mark_stale(self, connection_id: str) -> None:
+    def mark_stale(self, connection_id: str, now: EpochMs) -> None:
         self._write("mark_stale", connection_id)
 
     def remove(self, recipient: Recipient, now: EpochMs) -> bool:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -105,7 +104,7 @@ def test_part_of_the_deadline_is_left_for_recording() -> None:
 
 def test_a_recipient_whose_token_has_expired_gets_no_frame_and_is_disconnected() -> None:
     test = Broadcast()
-    expired = replace(recipient("old"), token_until=time.time() - 1)
+    expired = recipient("old")._replace(token_until=time.time() - 1)
     [first, _] = test.send([page((expired, 1), (recipient("new"), 1))])
     assert [connection_id for connection_id, _ in test.delivery.sent] == ["new"]
     assert first["recipients"] == 1
@@ -114,7 +113,7 @@ def test_a_recipient_whose_token_has_expired_gets_no_frame_and_is_disconnected()
 
 def test_one_broadcast_disconnects_a_limited_number_of_clients() -> None:
     test = Broadcast()
-    expired = replace(recipient("old"), token_until=0.0)
+    expired = recipient("old")._replace(token_until=0.0)
     test.send([page(*[(expired, 1)] * (MAX_EXPIRED + 1))])
     assert len(test.expired) == MAX_EXPIRED
 

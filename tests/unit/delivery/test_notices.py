@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -133,7 +132,7 @@ def test_a_notice_stays_within_its_tenant() -> None:
 
 def test_a_connection_whose_token_has_expired_gets_no_notice() -> None:
     lost, other = recipient("c-0", "alice"), recipient("c-1", "alice")
-    expired = replace(other, token_until=time.time())
+    expired = other._replace(token_until=time.time())
     delivery = FakeDelivery()
     notices = notifier(FakeAudiences(lost, expired), delivery)
     assert list(notices.notify_removed([Removed(lost, "http_403")], Deadline.after(0))) == []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from chalicelib.clock import EpochMs
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.frames import frame_of
 from chalicelib.delivery.notices import Removed
@@ -137,10 +138,10 @@ def test_an_outcome_waits_only_while_as_many_others_as_allowed_are_being_recorde
     stuck, others = threading.Event(), threading.Semaphore(0)
     mark_stale = recording.connections.mark_stale
 
-    def slow_for_one(connection_id: str) -> None:
+    def slow_for_one(connection_id: str, now: EpochMs) -> None:
         if connection_id == "stuck":
             assert stuck.wait(SECONDS)
-        mark_stale(connection_id)
+        mark_stale(connection_id, now)
         others.release()
 
     recording.connections.mark_stale = slow_for_one  # type: ignore[method-assign]

@@ -209,7 +209,6 @@ behaviours: st.SearchStrategy[list[Behaviour]] = st.lists(
 @given(st.data())
 @settings(
     max_examples=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_each_frame_of_each_recipient_has_one_outcome_whatever_happens(

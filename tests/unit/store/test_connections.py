@@ -2,19 +2,17 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import pytest
 
-from chalicelib.auth.principal import Principal, Scope, user_key
+from chalicelib.auth.principal import Principal, user_key
 from chalicelib.clock import EpochMs
 from chalicelib.errors import (
     BadRequest,
     ConnectionGone,
-    QuotaExceeded,
     RateLimited,
     TooManyConnections,
     Unavailable,
@@ -84,46 +82,30 @@ def members(dynamodb: Any, group: str, tenant: str | None = None) -> list[str]:
 # --- Costs
 
 
-def test_connecting_and_disconnecting_take_one_call_each(
+def test_connecting_takes_three_calls_and_disconnecting_one_more_during_the_handshake(
     client: Counted, connections: Connections, users: Users, user: str
 ) -> None:
     connections.open(connection(user, user))
     assert online(users, user) == 1
     assert connections.remove(recipient(user, user), EpochMs(NOW + 5))
     assert (online(users, user), users.presence(None, user).last_seen) == (0, NOW + 5)
-    assert client.calls == ["transact_write_items"] * 2
+    tombstone = "update_item"
+    assert client.calls == [
+        *("put_item", "batch_write_item", "update_item"),
+        *(tombstone, "delete_item", "batch_write_item", "update_item"),
+    ]
 
 
-def test_removing_a_connection_takes_another_call_if_its_groups_were_guessed_wrong(
+def test_removing_a_connection_takes_four_calls_if_it_is_in_groups(
     client: Counted, connections: Connections, user: str
 ) -> None:
-    for guess, calls in (({"a", "b"}, 2), ((), 3), ({"c"}, 3)):
+    """Whatever was guessed, they are known before anything is deleted."""
+    for guess, finds in (({"a", "b"}, "get_item"), ((), "delete_item"), ({"c"}, "get_item")):
+        opened = connection(f"{user}-{len(guess)}", user, None, "a", "b")
+        connections.open(opened)
         client.calls.clear()
-        connections.open(connection(f"{user}-{calls}-{len(guess)}", user, None, "a", "b"))
-        connections.remove(recipient(f"{user}-{calls}-{len(guess)}", user), AFTER_HANDSHAKE, guess)
-        assert client.calls == ["transact_write_items"] * calls
-
-
-def test_a_message_takes_one_call_and_so_does_its_refusal(
-    client: Any, connections: Connections, user: str
-) -> None:
-    opened = connection(user, user)
-    busy = connections_of(client, messages=Rate.per_second(1, 5))
-    busy.open(opened)
-    client.calls.clear()
-    for moment in (0, 10, 20, 30, 40, 50_000):
-        busy.record_activity(user, opened.principal, EpochMs(NOW + moment), 1)
-    assert client.calls == ["transact_write_items"] * 6
-    for _ in range(4):
-        busy.record_activity(user, opened.principal, EpochMs(NOW + 50_000), 1)
-    client.calls.clear()
-    with pytest.raises(RateLimited):
-        busy.record_activity(user, opened.principal, EpochMs(NOW + 50_000), 1)
-    assert client.calls == []  # the usage is cached
-    elsewhere = connections_of(client, messages=Rate.per_second(1, 5))
-    with pytest.raises(RateLimited):
-        elsewhere.record_activity(user, opened.principal, EpochMs(NOW + 50_000), 1)
-    assert client.calls == ["transact_write_items"]
+        assert connections.remove(opened.recipient, AFTER_HANDSHAKE, guess)
+        assert client.calls == [finds, "batch_write_item", "delete_item", "update_item"]
 
 
 # --- Opening and removing
@@ -196,6 +178,7 @@ def test_removing_a_connection_without_an_item_unties_it_from_its_user(
     connections.open(connection(user, user))
     dynamodb.delete_item(TableName=TABLES.connections, Key={"connectionId": {"S": user}})
     assert online(users, user) == 0  # it is not counted even before
+    assert connections.remove(recipient(user, user), AFTER_HANDSHAKE)
     assert not connections.remove(recipient(user, user), AFTER_HANDSHAKE)
     assert "connections" not in user_item(dynamodb, user)
     assert f"@{user}" not in user_item(dynamodb, user)
@@ -233,7 +216,7 @@ def test_a_connection_over_the_limit_changes_nothing_and_reports_the_oldest(
     assert stored(dynamodb, f"{user}-3") is None
     assert members(dynamodb, user) == []
     connections.remove(recipient(f"{user}-0", user), NOW)
-    connections.open(connection(f"{user}-3", user))
+    connections.open(connection(f"{user}-4", user))
 
 
 def test_the_limit_is_exact_in_a_race(ministack: Any, user: str) -> None:
@@ -265,33 +248,54 @@ def test_a_user_who_connects_too_often_is_refused(client: Any, users: Users, use
 # --- Active and stale
 
 
-def test_activity_or_a_probe_makes_a_stale_connection_active(
+def test_a_frame_or_a_probe_makes_a_stale_connection_active(
     dynamodb: Any, connections: Connections, user: str
 ) -> None:
-    def state() -> tuple[str, str]:
-        item = stored(dynamodb, user)
-        return item["status"]["S"], item["timestamp"]["N"]
+    def state(now: int) -> tuple[str, int]:
+        found = connections.find(user)
+        assert found is not None
+        found = found.with_activity(user_item(dynamodb, user))
+        return found.status_at(EpochMs(now), 600), found.timestamp
 
     opened = connection(user, user)
     connections.open(opened)
-    connections.mark_stale(user)
-    assert state() == ("stale", str(NOW))
-    connections.record_activity(user, opened.principal, EpochMs(NOW + 1), 0)
-    assert state() == ("active", str(NOW + 1))
-    assert user_item(dynamodb, user)["lastSeen"]["N"] == str(NOW + 1)
-    connections.mark_stale(user)
-    connections.revive(user, EpochMs(NOW + 2))
-    assert state() == ("active", str(NOW + 2))
+    connections.mark_stale(user, EpochMs(NOW + 1))
+    assert state(NOW + 1) == ("stale", NOW)
+    assert stored(dynamodb, user)["status"] == {"S": "stale"}
+    connections.activity.record_frame(user, opened.principal, EpochMs(NOW + 2))
+    assert state(NOW + 2) == ("active", NOW + 2)
+    connections.mark_stale(user, EpochMs(NOW + 3))
+    assert state(NOW + 3) == ("stale", NOW + 2)
+    connections.revive(user, EpochMs(NOW + 4))
+    assert state(NOW + 4) == ("active", NOW + 4)
+    assert stored(dynamodb, user)["status"] == {"S": "active"}
+    assert state(NOW + 600_005) == ("stale", NOW + 4)
+
+
+def test_a_frame_is_copied_to_a_connection_unless_that_has_something_later(
+    dynamodb: Any, connections: Connections, user: str
+) -> None:
+    connections.open(connection(user, user))
+    connections.mark_stale(user, EpochMs(NOW + 5))
+    connections.copy_activity(user, EpochMs(NOW + 4))
+    connections.copy_activity(user, EpochMs(NOW + 5))
+    assert stored(dynamodb, user)["status"] == {"S": "stale"}
+    connections.copy_activity(user, EpochMs(NOW + 6))
+    connections.copy_activity(user, EpochMs(NOW + 3))
+    item = stored(dynamodb, user)
+    assert (item["status"], item["timestamp"]) == ({"S": "active"}, {"N": str(NOW + 6)})
+    assert "staleAt" not in item
 
 
 def test_no_transition_recreates_a_terminated_connection(
     dynamodb: Any, connections: Connections, user: str
 ) -> None:
-    connections.mark_stale(user)
+    connections.mark_stale(user, NOW)
     connections.revive(user, NOW)
+    connections.copy_activity(user, NOW)
     gone = connection(user, user)
     for change in (
-        lambda: connections.record_activity(user, gone.principal, NOW, 1),
+        lambda: connections.activity.record_frame(user, gone.principal, NOW, messages=1),
         lambda: connections.join(gone, user, EpochMs(NOW + 1)),
         lambda: connections.leave(gone, user, EpochMs(NOW + 1)),
         lambda: connections.refresh(gone, gone.principal, EpochMs(NOW + 1)),
@@ -367,142 +371,12 @@ def test_refresh_replaces_the_principal_and_leaves_groups_it_does_not_allow(
     assert members(dynamodb, f"{user}-a") == []
 
 
-def test_a_refreshed_principal_is_cached(client: Any, connections: Connections, user: str) -> None:
-    opened = connection(user, user)
-    connections.open(opened)
-    renewed = refreshed(opened, scopes=frozenset({Scope.MESSAGES_SEND}))
-    connections.refresh(opened, renewed, EpochMs(NOW + 1))
-    client.calls.clear()
-    assert connections.record_activity(user, opened.principal, NOW, 0) == renewed
-    assert client.calls == ["transact_write_items"]
-    elsewhere = connections_of(client)
-    assert elsewhere.record_activity(user, opened.principal, NOW, 0) == renewed
-    client.calls.clear()
-    assert elsewhere.record_activity(user, opened.principal, NOW, 0) == renewed
-    assert client.calls == ["transact_write_items"]
-
-
-def test_a_user_is_charged_by_all_environments_together(dynamodb: Any, user: str) -> None:
-    """Neither of two environments knows what the other has charged."""
-    rate = Rate.per_minute(1)
-    one, other = (connections_of(dynamodb, connects=rate, messages=rate) for _ in range(2))
-    opened = connection(f"{user}-1", user)
-    one.open(opened)
-    with pytest.raises(RateLimited):
-        other.open(connection(f"{user}-2", user))
-    other.open(connection(f"{user}-3", f"{user}-other"))
-    one.record_activity(opened.connection_id, opened.principal, NOW, 0)
-    with pytest.raises(RateLimited):
-        other.record_activity(opened.connection_id, opened.principal, NOW, 0)
-    for environment in (one, other):
-        elsewhere = f"{user}-3", Principal(f"{user}-other", LATER)
-        with pytest.raises(RateLimited) if environment is other else nullcontext():
-            environment.record_activity(*elsewhere, NOW, 0)
-
-
-# --- Refused frames
-
-
-def test_refused_frames_are_counted_by_all_environments_together(
-    client: Any, connections: Connections, user: str
-) -> None:
-    opened, elsewhere = connection(user, user), connections_of(client)
-    connections.open(opened)
-    client.calls.clear()
-    counts = [environment.count_refusal(user) for environment in (connections, elsewhere) * 2]
-    assert counts == [1, 2, 3, 4]
-    assert client.calls == ["update_item"] * 4
-
-
-@pytest.mark.parametrize("where", ["here", "elsewhere"])
-def test_an_accepted_frame_starts_the_count_again_wherever_it_arrives(
-    dynamodb: Any, client: Any, connections: Connections, user: str, where: str
-) -> None:
-    opened = connection(user, user)
-    connections.open(opened)
-    accepting = connections if where == "here" else connections_of(client)
-    for _ in range(2):
-        assert [connections.count_refusal(user) for _ in range(3)] == [1, 2, 3]
-        accepting.record_activity(user, opened.principal, NOW, 0)
-        accepting.end_refusals(user)
-        assert "refused" not in stored(dynamodb, user)
-
-
-def test_accepted_frames_take_one_call_each_except_the_first_after_a_refusal(
-    client: Any, connections: Connections, user: str
-) -> None:
-    opened = connection(user, user)
-    connections.open(opened)
-
-    def calls_of_a_frame(environment: Connections) -> list[str]:
-        client.calls.clear()
-        environment.record_activity(user, opened.principal, NOW, 0)
-        environment.end_refusals(user)
-        return list(client.calls)
-
-    usual = ["transact_write_items"]
-    assert calls_of_a_frame(connections) == usual
-    connections.count_refusal(user)
-    assert calls_of_a_frame(connections) == [*usual, "update_item"]
-    assert calls_of_a_frame(connections) == usual
-    elsewhere = connections_of(client)
-    calls_of_a_frame(elsewhere)
-    connections.count_refusal(user)
-    assert calls_of_a_frame(elsewhere) == [*usual, *usual, "update_item"]
-    assert calls_of_a_frame(elsewhere) == usual
-
-
-def test_a_frame_that_will_be_refused_takes_no_call_to_learn_of_earlier_ones(
-    client: Any, connections: Connections, user: str
-) -> None:
-    opened = connection(user, user)
-    connections.open(opened)
-    connections.count_refusal(user)
-    elsewhere = connections_of(client)
-    client.calls.clear()
-    elsewhere.record_activity(user, opened.principal, NOW, 0, refused=True)
-    assert client.calls == ["transact_write_items"]
-
-
-def test_refusals_are_not_counted_for_a_terminated_connection(
-    dynamodb: Any, connections: Connections, user: str
-) -> None:
-    opened = connection(user, user)
-    connections.open(opened)
-    connections.count_refusal(user)
-    connections.remove(opened.recipient, NOW)
-    with pytest.raises(ConnectionGone):
-        connections.count_refusal(user)
-    connections.end_refusals(user)
-    assert stored(dynamodb, user) is None
-
-
-def test_a_frame_is_charged_its_units(dynamodb: Any, user: str) -> None:
-    limited = connections_of(dynamodb, messages=Rate.per_second(1, 5))
-    opened = connection(user, user)
-    limited.open(opened)
-    limited.record_activity(user, opened.principal, NOW, 1, units=9)
-    with pytest.raises(RateLimited) as refused:
-        limited.record_activity(user, opened.principal, NOW, 0)
-    assert refused.value.retry_after == pytest.approx(9 - 4)
-
-
-def test_the_messages_of_a_frame_count_towards_the_quota(dynamodb: Any, user: str) -> None:
-    limited = connections_of(dynamodb, quota=2)
-    opened = connection(user, user)
-    limited.open(opened)
-    for messages in (2, 0):
-        limited.record_activity(user, opened.principal, NOW, messages)
-    with pytest.raises(QuotaExceeded):
-        limited.record_activity(user, opened.principal, NOW, 1)
-
-
 def test_a_terminated_connection_is_told_to_connect_again(
     connections: Connections, user: str
 ) -> None:
     opened = connection(user, user)
     for say in (
-        lambda: connections.record_activity(user, opened.principal, NOW, 0),
+        lambda: connections.activity.record_frame(user, opened.principal, NOW),
         lambda: connections.join(opened, "team", NOW),
         lambda: connections.leave(opened, "team", NOW),
         lambda: connections.refresh(opened, opened.principal, NOW),
@@ -567,7 +441,8 @@ def test_a_group_is_joined_when_it_is_first_joined(
 
 
 class Restless:
-    """A DynamoDB client: before each of its transactions, the connection joins another group."""
+    """A DynamoDB client: before each of its conditional writes to the connection, the connection
+    joins another group."""
 
     def __init__(self, client: Any, opened: Connection) -> None:
         self._client = client
@@ -576,11 +451,18 @@ class Restless:
         self._numbers = count()
 
     def __getattr__(self, operation: str) -> Any:
-        return getattr(self._client, operation)
+        call = getattr(self._client, operation)
+        if operation not in ("transact_write_items", "delete_item"):
+            return call
 
-    def transact_write_items(self, **parameters: Any) -> Any:
+        def restless(**parameters: Any) -> Any:
+            self.change()
+            return call(**parameters)
+
+        return restless
+
+    def change(self) -> None:
         self._beside.join(self._opened, f"group-{next(self._numbers)}", NOW)
-        return self._client.transact_write_items(**parameters)
 
 
 def test_groups_that_keep_changing_raise_unavailable(dynamodb: Any, user: str) -> None:
@@ -593,21 +475,6 @@ def test_groups_that_keep_changing_raise_unavailable(dynamodb: Any, user: str) -
     with pytest.raises(Unavailable) as unavailable:
         restless.refresh(opened, opened.principal, NOW)
     assert unavailable.value.detail == "the connection's groups are changing too fast"
-
-
-def test_the_principals_refreshed_last_are_cached(dynamodb: Any, user: str) -> None:
-    client: Any = Counted(dynamodb)
-    connections = connections_of(client, cached_connections=2)
-    opened = [connection(f"{user}-{number}", user) for number in range(3)]
-    for one in opened:
-        connections.open(one)
-        connections.refresh(one, refreshed(one), NOW)
-    client.calls.clear()
-    calls = []
-    for one in reversed(opened):
-        connections.record_activity(one.connection_id, one.principal, NOW, 0)
-        calls.append(len(client.calls))
-    assert calls == [1, 2, 4]  # the one that is not cached takes a second call
 
 
 def test_a_connection_is_read_consistently(connections: Connections, user: str) -> None:
@@ -625,7 +492,7 @@ def test_a_user_expires_after_90_days(dynamodb: Any, connections: Connections, u
     assert expires == NOW // 1000 + USER_SECONDS
 
 
-def test_a_refresh_adds_nothing_else_to_the_users_item(
+def test_a_refresh_adds_a_digest_of_the_principal_to_the_users_item_and_nothing_else(
     dynamodb: Any, connections: Connections, user: str
 ) -> None:
     opened = connection(user, user)
@@ -633,23 +500,5 @@ def test_a_refresh_adds_nothing_else_to_the_users_item(
     before = user_item(dynamodb, user)
     connections.refresh(opened, refreshed(opened), NOW)
     after = user_item(dynamodb, user)
-    assert after.keys() == before.keys()
+    assert after.keys() - before.keys() == {f"={user}"}
     assert after["connections"] == {"SS": [user]}
-
-
-class Renewing(Restless):
-    """A DynamoDB client: before each of its transactions, the connection's token is refreshed."""
-
-    def transact_write_items(self, **parameters: Any) -> Any:
-        principal = replace(self._opened.principal, expires_at=LATER + 1 + next(self._numbers))
-        self._beside.refresh(self._opened, principal, NOW)
-        return self._client.transact_write_items(**parameters)
-
-
-def test_a_token_that_keeps_changing_raises_unavailable(dynamodb: Any, user: str) -> None:
-    opened = connection(user, user)
-    connections_of(dynamodb).open(opened)
-    with pytest.raises(Unavailable) as unavailable:
-        connections_of(Renewing(dynamodb, opened)).record_activity(user, opened.principal, NOW, 0)
-    assert unavailable.value.detail == "the connection is changing too fast"
-    assert unavailable.value.retry_after == 1.0

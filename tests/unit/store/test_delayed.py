@@ -47,8 +47,3 @@ def test_references_of_a_tenant_are_in_the_order_in_which_they_were_noted() -> N
 def test_a_digest_has_eight_bytes_whatever_the_name() -> None:
     assert {len(name_digest(name)) for name in ("", "bob", "\N{PARTY POPPER}" * 64)} == {8}
     assert name_digest("bob") != name_digest("Bob")
-
-
-def test_a_copy_that_an_earlier_version_stored_is_a_message_that_cannot_be_found() -> None:
-    copy = {"position": {"S": "01HF7YAT00" + ID}, "packed": {"B": b"x"}}
-    assert delayed_message(copy) == DelayedMessage(ID, AudienceKind.ALL, frozenset(), 0)

@@ -1,5 +1,6 @@
 """The history's streams: which messages are stored in which, and how they are read."""
 
+import json
 from typing import Any
 
 import pytest
@@ -14,14 +15,9 @@ from chalicelib.protocol.ulid import Stamp
 from chalicelib.settings import MasterKey
 from chalicelib.store.delayed import name_digest
 from chalicelib.store.dynamodb import MAX_BATCH_WRITE, Store
-from chalicelib.store.history import (
-    DELAYED_MS,
-    REACH_BACK_MS,
-    History,
-    RequestNumber,
-    decode,
-)
+from chalicelib.store.history import DELAYED_MS, REACH_BACK_MS, History
 from chalicelib.store.schema import everyone_stream, group_stream, user_stream
+from chalicelib.store.stored_messages import RequestNumber
 from tests.support.tables import HISTORY_SECONDS, NOW, Counted, scan
 from tests.support.world import LIFE, Inline
 
@@ -113,7 +109,7 @@ def test_a_queued_message_is_delayed_and_keeps_digests_of_the_names_of_its_audie
     history.mark_delayed([queued], None)
     [stored] = history.read(user_stream(None, "bob"), NOW)
     [delayed] = history.delayed(None, NOW)
-    assert decode(history.unpack(stored)).audience.names == ()
+    assert json.loads(history.text(stored)) == queued.to_frame_entry()
     assert (delayed.id, delayed.kind) == (queued.id, USERS)
     assert delayed.digests == {name_digest("bob")}
 
@@ -132,9 +128,9 @@ def test_an_encrypted_message_is_stored_encrypted(life: Any, history: History) -
     [item] = scan(life, LIFE.history)
     assert "packed" not in item
     [stored] = history.read(user_stream(None, "bob"), NOW)
-    assert decode(history.unpack(stored)).data == secret.data
+    assert json.loads(history.text(stored)) == secret.to_frame_entry()
     with pytest.raises(KeyError):
-        history_of(life, keys=(MasterKey("another", b"2" * 32),)).unpack(stored)
+        history_of(life, keys=(MasterKey("another", b"2" * 32),)).text(stored)
 
 
 def test_a_message_expires_when_no_resume_can_ask_for_it(life: Any, history: History) -> None:

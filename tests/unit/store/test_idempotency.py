@@ -109,7 +109,6 @@ def test_a_flood_of_requests_with_keys_takes_no_calls(life: Any) -> None:
             store,
             message_limiter=once,
             read_limiter=limiter("readDue"),
-            resume_limiter=limiter("resumeDue"),
         ),
         dispatcher=herald.dispatcher,
         idempotency=Idempotency(store),
@@ -153,7 +152,7 @@ def test_a_request_that_crashed_before_any_call_is_repeated_with_the_same_ids(
 
 @pytest.mark.ministack
 @pytest.mark.timeout(300)
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turns=st.lists(st.booleans(), max_size=12), after_a_crash=st.booleans())
 def test_one_of_two_concurrent_requests_is_carried_out(
     life: Any, turns: list[bool], after_a_crash: bool

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from chalicelib.clock import EpochMs
 from chalicelib.store.items import (
     HANDSHAKE_SECONDS,
@@ -11,7 +13,12 @@ from chalicelib.store.items import (
     recipients_of,
     stored_recipient,
 )
-from chalicelib.store.schema import JOINED_PREFIX, MAX_CONNECTION_SECONDS, REACH_PREFIX
+from chalicelib.store.schema import (
+    ACTIVITY_PREFIX,
+    JOINED_PREFIX,
+    MAX_CONNECTION_SECONDS,
+    REACH_PREFIX,
+)
 from tests.support.tables import LATER, NOW, connection, recipient
 
 
@@ -19,12 +26,31 @@ def test_a_silent_connection_is_stale_without_a_write() -> None:
     opened = connection("c", "alice")
     assert opened.status_at(EpochMs(NOW + 600_000), 600) is Status.ACTIVE
     assert opened.status_at(EpochMs(NOW + 600_001), 600) is Status.STALE
-    assert replace(opened, status=Status.STALE).status_at(NOW, 600) is Status.STALE
+
+
+@pytest.mark.parametrize(
+    ("failed_at", "status"),
+    [(None, Status.ACTIVE), (NOW - 1, Status.ACTIVE), (NOW, Status.STALE), (NOW + 1, Status.STALE)],
+)
+def test_a_connection_is_stale_from_a_failed_delivery_until_its_next_activity(
+    failed_at: EpochMs | None, status: Status
+) -> None:
+    opened = replace(connection("c", "alice"), stale_at=failed_at)
+    assert opened.status_at(EpochMs(NOW + 2), 600) is status
+
+
+def test_the_later_of_two_notes_is_the_last_activity() -> None:
+    opened = connection("c", "alice")
+    for noted, expected in ((NOW - 1, NOW), (NOW + 1, NOW + 1)):
+        user = {ACTIVITY_PREFIX + "c": {"N": str(noted)}, ACTIVITY_PREFIX + "d": {"N": str(LATER)}}
+        assert opened.with_activity(user) == replace(opened, timestamp=EpochMs(expected))
+    assert opened.with_activity({}) == opened
 
 
 def test_an_item_holds_the_whole_connection() -> None:
     opened = connection("c", "alice", "acme", "team")
-    assert Connection.from_item(opened.to_item()) == opened
+    for one in (opened, replace(opened, stale_at=EpochMs(NOW + 1))):
+        assert Connection.from_item(one.to_item()) == one
 
 
 def test_a_connection_and_its_membership_reach_the_same_recipient() -> None:

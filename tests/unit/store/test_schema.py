@@ -25,6 +25,7 @@ from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.metrics import Metrics
 from chalicelib.settings import MasterKey
 from chalicelib.store import schema
+from chalicelib.store.activity import ActivityRecorder
 from chalicelib.store.connections import Connections
 from chalicelib.store.dynamodb import Store
 from chalicelib.store.handshakes import Handshakes
@@ -56,8 +57,10 @@ def kind_of(table: str, keys: list[str]) -> str:
             return "messages/pace/active"
         case "messages":
             return f"messages/{keys[0].partition('/')[0]}"
-        case "history" if keys[0].startswith("was/"):
-            return f"history/was/{keys[1].partition('/')[0]}"
+        case "groups" if keys[0].startswith("*/"):
+            return "groups/roster"
+        case "history" if keys[1] > schema.AFTER_MESSAGES:
+            return f"history/{keys[1].partition('/')[0]}"
         case "history":
             return f"history/{keys[0].partition('/')[0]}"
     return table
@@ -65,7 +68,7 @@ def kind_of(table: str, keys: list[str]) -> str:
 
 def attribute_of(name: str) -> str:
     """Return an attribute's name without the part that differs from item to item."""
-    if name[0] in "@+":
+    if name[0] in "@!=-+":
         return name[0]
     return re.sub(r"^(at|claim|by|until|closed)\d+$", r"\1", name).partition("/")[0]
 
@@ -81,7 +84,7 @@ class Scene:
         self.connections = Connections(
             self.store,
             handshakes=Handshakes(self.store, limit=100, limiter=limiter("connectDue")),
-            message_limiter=self.messages,
+            activity=ActivityRecorder(self.store, message_limiter=self.messages),
             memberships=Memberships(self.store, seconds=HISTORY_SECONDS),
             metrics=Metrics("test"),
         )
@@ -101,7 +104,8 @@ class Scene:
         ids = Stamp(
             EpochMs(NOW - 5000), number
         ).ids()  # so old that it is stored as a delayed one, too
-        audience = Audience(kind, names)
+        excepted = frozenset({"dave"} if kind is AudienceKind.ALL else ())
+        audience = Audience(kind, names, except_users=excepted)
         return Message(
             id=next(ids),
             sender="alice",
@@ -115,24 +119,33 @@ class Scene:
         opened = connection("c1", "alice", "acme", "team")
         self.connections.open(opened)
         self.connections.join(opened, "room", EpochMs(NOW + 1))
-        self.connections.record_activity("c1", opened.principal, NOW, 1)
-        self.connections.count_refusal("c1")
+        resumes = limiter("resumeDue")
+        self.connections.activity.record_frame("c1", opened.principal, NOW, limiter=resumes)
+        self.connections.activity.record_frame("c1", opened.principal, NOW, messages=1)
+        self.connections.activity.count_refusal("c1", opened.principal.key)
+        self.connections.activity.record_heartbeat("c1", opened.principal, NOW)
+        self.connections.mark_stale("c1", NOW)
+        self.refresh("c1")
         self.connections.handshakes.may_probe(opened.principal.key, NOW)
         users = Users(
             self.store,
             message_limiter=self.messages,
             read_limiter=limiter("readDue"),
-            resume_limiter=limiter("resumeDue"),
         )
         users.charge_read(opened.principal, NOW)
-        users.charge_resume(opened.principal, NOW)
         self.connections.remove(recipient("c2", "alice", "acme"), NOW)
         self.observe()
         joined = self.connections.find("c1")
         assert joined is not None
         self.connections.leave(joined, "room", EpochMs(NOW + 2))
-        self.connections.remove(replace(opened.recipient), EpochMs(NOW + 3))
+        self.connections.remove(opened.recipient, EpochMs(NOW + 3))
         self.observe()
+
+    def refresh(self, connection_id: str) -> None:
+        found = self.connections.find(connection_id)
+        assert found is not None
+        principal = replace(found.principal, groups=("team", "room"))
+        self.connections.refresh(found, principal, NOW)
 
     def send(self) -> None:
         history = History(
@@ -181,6 +194,7 @@ class Scene:
             outcome_recorder=scene,
             stale_after_seconds=600,
             metrics=Metrics("test"),
+            writers=Inline(),
             now=lambda: NOW,
             page_items=1,
         ).sweep(Deadline.after(NEVER))
@@ -227,6 +241,7 @@ LONGEST_KEYS: dict[str, Item] = {
     "user_item_key": schema.user_item_key(LONGEST_USER_KEY),
     "sweep_key": schema.sweep_key("connections", 999),
     "membership_key": schema.membership_key(LONGEST_NAME, LONGEST_NAME, LONGEST_NAME),
+    "roster_key": schema.roster_key(LONGEST_NAME, LONGEST_NAME),
     "idempotency_id": {"id": {"S": schema.idempotency_id(LONGEST_USER_KEY, LONGEST_NAME)}},
     "message_key": schema.message_key(LONGEST_NAME),
     "content_id": {"id": {"S": schema.content_id(ULID, 999)}},
@@ -237,9 +252,6 @@ LONGEST_KEYS: dict[str, Item] = {
     "group_stream": {"stream": {"S": schema.group_stream(LONGEST_NAME, LONGEST_NAME)}},
     "everyone_stream": {"stream": {"S": schema.everyone_stream(LONGEST_NAME)}},
     "delayed_stream": {"stream": {"S": schema.delayed_stream(LONGEST_NAME)}},
-    "past_memberships_stream": {
-        "stream": {"S": schema.past_memberships_stream(LONGEST_USER_KEY)},
-    },
     "ended_position": {"position": {"S": schema.ended_position(LONGEST_NAME)}},
     "left_position": {"position": {"S": schema.left_position(LATEST, LONGEST_NAME)}},
 }
@@ -265,6 +277,12 @@ def test_the_longest_keys_are_below_the_limits_of_dynamodb(key: Item) -> None:
         assert is_sort_key or attribute in partition_keys
         limit = aws_limits.SORT_KEY_BYTES if is_sort_key else aws_limits.PARTITION_KEY_BYTES
         assert len(value["S"].encode()) <= limit
+
+
+def test_what_a_stream_has_besides_messages_comes_after_them() -> None:
+    others = [schema.ended_position(""), schema.left_position(EpochMs(0), "")]
+    for position in (*others, schema.DELAYED_MARKER_POSITION):
+        assert ULID < schema.AFTER_MESSAGES < position
 
 
 def test_the_tables_are_created_with_the_keys_of_the_schema() -> None:

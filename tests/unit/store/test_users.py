@@ -33,6 +33,32 @@ def test_presence_counts_stored_connections_with_the_oldest_first(dynamodb: Any,
     assert users.presence(None, user).connections == []
 
 
+def test_presence_shows_the_activity_that_the_users_item_notes(dynamodb: Any, user: str) -> None:
+    connections, users = connections_of(dynamodb), users_of(dynamodb)
+    first, second = (connection(f"{user}-{number}", user) for number in (1, 2))
+    for one in (first, second):
+        connections.open(one)
+    connections.mark_stale(first.connection_id, EpochMs(NOW + 1))
+    connections.activity.record_frame(first.connection_id, first.principal, EpochMs(NOW + 5))
+    presence = users.presence(None, user)
+    shown = [one.to_dict(EpochMs(NOW + 6), 600) for one in presence.connections]
+    assert [(one["status"], one["timestamp"]) for one in shown] == [
+        ("active", NOW + 5),
+        ("active", NOW),
+    ]
+    assert presence.last_seen == NOW + 5
+
+
+def test_a_heartbeat_is_seen_without_a_write_of_the_users_item(dynamodb: Any, user: str) -> None:
+    connections, users = connections_of(dynamodb), users_of(dynamodb)
+    opened = connection(user, user)
+    connections.open(opened)
+    connections.activity.record_heartbeat(user, opened.principal, EpochMs(NOW + 5))
+    assert users.presence(None, user).last_seen == NOW + 5
+    connections.remove(opened.recipient, EpochMs(NOW + 6))
+    assert users.presence(None, user).last_seen == NOW + 6
+
+
 def test_a_charge_renews_the_ttl_of_the_users_item(dynamodb: Any, user: str) -> None:
     users_of(dynamodb).charge(Principal(user, LATER), NOW, 1)
     key = user_item_key(user_key(None, user))
@@ -54,15 +80,3 @@ def test_a_read_takes_one_call_and_none_while_it_is_known_to_be_refused(
             users.charge_read(reader, NOW)
     assert client.calls == []
     users.charge(reader, NOW, 1)  # sending has a rate of its own
-
-
-def test_a_resume_returns_the_users_connections_and_has_a_rate_of_its_own(
-    dynamodb: Any, user: str
-) -> None:
-    connections, users = connections_of(dynamodb), users_of(dynamodb, Rate.per_second(0.001, 1))
-    connections.open(connection(user, user))
-    principal = Principal(user, LATER)
-    users.charge(principal, NOW, 1)
-    with pytest.raises(RateLimited):
-        users.check(principal, NOW)
-    assert users.charge_resume(principal, NOW) == [user]

@@ -7,14 +7,22 @@ from typing import Any
 import pytest
 
 from chalicelib.auth.principal import Principal
+from chalicelib.clock import EpochMs
 from chalicelib.errors import Contended, Unavailable
 from chalicelib.runtime.deadlines import Deadline
+from chalicelib.store.items import Status
 from chalicelib.websocket.actions import MAX_REFUSED_FRAMES
 from chalicelib.websocket.event import WebSocketEvent
 from tests.support.clients import token
 from tests.support.schemas import check_received
 from tests.support.tables import Counted
 from tests.support.world import NEVER, SECRET, Herald, Socket, World
+
+LEAVE = {"action": "leave", "group": "elsewhere"}
+"""A frame that is accepted, whatever was sent before it."""
+
+PING = {"action": "ping"}
+HEARTBEAT = {"action": "heartbeat"}
 
 
 class Clients(World):
@@ -110,7 +118,7 @@ def test_a_frame_that_cannot_be_read_is_charged_and_refused(
     answer = ask(frame)
     assert (answer["type"], answer["code"]) == ("error", "bad_request")
     assert names in answer["message"]
-    assert client.calls == ["transact_write_items", "update_item"]  # charged, and counted
+    assert client.calls == ["update_item"] * 2  # charged, and counted
 
 
 def test_an_error_has_the_ref_of_a_frame_as_soon_as_that_is_read(ask: Ask) -> None:
@@ -119,7 +127,7 @@ def test_an_error_has_the_ref_of_a_frame_as_soon_as_that_is_read(ask: Ask) -> No
     assert ask({"action": "ping", "ref": ""})["ref"] == ""
 
 
-@pytest.mark.parametrize("frame", [{"action": "ping"}, {"action": "nope"}])
+@pytest.mark.parametrize("frame", [HEARTBEAT, LEAVE, {"action": "nope"}])
 def test_a_client_whose_token_expired_is_told_so_and_closed(
     ask: Ask, herald: Herald, expired: tuple[Socket, int], frame: Any
 ) -> None:
@@ -148,12 +156,13 @@ def test_a_token_of_another_user_does_not_refresh(ask: Ask, user: str) -> None:
     )
 
 
+@pytest.mark.parametrize("frame", [HEARTBEAT, LEAVE, {"action": "nope"}])
 @pytest.mark.parametrize("expires_at", [None, 10**10])
 def test_a_client_whose_connection_was_removed_is_told_so_and_closed(
-    ask: Ask, herald: Herald, socket: Socket, expires_at: int | None
+    ask: Ask, herald: Herald, socket: Socket, expires_at: int | None, frame: Any
 ) -> None:
     herald.lifecycle.on_disconnect(socket.event())
-    answer = ask(None, event(socket, {"action": "ping"}, expires_at=expires_at))
+    answer = ask(None, event(socket, frame, expires_at=expires_at))
     assert (answer["type"], answer["code"]) == ("error", "unauthorized")
     assert socket.state == "closed"
 
@@ -167,10 +176,11 @@ def test_without_an_authorizer_the_table_says_whose_connection_it_is(
 
 
 def test_without_an_authorizer_the_table_is_read_once(
-    ask: Ask, client: Any, socket: Socket
+    ask: Ask, client: Any, world: Clients, socket: Socket
 ) -> None:
-    for expected in (["get_item", "transact_write_items"], ["transact_write_items"]):
-        assert ask(None, event(socket, PING, expires_at=None))["type"] == "pong"
+    for expected in (["get_item", "update_item"], ["update_item"]):
+        assert ask(None, event(socket, HEARTBEAT, expires_at=None))["type"] == "heartbeat"
+        world.now += 60_000
         assert client.calls == expected
 
 
@@ -178,9 +188,9 @@ def test_a_refresh_with_the_same_token_writes_nothing(
     ask: Ask, client: Any, socket: Socket
 ) -> None:
     fresh = {"action": "refresh", "token": token(socket.user, key=SECRET, exp=10**10)}
-    for writes in (2, 1):
+    for writes in (["transact_write_items"], []):
         assert ask(fresh) == {"type": "refreshed", "expiresAt": 10**13}
-        assert client.calls.count("transact_write_items") == writes
+        assert client.calls == ["update_item", "get_item", *writes]
 
 
 def test_only_a_refused_send_counts_as_a_rejected_message(
@@ -214,11 +224,100 @@ def test_a_bug_is_logged_and_answered_as_an_internal_error(
     assert "secret" in caplog.text
 
 
+# --- Pings and heartbeats
+
+
+@pytest.mark.parametrize("expires_at", [None, 1, 10**10])
+def test_a_ping_touches_no_table_and_charges_nothing(
+    ask: Ask, client: Any, socket: Socket, expires_at: int | None
+) -> None:
+    ask(BAD)
+    for _ in range(3):
+        answer = ask(None, event(socket, {**PING, "ref": "r"}, expires_at=expires_at))
+        assert (answer["type"], answer["ref"]) == ("pong", "r")
+        assert client.calls == []
+
+
+def test_a_heartbeat_writes_the_connections_own_item_and_is_its_activity(
+    ask: Ask, client: Any, world: Clients, herald: Herald, socket: Socket
+) -> None:
+    world.now += 3_600_000
+    assert ask({**HEARTBEAT, "ref": "r"}) == {
+        "type": "heartbeat", "ref": "r", "timestamp": world.now,
+    }  # fmt: skip
+    assert client.calls == ["update_item"]
+    found = herald.connections.find(socket.connection_id)
+    assert found is not None
+    assert found.timestamp == world.now
+    presence = herald.users.presence(None, socket.user)
+    assert presence.last_seen == world.now
+    assert presence.connections == [found]
+
+
+def test_a_heartbeat_makes_a_stale_connection_active(
+    ask: Ask, world: Clients, herald: Herald, socket: Socket
+) -> None:
+    herald.connections.mark_stale(socket.connection_id, EpochMs(world.now))
+    world.now += 1
+    ask(HEARTBEAT)
+    [one] = herald.users.presence(None, socket.user).connections
+    assert one.status_at(EpochMs(world.now), 600) is Status.ACTIVE
+
+
+def test_a_second_heartbeat_within_a_minute_is_refused_and_counted(
+    ask: Ask, client: Any, world: Clients, herald: Herald, socket: Socket
+) -> None:
+    ask(HEARTBEAT)
+    world.now += 59_000
+    answer = ask(HEARTBEAT)
+    assert (answer["code"], answer["retryAfterMs"]) == ("rate_limited", 1000)
+    assert client.calls == ["update_item"]  # it counts the refused frame
+    world.now += 1000
+    assert ask(HEARTBEAT)["type"] == "heartbeat"
+    elsewhere = Herald(client, world)
+    for calls in (2, 1):  # it learns when the last heartbeat was
+        client.calls.clear()
+        elsewhere.actions.receive(socket.event(json.dumps(HEARTBEAT)), Deadline.after(NEVER))
+        assert world.frames.pop()["code"] == "rate_limited"
+        assert client.calls == ["update_item"] * calls
+
+
+def test_a_flood_of_heartbeats_ends_its_connection(ask: Ask, socket: Socket) -> None:
+    ask(HEARTBEAT)
+    for _ in range(MAX_REFUSED_FRAMES):
+        assert socket.state == "open"
+        assert ask(HEARTBEAT)["code"] == "rate_limited"
+    assert socket.state == "closed"
+
+
+def test_a_heartbeat_is_charged_to_nobody(client: Any, world: Clients, socket: Socket) -> None:
+    slow = Herald(client, world, message_rate=0.001, message_burst=1)
+    for frame, code in ((LEAVE, None), (HEARTBEAT, None), (LEAVE, "rate_limited")):
+        slow.actions.receive(socket.event(json.dumps(frame)), Deadline.after(NEVER))
+        assert world.frames.pop().get("code") == code
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_a_heartbeat_notices_a_refreshed_token(
+    ask: Ask, client: Any, world: Clients, herald: Herald, expired: tuple[Socket, int], where: str
+) -> None:
+    socket, expires_at = expired
+    fresh = {"action": "refresh", "token": token(socket.user, key=SECRET, exp=10**10)}
+    assert ask(None, event(socket, fresh, expires_at=expires_at))["type"] == "refreshed"
+    environment = herald if where == "here" else Herald(client, world)
+    for expected in (["update_item"] * (1 if where == "here" else 2), ["update_item"]):
+        client.calls.clear()
+        beat = event(socket, HEARTBEAT, expires_at=expires_at)
+        environment.actions.receive(beat, Deadline.after(NEVER))
+        assert world.frames.pop()["type"] == "heartbeat"
+        assert client.calls == expected
+        world.now += 60_000
+
+
 # --- Frames that are refused in a row
 
 BAD = {"action": "nope"}
 FORBIDDEN = {"action": "join", "group": "elsewhere"}
-PING = {"action": "ping"}
 
 
 @pytest.mark.parametrize("refused", [BAD, FORBIDDEN], ids=["unreadable", "forbidden"])
@@ -228,6 +327,7 @@ def test_a_connection_ends_with_the_error_of_the_100th_frame_refused_in_a_row(
     caplog.set_level("WARNING", "herald.actions")
     for _ in range(MAX_REFUSED_FRAMES - 1):
         assert ask(refused)["type"] == "error"
+    assert ask(LEAVE)["type"] == "left"
     assert ask(PING)["type"] == "pong"
     for _ in range(MAX_REFUSED_FRAMES - 1):
         assert ask(refused)["type"] == "error"
@@ -259,20 +359,21 @@ def test_a_flood_over_the_rate_costs_one_write_for_each_frame_until_it_is_closed
     slow: dict[str, Any] = {"message_rate": 0.001, "message_burst": 1}
     environments = [Herald(client, world, **slow) for _ in range(3)]
 
-    def ping(number: int) -> Any:
+    def leave(number: int) -> Any:
         actions = environments[number % len(environments)].actions
-        actions.receive(socket.event(json.dumps(PING)), Deadline.after(NEVER))
+        actions.receive(socket.event(json.dumps(LEAVE)), Deadline.after(NEVER))
         return world.frames.pop()
 
     for number in range(len(environments)):
-        ping(number)
+        leave(number)
     known = len(environments) - 1  # of the refused frames so far
     client.calls.clear()
     for number in range(known, MAX_REFUSED_FRAMES):
         assert socket.state == "open"
-        assert ping(number)["code"] == "rate_limited"
+        assert leave(number)["code"] == "rate_limited"
     assert socket.state == "closed"
-    removal = ["transact_write_items"] * 2  # the first try guesses that it is in no group
+    tombstone, finds = "update_item", "delete_item"  # it guesses that it is in no group
+    removal = [tombstone, finds, "batch_write_item", "delete_item", "update_item"]
     assert client.calls == ["update_item"] * (MAX_REFUSED_FRAMES - known) + removal
 
 
@@ -280,10 +381,10 @@ def test_a_refused_frame_on_a_removed_connection_closes_its_socket(
     ask: Ask, herald: Herald, client: Any, world: Clients, socket: Socket
 ) -> None:
     limited = Herald(client, world, message_rate=0.001, message_burst=1)
-    limited.actions.receive(socket.event(json.dumps(PING)), Deadline.after(NEVER))
+    limited.actions.receive(socket.event(json.dumps(LEAVE)), Deadline.after(NEVER))
     herald.lifecycle.on_disconnect(socket.event())
     client.calls.clear()
-    limited.actions.receive(socket.event(json.dumps(PING)), Deadline.after(NEVER))
+    limited.actions.receive(socket.event(json.dumps(LEAVE)), Deadline.after(NEVER))
     assert world.frames.pop()["code"] == "unauthorized"
     assert socket.state == "closed"
     assert client.calls == ["update_item"]
@@ -302,7 +403,7 @@ def test_heralds_own_errors_are_not_counted_as_refused_frames(
 
     monkeypatch.setattr(herald.connections, "join", fail)
     ask({"action": "join", "group": "room-1"})
-    assert client.calls == ["transact_write_items", "get_item"]
+    assert client.calls == ["update_item", "get_item"]
 
 
 @pytest.mark.parametrize("operation", ["count_refusal", "end_refusals"])
@@ -312,7 +413,7 @@ def test_a_count_that_storage_cannot_keep_changes_no_answer(
     def fail(*_: object) -> None:
         raise Unavailable("down")
 
-    monkeypatch.setattr(herald.connections, operation, fail)
+    monkeypatch.setattr(herald.activity, operation, fail)
     assert ask(BAD)["code"] == "bad_request"
-    assert ask(PING)["type"] == "pong"
+    assert ask(LEAVE)["type"] == "left"
     assert socket.state == "open"

@@ -7,9 +7,9 @@ reads the recipients from DynamoDB, and delivers to the stub, which is 10 ms awa
 takes turns with it: the same frames to the same recipients, which are in memory already, through
 the same sender.
 
-`bench.replay` stands in for DynamoDB, since the emulator is slower. It answers after 5 ms for one
-item and 10 ms for many, so the time that DynamoDB really takes is left out. So is what comes before
-the handler: API Gateway, the authorizer and Lambda. Without a queue, POST delivers everything;
+`bench.replay` stands in for DynamoDB, since the emulator is slower. It answers writes after 5 ms and
+reads after 10 ms, so the time that DynamoDB really takes is left out. So is what comes before the
+handler: API Gateway, the authorizer and Lambda. Without a queue, POST delivers everything;
 deployed, more than 1,000 frames go through the queue. The stub and the replay share a core, and the
 handler has another.
 

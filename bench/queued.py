@@ -32,7 +32,6 @@ from bench.stub import Stub, stub
 from bench.tables import Tables, serving
 from chalicelib.auth.principal import Principal
 from chalicelib.clock import now_ms
-from chalicelib.fanout.publisher import shards_for
 from chalicelib.store.items import Connection
 from gateway.aws.emulator import client
 from gateway.configuration import configuration
@@ -208,7 +207,7 @@ async def measure(running_stub: Stub) -> tuple[dict[str, list[Run]], dict[str, S
 
     def resize(count: int, queued: StubbedGateway) -> None:
         for one in tables:
-            one.fill(count, (1, shards_for(count)))
+            one.fill(count)
         queued.set_audience_size(count)
 
     async with (

@@ -1,16 +1,18 @@
-"""A DynamoDB with a large audience: answers scans from memory, and passes on all other calls.
+"""A DynamoDB with a large audience: answers queries of its roster from memory, and passes on all
+other calls.
 
-The emulator reads its whole table for each page of a scan, so the time to read 100,000 connections
-grows with their square, whereas DynamoDB's grows with the page. Here every page is encoded
-beforehand, for each number of segments that Herald may ask for.
+The emulator sorts a whole shard of the roster for each page of a query, so the time to read 100,000
+connections grows with their square, whereas DynamoDB's grows with the page.
 """
 
 import asyncio
 import contextlib
 import json
 import socket
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import uvicorn
@@ -22,58 +24,58 @@ from starlette.routing import Route
 from chalicelib.auth.principal import Principal
 from chalicelib.clock import now_ms
 from chalicelib.store.items import Connection
+from chalicelib.store.schema import ROSTER_SHARDS, roster_group
 
-PAGE_ITEMS = 1000
-SCAN = "DynamoDB_20120810.Scan"
+QUERY = "DynamoDB_20120810.Query"
+NOWHERE = {"connectionId": {"S": ""}}
 
 
 class Tables:
-    """Connections that exist only in scans."""
+    """Connections that exist only in the roster of the nameless tenant."""
 
     def __init__(self, endpoint: str) -> None:
         """Create an empty table, whose connections are at the `@connections` of `endpoint`."""
         self.emulator = ""
-        """The URL that all calls except scans go to."""
+        """The URL that all other calls go to."""
         self._endpoint = endpoint
-        self._pages: dict[tuple[int, int, str], bytes] = {}
+        self._shards: dict[str, tuple[list[str], list[bytes]]] = {}
         self._client = httpx.AsyncClient(timeout=30)
 
-    def fill(self, count: int, segments: tuple[int, ...]) -> None:
-        """Hold `count` connections, which can be scanned in each of these numbers of segments."""
+    def fill(self, count: int) -> None:
+        """Hold `count` connections."""
         now = now_ms()
         principal = Principal("user", expires_at=now // 1000 + 7200)
         fields = ("connectionId", "userId", "reach")
-        items = []
-        for number in range(count):
+        self._shards = {roster_group(None, shard): ([], []) for shard in range(ROSTER_SHARDS)}
+        for connection_id in sorted(f"c-{number}" for number in range(count)):
             item = Connection(
-                f"c-{number}", principal, self._endpoint, connected_at=now, timestamp=now
-            ).to_item()
-            items.append({name: item[name] for name in fields})
-        self._pages.clear()
-        for total in segments:
-            for segment in range(total):
-                self._add(total, segment, items[segment::total])
+                connection_id, principal, self._endpoint, connected_at=now, timestamp=now
+            ).roster_entry()
+            ids, items = self._shards[item["group"]["S"]]
+            ids.append(connection_id)
+            items.append(json.dumps({name: item[name] for name in fields}).encode())
 
-    def _add(self, total: int, segment: int, items: list[dict[str, object]]) -> None:
-        start = ""
-        for index in range(0, max(1, len(items)), PAGE_ITEMS):
-            page = items[index : index + PAGE_ITEMS]
-            answer: dict[str, object] = {"Items": page, "Count": len(page)}
-            key = (total, segment, start)
-            if index + PAGE_ITEMS < len(items):
-                last: dict[str, str] = page[-1]["connectionId"]  # type: ignore[assignment]
-                answer["LastEvaluatedKey"] = {"connectionId": last}
-                start = last["S"]
-            self._pages[key] = json.dumps(answer).encode()
+    def _page(self, query: Any) -> bytes | None:
+        """Return the answer to a query; None if it is not of the roster."""
+        [group] = query["ExpressionAttributeValues"].values()
+        if group["S"] not in self._shards:
+            return None
+        ids, items = self._shards[group["S"]]
+        start = bisect_right(ids, query.get("ExclusiveStartKey", NOWHERE)["connectionId"]["S"])
+        end = start + query["Limit"]
+        last = b""
+        if end < len(ids):
+            key = {"group": group, "connectionId": {"S": ids[end - 1]}}
+            last = b', "LastEvaluatedKey": ' + json.dumps(key).encode()
+        return b'{"Items": [' + b", ".join(items[start:end]) + b"]" + last + b"}"
 
     async def answer(self, request: Request) -> Response:
         """Answer a call of DynamoDB's API."""
         body = await request.body()
-        if request.headers.get("x-amz-target") == SCAN:
-            scan = json.loads(body)
-            start = scan.get("ExclusiveStartKey", {"connectionId": {"S": ""}})["connectionId"]["S"]
-            page = self._pages[scan.get("TotalSegments", 1), scan.get("Segment", 0), start]
-            return Response(page, headers={"Content-Type": "application/x-amz-json-1.0"})
+        if request.headers.get("x-amz-target") == QUERY:
+            page = self._page(json.loads(body))
+            if page is not None:
+                return Response(page, headers={"Content-Type": "application/x-amz-json-1.0"})
         headers = request.headers.raw  # all of them, the host too, since the signature covers them
         answer = await self._client.post(self.emulator, content=body, headers=headers)
         media_type = answer.headers["Content-Type"]

@@ -95,7 +95,8 @@ class Herald:
         Args:
             sqs, sns: Return a client; called when one is first needed, as few requests need it.
             region: Where this function runs; each region has its own fan-out rate.
-            writers: Runs writes in threads; shared by the parts that write beside a delivery.
+            writers: Runs writes in threads, shared by the parts that write beside a delivery; and
+                the reads that are made side by side. None of them may wait for another.
             fanout_limits: The sizes of shards, slices and pages.
         """
         self.delivery = delivery
@@ -334,6 +335,7 @@ class Herald:
             limiter=UserRateLimiter(
                 RateLimit(CONNECT_RATE_ATTRIBUTE, Rate.per_minute(settings.connect_rate))
             ),
+            now=self.now,
         )
 
     @cached_property
@@ -378,7 +380,7 @@ class Herald:
 
     @cached_property
     def _audiences(self) -> Audiences:
-        return Audiences(self._store)
+        return Audiences(self._store, self._writers)
 
     @cached_property
     def _memberships(self) -> Memberships:

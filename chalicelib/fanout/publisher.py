@@ -13,8 +13,9 @@ from chalicelib.protocol.messages import Message
 from chalicelib.protocol.reports import Queued
 from chalicelib.runtime.logs import correlation_id
 from chalicelib.store.audience import Shard, Source, source_of
+from chalicelib.store.schema import ROSTER_SHARDS
 
-MAX_SHARDS = 64
+MAX_SHARDS = ROSTER_SHARDS
 
 
 class FanoutPublisher:
@@ -28,8 +29,8 @@ class FanoutPublisher:
         active_connections: Callable[[], int | None],
         limits: FanoutLimits = DEFAULT_LIMITS,
     ) -> None:
-        """Take the parts. `active_connections` returns the number of connections, or None while
-        it is unknown."""
+        """Take the parts. `active_connections` returns the number of connections of all tenants,
+        or None while it is unknown."""
         self._progress = progress
         self._queue = queue
         self._active_connections = active_connections
@@ -60,10 +61,11 @@ class FanoutPublisher:
 
 
 def shards_for(recipients: int, shard_recipients: int = DEFAULT_LIMITS.shard_recipients) -> int:
-    """Return the number of shards for an audience.
+    """Return the number of shards for an audience of so many recipients at most.
 
-    It is a power of two, so that the number rarely changes while connections come and go: jobs of
-    several requests can be batched only if their requests have the same number of shards.
+    Each is one or several shards of the roster. The number is a power of two, so that it rarely
+    changes while connections come and go: jobs of several requests can be batched only if their
+    requests have the same number of shards.
     """
     shards = 1
     while shards < MAX_SHARDS and shards * shard_recipients < recipients:

@@ -26,7 +26,7 @@ from chalicelib.protocol.reports import Report
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.logs import attribute, correlated
 from chalicelib.runtime.metrics import Metrics
-from chalicelib.store.audience import Audiences, Page, Source
+from chalicelib.store.audience import Audiences, Page
 
 RESERVED_SECONDS = 3.0  # for the last recipients; with less time left, no job is begun
 BATCH_BYTES = 16 * 1024 * 1024  # of messages, which a worker holds in memory
@@ -217,14 +217,10 @@ class Worker:
         """Return the pages of a slice, none of which takes more than a second of the rate."""
         most = self._limits.page_items
         share = self._rate_limiter.share()
-        at_once = None if share is None else max(1, int(share / framer.most_frames))
-        if at_once is not None and target.source is not Source.EVERYONE:
-            most = min(most, at_once)  # a scan has to pass many recipients of other tenants
+        if share is not None:
+            most = min(most, max(1, int(share / framer.most_frames)))
         audiences = [message.audience for message in framer.messages]
-        pages = self._audiences.pages(audiences, target.tenant, target.shard, most)
-        if at_once is not None and target.source is not Source.NAMES:
-            pages = cut(pages, at_once)
-        return _TimeSlice(pages, end)
+        return _TimeSlice(self._audiences.pages(audiences, target.tenant, target.shard, most), end)
 
     def _advance(
         self,
@@ -266,19 +262,6 @@ class _TimeSlice:
             if self._end.passed():
                 return
         self.position = None
-
-
-def cut(pages: Iterable[Page], most: int) -> Iterator[Page]:
-    """Cut pages into such of at most so many recipients.
-
-    Their positions must be connection ids: a reader can go on after any of them.
-    """
-    for page in pages:
-        recipients = page.recipients
-        while len(recipients) > most:
-            part, recipients = recipients[:most], recipients[most:]
-            yield Page(part, part[-1][0].connection_id)
-        yield Page(recipients, page.position)
 
 
 def _batches(jobs: Iterable[ReceivedJob]) -> list[Batch]:

@@ -5,18 +5,24 @@ depends on the tables alone, and a reader needs nothing of the pages before.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from enum import StrEnum
-from functools import reduce
-from heapq import merge
+from functools import partial
 from itertools import groupby, islice
-from operator import or_
 from typing import Any, NamedTuple
 
 from chalicelib.auth.principal import group_key, user_key
 from chalicelib.protocol.audience import Audience, AudienceKind, Selector
 from chalicelib.store.dynamodb import MAX_BATCH_GET, Store
-from chalicelib.store.items import Recipient, groups_of, recipients_of, stored_recipient
-from chalicelib.store.schema import Item, connection_key, membership_key
+from chalicelib.store.items import Recipient, recipients_of, stored_recipient
+from chalicelib.store.schema import ROSTER_SHARDS, connection_key, roster_group, roster_shard
+from chalicelib.store.sorted_streams import (
+    FoundPage,
+    Read,
+    SortedStream,
+    connection_id_of,
+    merged,
+)
 
 PAGE_ITEMS = 1000  # limits the memory that a page takes, not the cost of a read
 USER, CONNECTION = "1", "2"  # in this order: a connection found by its user needs no look-up
@@ -27,7 +33,9 @@ class Source(StrEnum):
     """The place where an audience's recipients are read. It determines what a position is."""
 
     EVERYONE = "everyone"
-    """A scan of the connections table, in DynamoDB's order; a position is a connection id."""
+    """A tenant's roster, and the members of groups beside it, ordered by connection id; a position
+    is a connection id. Jobs for everyone and jobs for groups are not batched together: the few
+    members of a group would wait for everyone."""
     GROUPS = "groups"
     """Members of groups, and the users and connections named beside them, ordered by connection
     id; a position is a connection id."""
@@ -38,7 +46,7 @@ class Source(StrEnum):
 class Shard(NamedTuple):
     """A part of an audience: shard `number` of `shards`, starting after the position `after`.
 
-    Only EVERYONE is read in more than one shard.
+    Only EVERYONE is read in more than one shard: in up to ROSTER_SHARDS, a power of two.
     """
 
     number: int = 0
@@ -67,17 +75,14 @@ def source_of(audiences: Sequence[Audience]) -> Source:
     return Source.GROUPS if AudienceKind.GROUPS in kinds else Source.NAMES
 
 
-_Found = tuple[Recipient, int]
-"""A recipient and the selection for its groups."""
-
-_FoundPage = tuple[list[_Found], str | None]
-
-
 class Audiences:
     """A finder of audiences' connections, always within one tenant."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, readers: Executor | None = None) -> None:
+        """Take the parts. `readers` reads the shards of a roster side by side, in threads whose
+        tasks never wait for each other; without them, they are read one after the other."""
         self._store = store
+        self._readers = readers
 
     def pages(
         self,
@@ -94,12 +99,10 @@ class Audiences:
         """
         selector = Selector(audiences)
         match source_of(audiences):
-            case Source.EVERYONE:
-                pages = self._everyone(selector, tenant, shard, page_items)
-            case Source.GROUPS:
-                pages = self._grouped(selector, tenant, shard.after, page_items)
             case Source.NAMES:
                 pages = self._named(selector, tenant, shard.after, page_items)
+            case _:
+                pages = self._sorted(selector, tenant, shard, page_items)
         for found, position in pages:
             # Whatever read found it, a connection of another tenant is never a recipient.
             selected = [
@@ -122,90 +125,81 @@ class Audiences:
                 for recipient in recipients_of(item, by_key[item["user"]["S"]], tenant)
             ]
 
-    def _everyone(
+    def _sorted(
         self, selector: Selector, tenant: str | None, shard: Shard, page_items: int
-    ) -> Iterator[_FoundPage]:
-        def by_groups(item: Item) -> int:
-            return selector.of_groups(groups_of(item)) if selector.for_groups else 0
+    ) -> Iterator[FoundPage]:
+        """Merge groups and the roster, which DynamoDB sorts by connection id, so that a connection
+        in several of them is found once."""
+        roster: list[Read] = []
+        named: list[Read] = []
+        if selector.for_all:
+            # The roster has every connection that could be named.
+            numbers = range(shard.number, ROSTER_SHARDS, shard.shards)
+            roster = [partial(self._read, roster_group(tenant, one), 0) for one in numbers]
+        elif selector.for_users or selector.for_connections:
+            named = [partial(self._read_named, selector, tenant)]
+        groups: list[Read] = [
+            partial(self._read_members, group_key(tenant, group), selection, shard)
+            for group, selection in selector.for_groups.items()
+        ]
+        first_items = max(10, page_items // len([*groups, *roster]))
 
-        query: dict[str, Any] = {"FilterExpression": "attribute_not_exists(tenant)"}
-        if tenant is not None:
-            query["FilterExpression"] = "tenant = :tenant"
-            query["ExpressionAttributeValues"] = {":tenant": {"S": tenant}}
+        def stream(read: Read, page_items: int) -> SortedStream:
+            return SortedStream(read, after=shard.after, first=first_items, most=page_items)
+
+        in_turn = [stream(read, first_items) for read in [*named, *groups]]
+        side_by_side = [stream(read, max(first_items, page_items)) for read in roster]
+        for found, position in merged(in_turn, side_by_side, self._readers):
+            for start in range(0, max(1, len(found)), page_items):
+                page = found[start : start + page_items]
+                is_last = start + page_items >= len(found)
+                yield page, position if is_last else page[-1][0].connection_id
+
+    def _read_named(
+        self, selector: Selector, tenant: str | None, after: str, _items: int
+    ) -> FoundPage:
+        found = [
+            one
+            for page, _ in self._named(selector, tenant, "", PAGE_ITEMS)
+            for one in page
+            if one[0].connection_id > after
+        ]
+        return sorted(found, key=connection_id_of), None
+
+    def _read_members(
+        self, group: str, selection: int, shard: Shard, after: str, items: int
+    ) -> FoundPage:
+        """Read the members of a group that are in this shard of the roster."""
+        found, position = self._read(group, selection, after, items)
         if shard.shards > 1:
-            query |= {"Segment": shard.number, "TotalSegments": shard.shards}
-        if shard.after:
-            query["ExclusiveStartKey"] = connection_key(shard.after)
-        pages = self._store.scan(
-            self._store.tables.connections,
-            ProjectionExpression="connectionId, userId, tenant, reach, #groups",
-            ExpressionAttributeNames={"#groups": "groups"},
-            ConsistentRead=True,  # a client that has just connected is part of the audience
-            Limit=page_items,
-            **query,
-        )
-        for page in pages:
             found = [
-                (stored_recipient(item), by_groups(item))
-                for item in page.items
-                if "reach" in item  # an item that Herald did not write must not fail the rest
+                one
+                for one in found
+                if roster_shard(one[0].connection_id) % shard.shards == shard.number
             ]
-            yield found, _connection_id_of(page.position)
+        return found, position
 
-    def _grouped(
-        self, selector: Selector, tenant: str | None, after: str, page_items: int
-    ) -> Iterator[_FoundPage]:
-        """Merge the groups, which DynamoDB sorts by connection id, so that a member of several
-        groups is found once."""
-        if len(selector.for_groups) == 1 and not (selector.for_users or selector.for_connections):
-            [(group, selection)] = selector.for_groups.items()
-            for members, position in self._members(group, tenant, after, page_items):
-                yield [(member, selection) for member in members], position
-            return
-        named = (
-            (recipient, 0)
-            for page, _ in self._named(selector, tenant, "", page_items)
-            for recipient, _ in page
-            if recipient.connection_id > after
-        )
-        members_per_read = max(10, page_items // len(selector.for_groups))
-
-        def stream(group: str, selection: int) -> Iterator[_Found]:
-            for members, _ in self._members(group, tenant, after, members_per_read):
-                yield from ((member, selection) for member in members)
-
-        streams = [stream(group, selection) for group, selection in selector.for_groups.items()]
-        merged = merge(sorted(named, key=_connection_id), *streams, key=_connection_id)
-        unique = (
-            (same[0][0], reduce(or_, (selection for _, selection in same)))
-            for same in (list(same) for _, same in groupby(merged, key=_connection_id))
-        )
-        while page := list(islice(unique, page_items)):
-            yield page, page[-1][0].connection_id
-
-    def _members(
-        self, group: str, tenant: str | None, after: str, page_items: int
-    ) -> Iterator[tuple[list[Recipient], str | None]]:
+    def _read(self, group: str, selection: int, after: str, items: int) -> FoundPage:
         query: dict[str, Any] = {}
         if after:
-            query["ExclusiveStartKey"] = membership_key(tenant, group, after)
+            query["ExclusiveStartKey"] = {"group": {"S": group}, **connection_key(after)}
         pages = self._store.query(
             self._store.tables.groups,
             KeyConditionExpression="#group = :group",
             ProjectionExpression="connectionId, userId, tenant, reach",
             ExpressionAttributeNames={"#group": "group"},
-            ExpressionAttributeValues={":group": {"S": group_key(tenant, group)}},
-            ConsistentRead=True,
-            Limit=page_items,
+            ExpressionAttributeValues={":group": {"S": group}},
+            ConsistentRead=True,  # a client that has just connected is part of the audience
+            Limit=items,
             **query,
         )
-        for page in pages:
-            members = [stored_recipient(item) for item in page.items]
-            yield members, _connection_id_of(page.position)
+        page = next(pages)
+        position = None if page.position is None else page.position["connectionId"]["S"]
+        return [(stored_recipient(item), selection) for item in page.items], position
 
     def _named(
         self, selector: Selector, tenant: str | None, after: str, page_items: int
-    ) -> Iterator[_FoundPage]:
+    ) -> Iterator[FoundPage]:
         names = sorted(
             name
             for name in (
@@ -240,11 +234,3 @@ class Audiences:
             for item in items
             if "reach" in item
         ]
-
-
-def _connection_id_of(key: Item | None) -> str | None:
-    return None if key is None else key["connectionId"]["S"]
-
-
-def _connection_id(found: _Found) -> str:
-    return found[0].connection_id

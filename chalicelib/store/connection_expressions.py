@@ -14,9 +14,11 @@ from chalicelib.store.schema import (
     CLOSED_SLOTS,
     JOINED_PREFIX,
     REACH_PREFIX,
+    Item,
     Tables,
     connection_key,
     membership_key,
+    roster_key,
     user_expires_at,
     user_item_key,
 )
@@ -41,12 +43,14 @@ def put_connection(tables: Tables, connection: Connection) -> Action:
     return put(tables.connections, connection.to_item(), DOES_NOT_EXIST)
 
 
-def delete_connection(
-    tables: Tables, connection_id: str, groups: Iterable[str], *clauses: Clause
-) -> Action:
-    """Return the deletion of a connection that exists and is in exactly these groups."""
-    conditions = (EXISTS, has_groups(groups), *clauses)
-    return delete(tables.connections, connection_key(connection_id), *conditions)
+def delete_connection(tables: Tables, connection_id: str, *clauses: Clause) -> Action:
+    """Return the deletion of a connection that exists."""
+    return delete(tables.connections, connection_key(connection_id), EXISTS, *clauses)
+
+
+def delete_stored(tables: Tables, recipient: Recipient) -> Action:
+    """Return the deletion of a connection's item, if there is one."""
+    return delete(tables.connections, connection_key(recipient.connection_id))
 
 
 def update_user(tables: Tables, user_key: str, *clauses: Clause) -> Action:
@@ -57,6 +61,16 @@ def update_user(tables: Tables, user_key: str, *clauses: Clause) -> Action:
 def put_membership(tables: Tables, connection: Connection, group: str) -> Action:
     """Return the creation of a connection's membership in a group."""
     return put(tables.groups, connection.membership(group))
+
+
+def put_roster_entry(tables: Tables, connection: Connection) -> Action:
+    """Return the creation of a connection's entry in its tenant's roster."""
+    return put(tables.groups, connection.roster_entry())
+
+
+def delete_roster_entry(tables: Tables, recipient: Recipient) -> Action:
+    """Return the deletion of a connection's entry in its tenant's roster."""
+    return delete(tables.groups, roster_key(recipient.tenant, recipient.connection_id))
 
 
 def delete_membership(tables: Tables, recipient: Recipient, group: str) -> Action:
@@ -149,12 +163,6 @@ def remove_group(group: str) -> Clause:
     )
 
 
-def joined_as_it_opened(groups: Iterable[str]) -> Clause:
-    """Return the condition that a connection joined each of these groups when it opened."""
-    names = _joined_names(groups)
-    return Clause(when=[f"attribute_not_exists({name})" for name in names], names=names)
-
-
 def remove_joined_at(groups: Iterable[str]) -> Clause:
     """Return the removal of the times at which a connection joined these groups."""
     names = _joined_names(groups)
@@ -163,6 +171,18 @@ def remove_joined_at(groups: Iterable[str]) -> Clause:
 
 def _joined_names(groups: Iterable[str]) -> dict[str, str]:
     return {f"#joined{index}": JOINED_PREFIX + group for index, group in enumerate(groups)}
+
+
+def count_change() -> Clause:
+    """Return the count of a change of a connection's memberships or roster entry."""
+    return Clause(add=("changes :one",), values={":one": number(1)})
+
+
+def has_changes(item: Item) -> Clause:
+    """Return the condition that a connection's memberships are those that its item shows."""
+    if "changes" in item:
+        return Clause(when=("changes = :changes",), values={":changes": item["changes"]})
+    return Clause(when=("attribute_not_exists(changes)",))
 
 
 def set_principal(renewed: Connection) -> list[Clause]:

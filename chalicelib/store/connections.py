@@ -7,11 +7,13 @@
 delivery timed out) | `record_activity`, `revive` → active; `remove` (a probe failed) |
 | terminated | `remove` (disconnected, gone, refused, token expired, evicted, closed by API) | |
 
-Each transition is one transaction over three tables (see `items`), so that a crash leaves all of it
-or nothing. So are the changes of an active connection: `join`, `leave` and `refresh`.
+`open` and `remove` are several writes (see `handshakes` and `removals`), in such an order that a
+crash between two of them loses nothing that the sweep doesn't find. The changes of an active
+connection, `join`, `leave` and `refresh`, are one transaction each. They are counted in its item,
+so that `remove` notices one that happens meanwhile.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -25,19 +27,16 @@ from chalicelib.store.connection_expressions import (
     add_group,
     add_refusal,
     add_tie,
-    add_tombstone,
-    delete_connection,
+    count_change,
     delete_membership,
     has_groups,
     has_no_refusals,
     has_principal,
-    has_tie,
-    joined_as_it_opened,
     put_membership,
+    put_roster_entry,
     remove_group,
     remove_joined_at,
     remove_refusals,
-    remove_tie,
     set_active,
     set_joined_at,
     set_last_seen,
@@ -49,10 +48,11 @@ from chalicelib.store.connection_expressions import (
 from chalicelib.store.dynamodb import Cancelled, Store
 from chalicelib.store.expressions import Action, Clause
 from chalicelib.store.handshakes import Handshakes
-from chalicelib.store.items import Connection, Recipient, Status, joined_at
+from chalicelib.store.items import Connection, Recipient, Status
 from chalicelib.store.lru import LruDict
 from chalicelib.store.memberships import Memberships
 from chalicelib.store.rate_limits import UserRateLimiter
+from chalicelib.store.removals import Removals
 from chalicelib.store.schema import Item, connection_key
 
 MAX_GROUPS = aws_limits.CONNECTION_GROUPS
@@ -96,7 +96,7 @@ class Connections:
         self._tables = store.tables
         self._message_limiter = message_limiter
         self._memberships = memberships
-        self._metrics = metrics
+        self._removals = Removals(store, memberships=memberships, metrics=metrics)
         self._refreshed: LruDict[str, Principal] = LruDict(cached_connections)
         self._refused: LruDict[str, None] = LruDict(cached_connections)
 
@@ -220,56 +220,13 @@ class Connections:
 
     # --- To terminated
 
-    def remove(self, recipient: Recipient, now: EpochMs, groups: Iterable[str] = ()) -> bool:
-        """Remove a connection, its tie to its user, and its memberships.
+    def remove(self, recipient: Recipient, now: EpochMs, groups: Collection[str] = ()) -> bool:
+        """Remove a connection. See `Removals.remove`."""
+        return self._removals.remove(recipient, now, groups)
 
-        A connection that may still be in its handshake can't be opened afterwards, in case its
-        `$disconnect` has overtaken its `$connect`.
-
-        Args:
-            recipient: The connection.
-            groups: A guess at the groups that it is in. If it is right, one call is saved.
-
-        Returns:
-            Whether the connection was stored.
-        """
-        joined = dict.fromkeys(groups, recipient.connected_at)
-        conditions = [joined_as_it_opened(joined)]
-        user_clauses = (
-            remove_tie(recipient),
-            *add_tombstone(recipient, now),
-            set_last_seen(now),
-        )
-        for _ in range(TRIES):
-            actions = [
-                delete_connection(self._tables, recipient.connection_id, joined, *conditions),
-                update_user(self._tables, recipient.user_key, *user_clauses),
-                *(delete_membership(self._tables, recipient, group) for group in joined),
-                *self._memberships.on_end(recipient, joined, now),
-            ]
-            try:
-                self._store.transact(actions)
-            except Cancelled as cancelled:
-                stored = cancelled.items[0]
-            else:
-                self._metrics.count("ConnectionsClosed")
-                self._metrics.value("ConnectionDuration", now - recipient.connected_at)
-                return True
-            if not stored:
-                self.untie(recipient, now)
-                return False
-            joined, conditions = joined_at(stored), []
-        raise Unavailable("the connection's groups are changing too fast")
-
-    def untie(self, recipient: Recipient, now: EpochMs) -> None:
-        """Remove a connection that is not stored from its user's item."""
-        tombstone = add_tombstone(recipient, now)
-        others = [*tombstone, set_last_seen(now)]
-        if not tombstone:
-            others = [has_tie(recipient)]
-        clauses = (remove_tie(recipient), *others)
-        with suppress(Cancelled):  # the user's item doesn't have it
-            self._store.update(update_user(self._tables, recipient.user_key, *clauses))
+    def untie(self, recipient: Recipient, now: EpochMs) -> bool:
+        """Remove what is left of a connection that is not stored. See `Removals.untie`."""
+        return self._removals.untie(recipient, now)
 
     # --- Changes of an active connection
 
@@ -278,7 +235,7 @@ class Connections:
 
         Raises BadRequest if it is in too many groups, and ConnectionGone if it is terminated.
         """
-        clauses = [add_group(group, MAX_GROUPS)]
+        clauses = [add_group(group, MAX_GROUPS), count_change()]
         if group not in connection.groups:
             clauses.append(set_joined_at(group, now))
         membership = put_membership(self._tables, connection, group)
@@ -295,7 +252,7 @@ class Connections:
             delete_membership(self._tables, recipient, group),
             *self._memberships.on_leave(recipient, [group], now),
         ]
-        self._change(connection, [remove_group(group)], others)
+        self._change(connection, [remove_group(group), count_change()], others)
 
     def refresh(self, connection: Connection, principal: Principal, now: EpochMs) -> None:
         """Give a connection the principal of a new token of the same user.
@@ -316,10 +273,12 @@ class Connections:
                 [
                     has_groups(connection.groups),
                     *set_principal(renewed),
+                    count_change(),
                     remove_joined_at(lost),
                 ],
                 [
                     update_user(self._tables, recipient.user_key, *user_clauses),
+                    put_roster_entry(self._tables, renewed),
                     *(put_membership(self._tables, renewed, group) for group in kept),
                     *(delete_membership(self._tables, recipient, group) for group in lost),
                     *self._memberships.on_leave(recipient, lost, now),

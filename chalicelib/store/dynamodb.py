@@ -7,6 +7,7 @@ instead of after the SDK's default minute.
 import logging
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -231,6 +232,35 @@ class Store:
         unprocessed: Any = response["UnprocessedItems"].get(table, [])
         return [request["PutRequest"]["Item"] for request in unprocessed]
 
+    def batch_write(self, actions: Sequence[Action]) -> None:
+        """Carry out every `Put` and `Delete`, each by itself, in calls of 25 and in that order.
+
+        They have different keys, and no conditions. When it raises Unavailable, some of them may
+        have been carried out.
+        """
+        for start in range(0, len(actions), MAX_BATCH_WRITE):
+            requests: Any = defaultdict(list)
+            for action in actions[start : start + MAX_BATCH_WRITE]:
+                table, request = _batch_request(action)
+                requests[table].append(request)
+            self._batch_write(dict(requests))
+
+    def _batch_write(self, requests: Any) -> None:
+        """Retry what BatchWriteItem leaves unprocessed when throttled."""
+        for attempt in range(self._retries.batch_tries):
+            with reaching_storage():
+                try:
+                    response = self._client.batch_write_item(RequestItems=requests)
+                except ClientError as error:
+                    if error_code(error) not in THROTTLED_CODES:
+                        raise
+                else:
+                    requests = response["UnprocessedItems"]
+            if not requests:
+                return
+            _back_off(self._retries.batch_backoff_seconds, attempt)
+        raise Unavailable("storage is too busy", retry_after=RETRY_AFTER_SECONDS)
+
     def transact(self, actions: Sequence[Action]) -> None:
         """Carry out all actions or nothing, in one call. Raises Cancelled if a condition fails.
 
@@ -247,22 +277,26 @@ class Store:
                     raise
                 raise Cancelled(_failed_items(error)) from error
 
+    def create(self, action: Action) -> None:
+        """Carry out one `Put` outside a transaction. Raises Cancelled if its condition fails."""
+        with _conditional():
+            self._retry_conflicts(lambda: self._client.put_item(**action["Put"]))
+
+    def delete(self, action: Action) -> None:
+        """Carry out one `Delete` outside a transaction. Raises Cancelled if its condition fails."""
+        with _conditional():
+            self._retry_conflicts(lambda: self._client.delete_item(**action["Delete"]))
+
     def update(self, action: Action, **parameters: Any) -> Item:
         """Carry out one `Update` outside a transaction, at half the price.
 
         Returns the attributes that `ReturnValues` asks for. Raises Cancelled if its condition
         fails.
         """
-        with reaching_storage():
-            try:
-                response = self._retry_conflicts(
-                    lambda: self._client.update_item(**action["Update"], **parameters)
-                )
-            except ClientError as error:
-                if error_code(error) != "ConditionalCheckFailedException":
-                    raise
-                refusal: Any = error.response
-                raise Cancelled([refusal.get("Item", {})]) from error
+        with _conditional():
+            response = self._retry_conflicts(
+                lambda: self._client.update_item(**action["Update"], **parameters)
+            )
         return response.get("Attributes", {})
 
     def _retry_conflicts(self, call: Callable[[], _Response]) -> _Response:
@@ -280,6 +314,26 @@ class Store:
                     raise
             _back_off(self._retries.conflict_backoff_seconds, attempt)
         return call()
+
+
+def _batch_request(action: Action) -> tuple[str, Any]:
+    """Return the table of a `Put` or a `Delete`, and its entry in a BatchWriteItem."""
+    [(kind, parameters)] = action.items()
+    name = {"Put": "Item", "Delete": "Key"}[kind]
+    return parameters["TableName"], {f"{kind}Request": {name: parameters[name]}}
+
+
+@contextmanager
+def _conditional() -> Iterator[None]:
+    """Turn the SDK's errors into Unavailable, and a failed condition into Cancelled."""
+    with reaching_storage():
+        try:
+            yield
+        except ClientError as error:
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise
+            refusal: Any = error.response
+            raise Cancelled([refusal.get("Item", {})]) from error
 
 
 def _back_off(seconds: float, attempt: int) -> None:

@@ -4,8 +4,8 @@
 
 - A user's item has the *set* of the ids of their connections. Adding to a set and deleting from it
   are idempotent, so a repeated or late event changes nothing; a counter would drift.
-- `reach` says how to reach a connection. Its item, its user's item and each of its memberships have
-  it, so that a message to a user or to a group reads one table.
+- `reach` says how to reach a connection. Its item, its user's item, its entry in the roster and
+  each of its memberships have it, so that any message reads one table.
 """
 
 from collections.abc import Mapping
@@ -25,6 +25,7 @@ from chalicelib.store.schema import (
     connection_expires_at,
     connection_key,
     membership_key,
+    roster_key,
 )
 
 HANDSHAKE_SECONDS = aws_limits.HANDSHAKE_SECONDS
@@ -165,8 +166,15 @@ class Connection:
 
     def membership(self, group: str) -> Item:
         """Return the item of the groups table that makes it a member of `group`."""
+        return self._entry(membership_key(self.principal.tenant, group, self.connection_id))
+
+    def roster_entry(self) -> Item:
+        """Return the item of the groups table that makes it a part of its tenant's roster."""
+        return self._entry(roster_key(self.principal.tenant, self.connection_id))
+
+    def _entry(self, key: Item) -> Item:
         return {
-            **membership_key(self.principal.tenant, group, self.connection_id),
+            **key,
             **self._owner(),
             "reach": self.recipient.reach(),
             "expiresAt": {"N": str(self.expires_at)},

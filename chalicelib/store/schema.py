@@ -6,8 +6,8 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
 **connections**: key `connectionId`, index `userId`
 
 - A connection. Attributes: `userId`, `tenant`, `principal`, `tokenUntil`, `endpoint`, `reach`,
-  `connectedAt`, `timestamp`, `status`, `groups`, `+<group>`, `refused`. Expires 2 h 10 min after it
-  opened.
+  `connectedAt`, `timestamp`, `status`, `groups`, `+<group>`, `changes`, `refused`. Expires 2 h
+  10 min after it opened.
 
 **users**: key `user`
 
@@ -21,6 +21,8 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
 
 - A membership: `group` is `<tenant>/<group>`. Attributes: `userId`, `tenant`, `reach`. Expires with
   its connection.
+- An entry of a tenant's roster: `group` is `*/<tenant>/<shard>`; no group's key begins so. The
+  attributes and the TTL are those of a membership.
 
 **messages**: key `id`
 
@@ -51,6 +53,7 @@ ends it, and empty for users without one. `docs/data-model.md` has an example of
 """
 
 import hashlib
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -166,6 +169,29 @@ def sweep_key(table: str, shard: int) -> Item:
 def membership_key(tenant: str | None, group: str, connection_id: str) -> Item:
     """Return the key of a connection's membership in a group."""
     return {"group": {"S": group_key(tenant, group)}, "connectionId": {"S": connection_id}}
+
+
+ROSTER_SHARDS = 8
+"""The parts of a tenant's roster. Each can take 1,000 writes a second."""
+
+
+def roster_group(tenant: str | None, shard: int) -> str:
+    """Return the `group` of the entries in one shard of a tenant's roster.
+
+    No group has this key: `*` is not among the characters of a quoted tenant.
+    """
+    return f"*/{user_key(tenant, str(shard))}"
+
+
+def roster_key(tenant: str | None, connection_id: str) -> Item:
+    """Return the key of a connection's entry in its tenant's roster."""
+    group = roster_group(tenant, roster_shard(connection_id))
+    return {"group": {"S": group}, "connectionId": {"S": connection_id}}
+
+
+def roster_shard(connection_id: str) -> int:
+    """Return the shard of the roster that a connection is in."""
+    return zlib.crc32(connection_id.encode()) % ROSTER_SHARDS
 
 
 # --- messages

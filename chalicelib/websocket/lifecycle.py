@@ -9,12 +9,12 @@ from chalicelib.auth.principal import Principal
 from chalicelib.clock import Clock
 from chalicelib.delivery.disconnect import Disconnector
 from chalicelib.delivery.outcomes import OutcomeRecorder
-from chalicelib.errors import BadRequest, Forbidden, Unavailable
+from chalicelib.errors import BadRequest, Forbidden, HeraldError, Unavailable
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.runtime.logs import attribute, attribute_address
 from chalicelib.store.connections import MAX_GROUPS, Connections
-from chalicelib.store.handshakes import Handshakes, LimitReached
+from chalicelib.store.handshakes import Attempt, Handshakes, LimitReached
 from chalicelib.store.items import Connection
 from chalicelib.websocket.event import WebSocketEvent, authenticate
 
@@ -113,29 +113,32 @@ class ConnectionLifecycle:
 
     def _open(self, connection: Connection) -> None:
         """Open a connection; if the user has too many, make room for it first."""
-        for attempt in range(MAX_OPEN_TRIES):
-            try:
-                self._handshakes.open(connection, charged=attempt > 0)
-                return
-            except LimitReached as reached:
-                self._make_room(connection, reached)
-            except Unavailable:
-                self._take_back(connection)
-                raise
-        raise Unavailable("the user opens too many connections at once", retry_after=1.0)
+        attempt = self._handshakes.attempt(connection)
+        try:
+            for _ in range(MAX_OPEN_TRIES):
+                try:
+                    attempt.open()
+                except LimitReached as reached:
+                    self._make_room(connection, reached)
+                else:
+                    return
+            raise Unavailable("the user opens too many connections at once", retry_after=1.0)
+        except HeraldError:
+            self._take_back(attempt, connection.connection_id)
+            raise
 
-    def _take_back(self, connection: Connection) -> None:
-        """Remove what a failed `open` may have stored, or may still store.
+    def _take_back(self, attempt: Attempt, connection_id: str) -> None:
+        """Remove what a refused handshake has stored.
 
-        API Gateway sends no `$disconnect` for a handshake that is refused.
+        API Gateway sends no `$disconnect` for it.
         """
         try:
-            self._connections.remove(connection.recipient, self._now(), connection.groups)
+            attempt.take_back(self._now())
         except Unavailable as error:
             logger.warning(
                 "the sweep has to remove what a refused handshake may have stored: %s",
                 error.detail,
-                extra={"connectionId": connection.connection_id},
+                extra={"connectionId": connection_id},
             )
 
     def _make_room(self, connection: Connection, reached: LimitReached) -> None:

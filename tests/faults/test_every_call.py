@@ -147,17 +147,21 @@ ONE_IN = 11  # of the faults is tried by default, each kind somewhere; all kills
 Operation = Callable[[Scene], None]
 
 CALLS: dict[Operation, int] = {
-    connect: 1,
-    disconnect: 1,
+    connect: 3,
+    disconnect: 5,
     join: 4,
     send: 5,
     resume: 7,
     post: 7,
     fan_out: 16,
-    sweep: 36,
+    sweep: 39,
 }
 """The number of calls that each operation makes without a fault. A sweep makes its calls in any
 order, because its shards run in parallel."""
+
+AT_MOST: dict[Operation, int] = {sweep: 42}
+"""The most calls, where they depend on the moment: the `$disconnect` of the connection that the
+sweep closes makes one if the sweep has removed it by then, and else four."""
 
 REPEATABLE = (answer_lost, cut_short, too_late, answered_too_late)
 """Faults after which a second try may repeat what the first one did."""
@@ -194,7 +198,8 @@ def cases() -> list[Any]:
 def test_an_operation_makes_its_known_number_of_calls(stage: Scene, operation: Operation) -> None:
     stage.plan = Plan(untouched, 0, 1000)
     operation(stage)
-    assert len(stage.calls) == CALLS[operation], stage.calls
+    calls = CALLS[operation]
+    assert calls <= len(stage.calls) <= AT_MOST.get(operation, calls), stage.calls
     stage.assert_consistent()
     stage.assert_reachable()
 

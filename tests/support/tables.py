@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from chalicelib.auth.principal import Principal, group_key, user_key
@@ -22,6 +22,7 @@ from chalicelib.store.schema import (
     READ_RATE_ATTRIBUTE,
     RESUME_RATE_ATTRIBUTE,
     Tables,
+    roster_key,
 )
 from chalicelib.store.users import Users
 from infra import stage as infra
@@ -194,22 +195,67 @@ def empty(client: Any, tables: Tables) -> None:
         client.batch_write_item(RequestItems=dict(requests))
 
 
-def assert_they_agree(items: Callable[[str], Iterable[Any]], tables: Tables, limit: int) -> None:
-    """Assert that connections, users and groups agree. `items` returns the items of a table."""
-    by_id = {item["connectionId"]["S"]: item for item in items(tables.connections)}
-    tied: dict[str, str] = {}
-    for user in items(tables.users):
+def assert_they_agree(
+    items: Callable[[str], Iterable[Any]],
+    tables: Tables,
+    limit: int,
+    ids: Collection[str] | None = None,
+) -> None:
+    """Assert that connections, users, the roster and groups agree, and that users keep the limit.
+
+    Args:
+        items: Returns the items of a table.
+        tables: The tables' names.
+        limit: The most connections of a user.
+        ids: The connections to compare, each of which must be there; by default, all.
+    """
+    stored = {item["connectionId"]["S"]: item for item in items(tables.connections)}
+    by_id = {one: item for one, item in stored.items() if ids is None or one in ids}
+    assert ids is None or by_id.keys() == set(ids)
+    expected: dict[tuple[str, str], Any] = {}
+    for one, item in by_id.items():
+        tenant = item.get("tenant", {}).get("S")
+        expected[user_key(tenant, item["userId"]["S"]), one] = item["reach"]
+        expected[roster_key(tenant, one)["group"]["S"], one] = item["reach"]
+        for group in item.get("groups", {"SS": []})["SS"]:
+            expected["in " + group_key(tenant, group), one] = item["reach"]
+    found = {**_ties(items(tables.users), limit), **_entries(items(tables.groups))}
+    assert expected == {key: at for key, at in found.items() if ids is None or key[1] in ids}
+
+
+def assert_what_is_left_can_be_found(
+    items: Callable[[str], Iterable[Any]], tables: Tables, limit: int
+) -> None:
+    """Assert that a sweep finds whatever functions that died have left.
+
+    A membership must have its connection's item; a roster entry that, or its tie.
+    """
+    stored = {item["connectionId"]["S"] for item in items(tables.connections)}
+    tied = {one for _, one in _ties(items(tables.users), limit)}
+    for key, one in _entries(items(tables.groups)):
+        assert one in stored or (key.startswith("*/") and one in tied)
+
+
+def _ties(users: Iterable[Any], limit: int) -> dict[tuple[str, str], Any]:
+    """Return how each tied connection is reached, by its user's key and its id."""
+    ties: dict[tuple[str, str], Any] = {}
+    for user in users:
         ids = set(user.get("connections", {"SS": []})["SS"])
         assert len(ids) <= limit
         assert ids == {name.removeprefix(REACH_PREFIX) for name in user if name[0] == REACH_PREFIX}
-        tied |= dict.fromkeys(ids, user["user"]["S"])
-    assert tied == {
-        one: user_key(item.get("tenant", {}).get("S"), item["userId"]["S"])
-        for one, item in by_id.items()
-    }
-    memberships = {(item["group"]["S"], item["connectionId"]["S"]) for item in items(tables.groups)}
-    assert memberships == {
-        (group_key(item.get("tenant", {}).get("S"), group), one)
-        for one, item in by_id.items()
-        for group in item.get("groups", {"SS": []})["SS"]
+        ties |= {(user["user"]["S"], one): user[REACH_PREFIX + one] for one in ids}
+    return ties
+
+
+def _entries(groups: Iterable[Any]) -> dict[tuple[str, str], Any]:
+    """Return how each connection in the roster or in a group is reached.
+
+    The keys are those of the table; those of groups begin with `in`, since users may have the same.
+    """
+    return {
+        (
+            key if (key := item["group"]["S"]).startswith("*/") else f"in {key}",
+            item["connectionId"]["S"],
+        ): item["reach"]
+        for item in groups
     }

@@ -17,13 +17,12 @@ from chalicelib.clock import EpochMs
 from chalicelib.errors import KeysUnavailable
 from chalicelib.fanout.progress import LAST_TRY_MS
 from chalicelib.fanout.queue import MAX_RECEIVES
-from chalicelib.fanout.worker import cut
 from chalicelib.protocol.encryption import Encryption, FixedKeys, MasterKeys
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.settings import MasterKey
-from chalicelib.store.audience import Page
+from chalicelib.store.schema import ROSTER_SHARDS
 from tests.support.fanout import EVERYBODY, PEOPLE, SENDER, SHARDS, FanoutScene
-from tests.support.tables import Counted, recipient
+from tests.support.tables import Counted
 from tests.support.world import LIFE, NEVER, Handler, Herald
 
 pytestmark = pytest.mark.ministack  # several workers at a time, and shards as MiniStack cuts them
@@ -43,8 +42,9 @@ def test_a_slice_makes_five_calls(scene: FanoutScene) -> None:
     scene.post()
     client: Any = Counted(scene.aws)
     scene.herald(client).worker.work(scene.receive(), Deadline.after(NEVER))
-    claim, content, page, advance = "update_item", "batch_get_item", "scan", "update_item"
-    assert client.calls == [claim, content, page, advance, "send_message_batch"]
+    claim, content, page, advance = "update_item", "batch_get_item", "query", "update_item"
+    shards = ROSTER_SHARDS // SHARDS
+    assert client.calls == [claim, content, *[page] * shards, advance, "send_message_batch"]
 
 
 def test_the_sender_pays_for_the_frames_of_every_slice(life: Any) -> None:
@@ -64,19 +64,6 @@ def test_the_sender_pays_for_the_frames_of_every_slice(life: Any) -> None:
             charged += client.calls.count("update_item") == 3  # a claim, a charge, an advance
     copies = 8 * 4 * PEOPLE - 8 * 4 * 2  # the first slice of each request was paid for
     assert charged == copies // 100
-
-
-def test_pages_are_cut_so_that_a_slice_ends_in_time() -> None:
-    def page(names: str, position: str | None) -> Page:
-        return Page([(recipient(name, "u"), 1) for name in names], position)
-
-    pages = [page("abcde", "f"), page("gh", "i"), page("", "j"), page("k", None)]
-    parts = list(cut(pages, 2))
-    assert ["".join(one.connection_id for one, _ in part.recipients) for part in parts] == [
-        *("ab", "cd", "e"),
-        *("gh", "", "k"),
-    ]
-    assert [part.position for part in parts] == ["b", "d", "f", "i", "j", None]
 
 
 # --- Deaths and duplicates

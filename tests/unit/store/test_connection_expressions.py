@@ -19,7 +19,7 @@ from tests.support.tables import NOW, TABLES, connection, recipient
 def test_no_update_or_deletion_creates_a_connection() -> None:
     for action in (
         update_connection(TABLES, "c")["Update"],
-        delete_connection(TABLES, "c", [])["Delete"],
+        delete_connection(TABLES, "c")["Delete"],
     ):
         assert action["ConditionExpression"].startswith("(attribute_exists(connectionId))")
 

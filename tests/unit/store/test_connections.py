@@ -84,24 +84,30 @@ def members(dynamodb: Any, group: str, tenant: str | None = None) -> list[str]:
 # --- Costs
 
 
-def test_connecting_and_disconnecting_take_one_call_each(
+def test_connecting_takes_three_calls_and_disconnecting_one_more_during_the_handshake(
     client: Counted, connections: Connections, users: Users, user: str
 ) -> None:
     connections.open(connection(user, user))
     assert online(users, user) == 1
     assert connections.remove(recipient(user, user), EpochMs(NOW + 5))
     assert (online(users, user), users.presence(None, user).last_seen) == (0, NOW + 5)
-    assert client.calls == ["transact_write_items"] * 2
+    tombstone = "update_item"
+    assert client.calls == [
+        *("put_item", "batch_write_item", "update_item"),
+        *(tombstone, "delete_item", "batch_write_item", "update_item"),
+    ]
 
 
-def test_removing_a_connection_takes_another_call_if_its_groups_were_guessed_wrong(
+def test_removing_a_connection_takes_four_calls_if_it_is_in_groups(
     client: Counted, connections: Connections, user: str
 ) -> None:
-    for guess, calls in (({"a", "b"}, 2), ((), 3), ({"c"}, 3)):
+    """Whatever was guessed, they are known before anything is deleted."""
+    for guess, finds in (({"a", "b"}, "get_item"), ((), "delete_item"), ({"c"}, "get_item")):
+        opened = connection(f"{user}-{len(guess)}", user, None, "a", "b")
+        connections.open(opened)
         client.calls.clear()
-        connections.open(connection(f"{user}-{calls}-{len(guess)}", user, None, "a", "b"))
-        connections.remove(recipient(f"{user}-{calls}-{len(guess)}", user), AFTER_HANDSHAKE, guess)
-        assert client.calls == ["transact_write_items"] * calls
+        assert connections.remove(opened.recipient, AFTER_HANDSHAKE, guess)
+        assert client.calls == [finds, "batch_write_item", "delete_item", "update_item"]
 
 
 def test_a_message_takes_one_call_and_so_does_its_refusal(
@@ -196,6 +202,7 @@ def test_removing_a_connection_without_an_item_unties_it_from_its_user(
     connections.open(connection(user, user))
     dynamodb.delete_item(TableName=TABLES.connections, Key={"connectionId": {"S": user}})
     assert online(users, user) == 0  # it is not counted even before
+    assert connections.remove(recipient(user, user), AFTER_HANDSHAKE)
     assert not connections.remove(recipient(user, user), AFTER_HANDSHAKE)
     assert "connections" not in user_item(dynamodb, user)
     assert f"@{user}" not in user_item(dynamodb, user)
@@ -233,7 +240,7 @@ def test_a_connection_over_the_limit_changes_nothing_and_reports_the_oldest(
     assert stored(dynamodb, f"{user}-3") is None
     assert members(dynamodb, user) == []
     connections.remove(recipient(f"{user}-0", user), NOW)
-    connections.open(connection(f"{user}-3", user))
+    connections.open(connection(f"{user}-4", user))
 
 
 def test_the_limit_is_exact_in_a_race(ministack: Any, user: str) -> None:
@@ -567,7 +574,8 @@ def test_a_group_is_joined_when_it_is_first_joined(
 
 
 class Restless:
-    """A DynamoDB client: before each of its transactions, the connection joins another group."""
+    """A DynamoDB client: before each of its conditional writes to the connection, the connection
+    joins another group."""
 
     def __init__(self, client: Any, opened: Connection) -> None:
         self._client = client
@@ -576,11 +584,18 @@ class Restless:
         self._numbers = count()
 
     def __getattr__(self, operation: str) -> Any:
-        return getattr(self._client, operation)
+        call = getattr(self._client, operation)
+        if operation not in ("transact_write_items", "delete_item"):
+            return call
 
-    def transact_write_items(self, **parameters: Any) -> Any:
+        def restless(**parameters: Any) -> Any:
+            self.change()
+            return call(**parameters)
+
+        return restless
+
+    def change(self) -> None:
         self._beside.join(self._opened, f"group-{next(self._numbers)}", NOW)
-        return self._client.transact_write_items(**parameters)
 
 
 def test_groups_that_keep_changing_raise_unavailable(dynamodb: Any, user: str) -> None:
@@ -640,10 +655,9 @@ def test_a_refresh_adds_nothing_else_to_the_users_item(
 class Renewing(Restless):
     """A DynamoDB client: before each of its transactions, the connection's token is refreshed."""
 
-    def transact_write_items(self, **parameters: Any) -> Any:
+    def change(self) -> None:
         principal = replace(self._opened.principal, expires_at=LATER + 1 + next(self._numbers))
         self._beside.refresh(self._opened, principal, NOW)
-        return self._client.transact_write_items(**parameters)
 
 
 def test_a_token_that_keeps_changing_raises_unavailable(dynamodb: Any, user: str) -> None:

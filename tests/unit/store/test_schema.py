@@ -55,6 +55,8 @@ def kind_of(table: str, keys: list[str]) -> str:
             return "messages/pace/active"
         case "messages":
             return f"messages/{keys[0].partition('/')[0]}"
+        case "groups" if keys[0].startswith("*/"):
+            return "groups/roster"
         case "history" if keys[0].startswith("was/"):
             return f"history/was/{keys[1].partition('/')[0]}"
         case "history":
@@ -226,6 +228,7 @@ LONGEST_KEYS: dict[str, Item] = {
     "user_item_key": schema.user_item_key(LONGEST_USER_KEY),
     "sweep_key": schema.sweep_key("connections", 999),
     "membership_key": schema.membership_key(LONGEST_NAME, LONGEST_NAME, LONGEST_NAME),
+    "roster_key": schema.roster_key(LONGEST_NAME, LONGEST_NAME),
     "idempotency_id": {"id": {"S": schema.idempotency_id(LONGEST_USER_KEY, LONGEST_NAME)}},
     "message_key": schema.message_key(LONGEST_NAME),
     "content_id": {"id": {"S": schema.content_id(ULID, 999)}},

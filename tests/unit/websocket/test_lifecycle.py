@@ -1,5 +1,6 @@
 """Opening and removing connections. `test_connection_lifecycles.py` tries every interleaving."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from ipaddress import ip_network
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
+from chalicelib.auth.principal import Principal, Scope
 from chalicelib.errors import (
     BadRequest,
     Forbidden,
@@ -22,7 +24,16 @@ from chalicelib.store.connections import MAX_GROUPS
 from chalicelib.websocket.event import WebSocketEvent
 from tests.support.clients import token
 from tests.support.tables import Counted, empty, scan
-from tests.support.world import LIFE, LIMIT, NEVER, SECRET, Herald, Socket, World
+from tests.support.world import (
+    LIFE,
+    LIMIT,
+    NEVER,
+    SCOPES,
+    SECRET,
+    Herald,
+    Socket,
+    World,
+)
 
 
 @pytest.fixture
@@ -217,56 +228,95 @@ class Failing:
     Such a late call is carried out when the test says so. With `always`, every later call fails.
     """
 
-    def __init__(self, client: Any, when: str, *, always: bool = False) -> None:
+    def __init__(self, client: Any, when: str, *, call: int = 0, always: bool = False) -> None:
+        """Fail in the call with this number."""
         self._client = client
         self._when = when
+        self._calls_left = call
         self._always = always
-        self._failed = False
         self.carry_out_late: Callable[[], Any] = lambda: None
 
     def __getattr__(self, operation: str) -> Any:
         call = getattr(self._client, operation)
 
         def failing(**parameters: Any) -> Any:
-            if self._failed and not self._always:
+            self._calls_left -= 1
+            if self._calls_left >= 0 or (self._calls_left < -1 and not self._always):
                 return call(**parameters)
-            if not self._failed and self._when == "after":
+            if self._calls_left == -1 and self._when == "after":
                 call(**parameters)
-            if not self._failed and self._when == "late":
+            if self._calls_left == -1 and self._when == "late":
                 self.carry_out_late = partial(call, **parameters)
-            self._failed = True
             raise ReadTimeoutError(endpoint_url="https://dynamodb.invalid")
 
         return failing
+
+
+OPENING_CALLS = range(3)
 
 
 def assert_nothing_is_left(life: Any, user: str) -> None:
     assert list(scan(life, LIFE.connections)) == []
     assert list(scan(life, LIFE.groups)) == []
     for item in scan(life, LIFE.users):
+        if item["user"]["S"].startswith("sweep-"):
+            continue
         assert item["user"] == {"S": f"/{user}"}
         assert "connections" not in item
 
 
+@pytest.mark.parametrize("call", OPENING_CALLS)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_handshake_that_storage_fails_is_refused_and_leaves_nothing(
-    life: Any, world: World, user: str, when: str
+    life: Any, world: World, user: str, when: str, call: int
 ) -> None:
     socket = world.connect(user)
     with pytest.raises(Unavailable):
-        Herald(Failing(life, when), world).lifecycle.on_connect(socket.event())
+        Herald(Failing(life, when, call=call), world).lifecycle.on_connect(socket.event())
     assert_nothing_is_left(life, user)
 
 
-def test_a_connection_is_not_stored_after_its_handshake_was_refused(
+def test_a_connection_is_not_tied_after_its_handshake_was_refused(
     life: Any, world: World, user: str
 ) -> None:
-    client = Failing(life, "late")
+    client = Failing(life, "late", call=2)
     with pytest.raises(Unavailable):
         Herald(client, world).lifecycle.on_connect(world.connect(user).event())
-    with pytest.raises(ClientError, match="TransactionCanceled"):
+    with pytest.raises(ClientError, match="ConditionalCheckFailed"):
         client.carry_out_late()
     assert_nothing_is_left(life, user)
+
+
+def test_an_item_that_is_stored_after_its_handshake_was_refused_is_found_by_the_sweep(
+    life: Any, world: World, user: str
+) -> None:
+    client, socket = Failing(life, "late"), world.connect(user)
+    with pytest.raises(Unavailable):
+        Herald(client, world).lifecycle.on_connect(socket.event())
+    socket.state = "refused"
+    client.carry_out_late()
+    assert online(Herald(life, world), user) == []  # it is not tied to its user
+    world.now += 31_000  # when the handshake has certainly ended
+    Herald(life, world).sweeper.sweep(Deadline.after(NEVER))
+    assert_nothing_is_left(life, user)
+
+
+def test_a_roster_entry_that_is_stored_after_its_handshake_was_refused_ends_with_its_first_message(
+    life: Any, world: World, user: str
+) -> None:
+    client, socket = Failing(life, "late", call=1), world.connect(user)
+    with pytest.raises(Unavailable):
+        Herald(client, world).lifecycle.on_connect(socket.event())
+    socket.state = "refused"
+    client.carry_out_late()
+    world.now += 31_000  # when the handshake has certainly ended
+    sender = Principal(user, 10**12, scopes=SCOPES | {Scope.MESSAGES_BROADCAST})
+    body = json.dumps({"to": {"all": True}, "data": 1})
+    json_type = {"content-type": "application/json"}
+    herald = Herald(life, world)
+    herald.submissions.submit(sender, json_type, body, Deadline.after(NEVER))
+    entries = [item["group"]["S"] for item in scan(life, LIFE.groups)]
+    assert entries == ["/team"]  # DynamoDB's TTL removes it
 
 
 def test_what_a_refused_handshake_leaves_while_storage_is_down_is_found_by_the_next_sweeps(

@@ -7,10 +7,11 @@ reads the recipients from DynamoDB, and delivers to the stub, which is 10 ms awa
 takes turns with it: the same frames to the same recipients, which are in memory already, through
 the same sender.
 
-Every fifth of a second counts here, so what stands in for DynamoDB must not be slower than it:
-`bench.replay` answers what reads the audience, and the emulator all other calls. Left out are API
-Gateway and Lambda before the handler, and DynamoDB's distance. The stub, the replay and the
-emulator share a core, the handler has another.
+`bench.replay` stands in for DynamoDB, since the emulator is slower. It answers after 5 ms for one
+item and 10 ms for many, so the time that DynamoDB really takes is left out. So is what comes before
+the handler: API Gateway, the authorizer and Lambda. Without a queue, POST delivers everything;
+deployed, more than 1,000 frames go through the queue. The stub and the replay share a core, and the
+handler has another.
 
 A row has the first request (`cold ms`), the medians of the whole path and of sending alone, and how
 many times as long the whole path takes. The shares say how two more requests, with a clock around
@@ -25,9 +26,11 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 from unittest import mock
+
+from botocore.session import Session
 
 from bench.bound import bounded
 from bench.fanout import RESULTS as FANOUT_RESULTS
@@ -43,22 +46,29 @@ from chalicelib.delivery.http import Transport
 from chalicelib.delivery.parcel import Outcome, Parcel
 from chalicelib.delivery.sender import Sender
 from chalicelib.delivery.sigv4 import RequestSigner
+from chalicelib.errors import Unavailable
+from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.reports import Result
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.store.audience import Audiences
+from chalicelib.store.dynamodb import Store, dynamodb_client
 from chalicelib.store.items import Connection
-from chalicelib.store.schema import Item
+from chalicelib.store.schema import Item, Tables
 from gateway.api.events import RestRequest
 from gateway.aws.emulator import client, emulated_aws
 from gateway.functions.runtime import LambdaContext
 
 ROUNDS = full_or_quick(9, 1)
 LATENCY_MS = 10
+TRIES = 60  # the emulator may need several seconds for 10,000 items
 SECONDS = 60.0
 USERS = 100
 PER_USER = 10
 FEW, MANY = full_or_quick((1000, 10_000), (100, 1000))
 GROUP = "room"
+TABLES = Tables(
+    "herald-connections", "herald-users", "herald-groups", "herald-messages", "herald-history"
+)
 MAX_BATCH_WRITE = 25
 MASTER_KEY = {"kty": "oct", "kid": "bench", "k": "A" * 43}
 RESULT = FANOUT_RESULTS.with_name("end_to_end.json")
@@ -138,7 +148,7 @@ def main(stub: Stub) -> None:
 def _fill(dynamodb: Any, endpoint: str) -> None:
     """Store the connections, as they are once they are open and in the group."""
     now = now_ms()
-    tables: dict[str, list[Item]] = {name: [] for name in ("connections", "groups", "users")}
+    items: dict[str, list[Item]] = {TABLES.connections: [], TABLES.groups: [], TABLES.users: []}
     for crowd in (HOMES, SMALL, LARGE):
         for user in range(crowd.users):
             principal = Principal(
@@ -155,20 +165,20 @@ def _fill(dynamodb: Any, endpoint: str) -> None:
                 )
                 for number in range(crowd.per_user)
             ]
-            tables["connections"] += [one.to_item() for one in connections]
-            tables["groups"] += [one.membership(GROUP) for one in connections]
-            tables["users"].append(
+            items[TABLES.connections] += [one.to_item() for one in connections]
+            items[TABLES.groups] += [one.membership(GROUP) for one in connections]
+            items[TABLES.users].append(
                 {
                     "user": {"S": principal.key},
                     "connections": {"SS": [one.connection_id for one in connections]},
                     **{f"@{one.connection_id}": one.recipient.reach() for one in connections},
                 }
             )
-    for table, items in tables.items():
-        for start in range(0, len(items), MAX_BATCH_WRITE):
-            batch = items[start : start + MAX_BATCH_WRITE]
+    for table, stored in items.items():
+        for start in range(0, len(stored), MAX_BATCH_WRITE):
+            batch = stored[start : start + MAX_BATCH_WRITE]
             requests = [{"PutRequest": {"Item": item}} for item in batch]
-            dynamodb.batch_write_item(RequestItems={f"herald-{table}": requests})
+            dynamodb.batch_write_item(RequestItems={table: requests})
 
 
 def _measure() -> None:
@@ -179,6 +189,9 @@ def _measure() -> None:
         f"{'audience':34} {'cold ms':>8} {'ms':>8} {'alone ms':>8} {'times':>6} {'per s':>8}"
         "   shares of the processor time"
     )
+    audiences = Audiences(Store(dynamodb_client(Session()), TABLES))
+    for _, crowd, to in AUDIENCES:
+        _fill_replay(audiences, crowd, to)
     rows = []
     for encrypted in (False, True):
         for title, crowd, to in AUDIENCES:
@@ -187,6 +200,18 @@ def _measure() -> None:
             print(_line(row), flush=True)
             rows.append({**row._asdict(), "machine": machine()})
     write_result(RESULT, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+
+
+def _fill_replay(audiences: Audiences, crowd: Crowd, to: Mapping[str, Any]) -> None:
+    """Read an audience until the emulator has answered for each page, in spite of time-outs."""
+    [(kind, names)] = to.items()
+    audience = Audience(AudienceKind(kind), () if names is True else tuple(names))
+    for _ in range(TRIES):
+        with suppress(Unavailable):
+            for _ in audiences.pages([audience], crowd.tenant):
+                pass
+            return
+    raise SystemExit(f"{audience} could not be read")
 
 
 def _row(handler: Any, crowd: Crowd, message: Mapping[str, Any], title: str) -> Figures:
@@ -259,11 +284,9 @@ def _post(handler: Any, event: Any, recipients: int) -> float:
     started = time.perf_counter()
     answer = handler.app(event, LambdaContext("api_handler", "bench", SECONDS))
     seconds = time.perf_counter() - started
-    if answer["statusCode"] != 200:
-        raise SystemExit(answer)
-    [report] = json.loads(answer["body"])["messages"]
-    if report["delivered"] != recipients:
-        raise SystemExit(f"Not everybody was reached: {report}")
+    reports = json.loads(answer["body"]).get("messages", [{}])
+    if reports[0].get("delivered") != recipients:
+        raise SystemExit(f"Not everybody was reached: {answer}")
     return seconds
 
 

@@ -1,17 +1,17 @@
-"""A DynamoDB whose queries and scans are answered from memory; all other calls reach the emulator.
+"""A DynamoDB that is never the bottleneck: it answers from memory, as late as DynamoDB would.
 
     .venv/bin/python -m bench.replay DESCRIPTOR EMULATOR CERTIFICATE KEY    # bench.end_to_end does
 
 The emulator reads a whole partition for each page of a query, and a whole table for each page of a
-scan, so that the time to read an audience grows with its square. DynamoDB's grows with the page.
-Here the emulator answers each query and each scan once. What repeats it gets the same bytes, over
-TLS and with DynamoDB's checksum, READ_SECONDS later.
+scan, so that the time to read an audience grows with its square. It needs a core for milliseconds
+to write an item. DynamoDB takes a few milliseconds of no core of ours.
 
-The data must not change between two equal queries.
+Here the emulator answers each read once. A read that repeats it gets the same bytes. Writes succeed
+and are not kept, so the data must not change meanwhile. Answers come over TLS, with DynamoDB's
+checksum, ONE_ITEM_SECONDS or MANY_ITEMS_SECONDS after the request.
 """
 
 import asyncio
-import contextlib
 import socket
 import ssl
 import subprocess
@@ -31,47 +31,50 @@ from starlette.routing import Route
 from bench.stub import Stub
 
 PROJECT = Path(__file__).parent.parent
-READS = ("DynamoDB_20120810.Query", "DynamoDB_20120810.Scan")
 START_SECONDS = 30.0
-READ_SECONDS = 0.005
-"""DynamoDB takes a few milliseconds for a page."""
+ONE_ITEM_SECONDS, MANY_ITEMS_SECONDS = 0.005, 0.01
+READS = ("BatchGetItem", "Query", "Scan")
+WRITES = {"BatchWriteItem": b'{"UnprocessedItems":{}}', "UpdateItem": b"{}"}
+"""The responses of writes that succeed."""
 
 
 class Replay:
     """Answers calls of DynamoDB's API."""
 
     def __init__(self, emulator: str) -> None:
-        """Pass calls on to the emulator at this URL."""
+        """Pass what is not in memory on to the emulator at this URL."""
         self._emulator = emulator
-        self._pages: dict[tuple[str, bytes], Response] = {}
+        self._reads: dict[tuple[str, bytes], bytes] = {}
         self._client = httpx.AsyncClient(timeout=60)
 
     async def answer(self, request: Request) -> Response:
         """Answer a call."""
-        call = request.headers.get("x-amz-target", ""), await request.body()
-        if call in self._pages:
-            await asyncio.sleep(READ_SECONDS)
-            return self._pages[call]
+        operation = request.headers.get("x-amz-target", "").rpartition(".")[2]
+        body = await request.body()
+        answer = WRITES.get(operation) or self._reads.get((operation, body))
+        if answer is None:
+            return await self._pass_on(request, operation, body)
+        await asyncio.sleep(ONE_ITEM_SECONDS if operation == "UpdateItem" else MANY_ITEMS_SECONDS)
+        return _response(answer)
+
+    async def _pass_on(self, request: Request, operation: str, body: bytes) -> Response:
         headers = request.headers.raw  # all of them, the host too, since the signature covers them
-        answer = await self._client.post(self._emulator, content=call[1], headers=headers)
-        response = Response(
-            answer.content,
-            answer.status_code,
-            {
-                "Content-Type": answer.headers["Content-Type"],
-                "x-amz-crc32": str(crc32(answer.content)),
-            },
-        )
-        if call[0] in READS:
-            self._pages[call] = response
-        return response
+        answer = await self._client.post(self._emulator, content=body, headers=headers)
+        if operation in READS and answer.status_code == httpx.codes.OK:
+            self._reads[operation, body] = answer.content
+        return _response(answer.content, answer.status_code)
+
+
+def _response(body: bytes, status: int = 200) -> Response:
+    headers = {"Content-Type": "application/x-amz-json-1.0", "x-amz-crc32": str(crc32(body))}
+    return Response(body, status, headers)
 
 
 @contextmanager
 def replaying(emulator: str, stub: Stub) -> Iterator[str]:
     """Serve on a free port, with the stub's certificate, while the context lasts; yield the URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         process = subprocess.Popen(
             [
                 sys.executable,
@@ -82,7 +85,6 @@ def replaying(emulator: str, stub: Stub) -> Iterator[str]:
             pass_fds=[listener.fileno()],
         )
         try:
-            url = f"https://127.0.0.1:{port}"
             # The socket takes connections already, so this waits until the process answers.
             context = ssl.create_default_context(cafile=stub.authority)
             httpx.get(url, verify=context, timeout=START_SECONDS)
@@ -102,7 +104,7 @@ def _serve(descriptor: int, emulator: str, certificate: str, key: str) -> None:
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )
-    with contextlib.suppress(KeyboardInterrupt), socket.socket(fileno=descriptor) as listener:
+    with socket.socket(fileno=descriptor) as listener:
         uvicorn.Server(configuration).run([listener])
 
 

@@ -7,12 +7,14 @@ Processes
 ---------
 - **The gateway**, `python -m gateway run`: one asyncio loop. It serves REST, WebSockets,
   `@connections` and the console on one port, runs schedules and queues, and watches the app's code.
-- **Execution environments**, `python -m gateway.functions.runtime`: at most GATEWAY_CONCURRENCY.
-  Each imports the app and handles one invocation at a time. It exchanges lines of JSON with the
-  gateway over a socket pair, and ends when the gateway closes its end.
-- **The emulator**, `python -m gateway.aws.emulator`: DynamoDB, SQS, SNS and Secrets Manager by
-  MiniStack, on a free port and in memory, behind a guard (`aws/guard`) that checks signatures. It
-  ends when its standard input does, so also if the gateway is killed.
+- **The fork server**, `python -m gateway.machine.fork_server`: imports Chalice and the SDK once
+  (`functions/preloaded`) and forks execution environments. It ends with the gateway.
+- **Execution environments** (`functions/runtime`): at most GATEWAY_CONCURRENCY. Each imports the
+  app and handles one invocation at a time. It exchanges lines of JSON with the gateway over a
+  socket pair, and ends when the gateway closes its end.
+- **The emulator**, `python -m gateway.aws.emulator_process`: DynamoDB, SQS, SNS and Secrets Manager
+  by MiniStack, on a free port and in memory, behind a guard (`aws/guard`) that checks signatures.
+  It ends when its standard input does, so also if the gateway is killed.
 - **The keeper**, `python -m gateway.chalice_local.keeper`: holds the emulator of a `chalice local`
   that runs without a gateway, through all restarts of the worker.
 

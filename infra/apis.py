@@ -47,11 +47,10 @@ REST_ACCESS_LOG = {
 
 def websocket_api() -> dict[str, Any]:
     """Return what is merged into the WebSocket API that Chalice makes."""
-    ping = resources("Ping", PING, "HasPingRoute")
     settings = {key: _route_settings(throttle) for key, throttle in WEBSOCKET_THROTTLES.items()}
     settings[PING_KEY] = if_set("HasPingRoute", settings[PING_KEY])
     return {
-        **ping,
+        **resources("WebsocketPing", PING, "HasPingRoute"),
         "WebsocketConnectRoute": {
             "Properties": {
                 "AuthorizationType": "CUSTOM",
@@ -60,8 +59,14 @@ def websocket_api() -> dict[str, Any]:
         },
         "WebsocketAPIStage": {
             # API Gateway refuses settings of a route that doesn't exist yet.
-            "DependsOn": [*WEBSOCKET_ROUTES, *ping],
+            "DependsOn": WEBSOCKET_ROUTES,
             "Properties": {
+                # DependsOn may not name what a condition leaves out; naming it here does the same.
+                "Description": if_set(
+                    "HasPingRoute",
+                    {"Fn::Sub": "Its route ${WebsocketPingRoute} answers pings"},
+                    "A function answers pings",
+                ),
                 # Chalice's template deploys no change of a route; let API Gateway deploy each one.
                 "AutoDeploy": True,
                 "DeploymentId": NO_VALUE,

@@ -11,7 +11,6 @@ Chalice deletes all WebSocket routes at each deployment, and recreates its own. 
 again, `$connect` has no authorizer and verifies tokens by itself, and pings reach a function.
 """
 
-import contextlib
 import json
 import os
 import subprocess
@@ -227,8 +226,8 @@ class ChaliceDeployment:
 
 
 def _forget_settings(client: Any, api: str, route_key: str) -> None:
-    """Delete a route's settings, if it has any: the stage would otherwise keep them."""
-    with contextlib.suppress(client.exceptions.NotFoundException):
+    """Delete a route's settings, if it has any: an update of the stage would keep them."""
+    if route_key in client.get_stage(ApiId=api, StageName=API_STAGE).get("RouteSettings", {}):
         client.delete_route_settings(ApiId=api, StageName=API_STAGE, RouteKey=route_key)
 
 

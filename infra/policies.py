@@ -150,7 +150,7 @@ def _by_function(allow: _Allow) -> dict[str, list[Statement]]:
             *allow.signing_secret(),  # to verify tokens while `$connect` has no authorizer
             allow.table(CONNECTIONS, "PutItem"),
             allow.table(USERS, "UpdateItem"),
-            allow.table(GROUPS, "PutItem"),
+            allow.table(GROUPS, "BatchWriteItem", "PutItem"),
             *delivering,
         ],
         "websocket_disconnect": disconnecting,
@@ -159,8 +159,10 @@ def _by_function(allow: _Allow) -> dict[str, list[Statement]]:
             *sending,
             allow.table(MESSAGES, "PutItem"),
             allow.table(CONNECTIONS, "GetItem"),
-            allow.table(GROUPS, "PutItem"),
-            allow.table(HISTORY, "BatchGetItem", "BatchWriteItem", "Query", "UpdateItem"),
+            allow.table(GROUPS, "DeleteItem", "PutItem"),
+            allow.table(
+                HISTORY, "BatchGetItem", "BatchWriteItem", "PutItem", "Query", "UpdateItem"
+            ),
         ],
         "api_handler": [
             *sending,
@@ -186,10 +188,10 @@ def _by_function(allow: _Allow) -> dict[str, list[Statement]]:
 
 def _disconnecting(allow: _Allow) -> list[Statement]:
     return [
-        allow.table(CONNECTIONS, "DeleteItem"),
+        allow.table(CONNECTIONS, "DeleteItem", "GetItem"),
         allow.table(USERS, "UpdateItem"),
-        allow.table(GROUPS, "DeleteItem"),
-        allow.table(HISTORY, "PutItem"),
+        allow.table(GROUPS, "BatchWriteItem"),
+        allow.table(HISTORY, "BatchWriteItem"),
     ]
 
 

@@ -1,6 +1,7 @@
 """Shared fixtures: one emulator and one gateway, started at first use."""
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,13 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()  # until the tests are collected: nearly all of these objects stay
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but never among the modules and tests."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

@@ -150,18 +150,20 @@ class _Entry:
         """Encode the message. `cache_bytes` limits the memory for its encrypted copies."""
         self.message = message
         self._tenant = tenant
-        self._fields = message.to_frame_entry()
+        fields = message.to_frame_entry()
         if message.encrypted:
             assert encrypter is not None  # noqa: S101 - a framer of encrypted messages has one
             self._data = encode(message.data)
-            self._fields |= {"data": "", "encrypted": True}
-            self.size = len(encode(self._fields)) + encrypter.size(len(self._data))
+            text = encode(fields | {"data": "", "encrypted": True})
+            before, _, after = text.rpartition(b'""')
+            self._around = before + b'"', b'"' + after
+            self.size = len(text) + encrypter.size(len(self._data))
             # Encrypting costs as much as delivering, so it is done once for each user, wherever in
             # the audience the user's connections are, while the cache has room.
             encrypt = partial(self._encrypt, encrypter)
             self._encrypted_for = lru_cache(cache_bytes // self.size)(encrypt)
         else:
-            self._text = encode(self._fields)
+            self._text = encode(fields)
             self.size = len(self._text)
 
     def text(self, user_id: str | None) -> bytes:
@@ -172,8 +174,9 @@ class _Entry:
         return self._encrypted_for(user_id)
 
     def _encrypt(self, encrypter: Encrypter, user_id: str) -> bytes:
+        before, after = self._around
         data = encrypter.encrypt(self._data, user_key(self._tenant, user_id))
-        return encode({**self._fields, "data": data})
+        return before + data.encode() + after  # a JWE has no character that JSON would escape
 
 
 def encrypted_text(text: bytes, encrypter: Encrypter, user_key: str) -> bytes:

@@ -2,7 +2,9 @@
 
 import logging
 import time
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from chalicelib.auth.principal import Principal, Scope
@@ -168,19 +170,24 @@ class Dispatcher:
     def _throttle(self, bill: Bill, sender: Principal, deadline: Deadline) -> Throttle:
         """Return what charges the sender for a page of parcels, then yields these in time.
 
+        What is paid for already comes first: it is sent while the sender is charged for the rest.
         What would be too late is not held back, so that it is reported as stale.
         """
         until = deadline.earlier(RECORDING_SECONDS)
         pace = self._rate_limiter.for_tenant(sender.tenant, until, free_frames=FREE_FRAMES)
 
         def throttle(parcels: list[Parcel]) -> Iterator[list[Parcel]]:
-            copies = sum(
-                sent_copies(len(frame.body)) for parcel in parcels for frame in parcel.frames
-            )
-            debt = bill.add(copies)
-            if debt is not None:
-                self._users.owe(sender.key, self._now(), debt)
-            yield from pace.throttle(parcels)
+            copies = [
+                sum(sent_copies(len(frame.body)) for frame in parcel.frames) for parcel in parcels
+            ]
+            covered = bisect_right(list(accumulate(copies)), bill.room)
+            for part in (slice(covered), slice(covered, None)):
+                if not copies[part]:
+                    continue
+                debt = bill.add(sum(copies[part]))
+                if debt is not None:
+                    self._users.owe(sender.key, self._now(), debt)
+                yield from pace.throttle(parcels[part])
 
         return throttle
 

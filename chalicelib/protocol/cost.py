@@ -35,6 +35,11 @@ class Bill:
         self._paid = paid
         self._sent = 0
 
+    @property
+    def room(self) -> int:
+        """The copies that are paid for and not sent yet."""
+        return max(0, self._paid * COPIES_PER_UNIT - self._sent)
+
     def add(self, copies: int) -> Debt | None:
         """Count copies that are about to be sent; return what is owed for them, if anything.
 

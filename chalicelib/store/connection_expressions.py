@@ -124,10 +124,13 @@ def set_stale(now: EpochMs) -> Clause:
 
 def set_heartbeat(now: EpochMs, due: EpochMs) -> list[Clause]:
     """Return the change of a connection to active by a heartbeat, on condition that the one before
-    was at `due` or earlier."""
+    was at `due` or earlier.
+
+    The SDK may write it twice, if the first answer is lost.
+    """
     heartbeat = Clause(
         set=("heartbeatAt = :now",),
-        when=("attribute_not_exists(heartbeatAt) OR heartbeatAt <= :due",),
+        when=("attribute_not_exists(heartbeatAt) OR heartbeatAt <= :due OR heartbeatAt = :now",),
         values={":now": number(now), ":due": number(due)},
     )
     return [set_active(now), heartbeat]

@@ -13,7 +13,7 @@ refuses, what the others stored is taken back.
 | handshake | calls to DynamoDB |
 |---|---|
 | accepted | three |
-| the first one refused here | those, an update with the charge, and two that take it back |
+| the first one refused here | those, an update with the charge, and three that take it back |
 | refused after that | the update alone, which also returns how many connections there are |
 | refused while this environment knows that the rate is used up | none |
 """
@@ -224,9 +224,9 @@ class Attempt:
             [
                 delete_roster_entry(self._tables, recipient),
                 *(delete_membership(self._tables, recipient, group) for group in groups),
-                delete_stored(self._tables, recipient),
             ]
         )
+        self._store.delete(delete_stored(self._tables, recipient))
 
     def _tie_and_charge(self) -> None:
         """Open the connection, and charge it together with the tie. If the connection is refused,

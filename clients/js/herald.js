@@ -193,8 +193,8 @@ export class Herald extends EventTarget {
   /** Learn the server's clock. A first connection has missed nothing yet. */
   #begin() {
     this.#held = null;
-    const unlessKnown = () => this.#clockOffset ?? this.#ask({ action: "heartbeat" });
-    this.ping().then(unlessKnown).catch(() => {}); // a pong may lack the time; a heartbeat's answer has it
+    // A pong may lack the time; a function's answer has it.
+    this.ping().then(() => this.#clockOffset ?? this.#ask({ action: "heartbeat" })).catch(() => {});
   }
 
   /** The connection ended or couldn't be opened: reconnect, unless the client is closed. */
@@ -349,14 +349,15 @@ export class Herald extends EventTarget {
   }
 
   #answer(frame) {
-    const { type, timestamp } = frame;
-    if (["pong", "heartbeat"].includes(type) && /^\d+$/.test(timestamp)) {
-      this.#clockOffset = timestamp - this.#lastFrame;
-    }
     // API Gateway's pongs have no ref.
-    const ping = type === "pong" && [...this.#pending.keys()].find((ref) => ref.startsWith("ping-"));
-    const asked = this.#pending.get(frame.ref ?? ping);
-    this.#pending.delete(frame.ref ?? ping);
+    const { type } = frame;
+    const ping = type === "pong" && [...this.#pending.keys()].find((one) => one.startsWith("ping-"));
+    const ref = frame.ref ?? ping;
+    const asked = this.#pending.get(ref);
+    this.#pending.delete(ref); // a second pong is for another ping
+    if (asked && /^(ping|heartbeat)-/.test(ref) && /^\d+$/.test(frame.timestamp)) {
+      this.#clockOffset = frame.timestamp - this.#lastFrame;
+    }
     // API Gateway's own errors have no type: a handler failed, and it is unknown for which frame.
     if (type !== "error" && type !== undefined) return asked?.resolve(frame);
     const error = new HeraldError(frame.code ?? "internal", frame.message, frame);

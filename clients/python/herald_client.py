@@ -378,12 +378,12 @@ class Herald:
 
     def _answer(self, frame: Message, error: HeraldError | None = None) -> None:
         """Hand an answer to the request that it is for; API Gateway's pongs have no ref."""
-        kind = frame.get("type")
-        if kind in ("pong", "heartbeat") and str(frame.get("timestamp")).isdecimal():
-            self._clock_offset = int(frame["timestamp"]) / 1000 - self._last_frame
         waiting = {ref: one for ref, one in self._pending.items() if not one.done()}
-        pings = (ref for ref in waiting if kind == "pong" and ref.startswith("ping-"))
-        if (answer := waiting.get(frame.get("ref") or next(pings, ""))) is not None:
+        pings = (one for one in waiting if frame.get("type") == "pong" and one[:5] == "ping-")
+        ref = frame.get("ref") or next(pings, "")
+        if (answer := waiting.get(ref)) is not None:
+            if ref[:5] in ("ping-", "heart") and str(frame.get("timestamp")).isdecimal():
+                self._clock_offset = int(frame["timestamp"]) / 1000 - self._last_frame
             answer.set_result(frame) if error is None else answer.set_exception(error)
         elif error is not None:
             logger.warning("unexpected error frame: %s", error)

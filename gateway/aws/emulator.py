@@ -11,7 +11,6 @@ import json
 import os
 import socket
 import sys
-import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
@@ -22,16 +21,13 @@ from botocore.config import Config
 from gateway.aws.signatures import random_credentials
 from gateway.aws.variables import (
     ACCESS_KEY,
-    ACCOUNT,
     QUEUE_URL,
     SECRET_KEY,
-    credentials_in,
     leading_to,
 )
-from gateway.configuration import PROJECT, host_names
-from gateway.local_hosts import ALLOWED_HOSTS, LocalHosts
+from gateway.configuration import PROJECT
+from gateway.local_hosts import ALLOWED_HOSTS
 from gateway.machine.signals import without_interrupts
-from gateway.registry import REGISTRY
 from infra.stage import BATCH_SECONDS, RESOURCES, TABLES, queues_and_tables
 
 START_SECONDS = 30.0
@@ -81,7 +77,7 @@ async def _start_process(descriptor: int, port: int, guarded: Mapping[str, str])
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "gateway.aws.emulator",
+            "gateway.aws.emulator_process",
             str(descriptor),
             str(port),
             stdin=PIPE,
@@ -173,41 +169,3 @@ def create_tables(dynamodb: Any, app_variables: Mapping[str, str]) -> None:
         dynamodb.create_table(**table)
         dynamodb.update_time_to_live(**name, TimeToLiveSpecification=expiry)
         dynamodb.update_continuous_backups(**name, PointInTimeRecoverySpecification=recovery)
-
-
-def _main(descriptor: int, port: int) -> None:
-    """Serve on the inherited socket until standard input ends, as it does when the starter ends."""
-    starter = os.getppid()
-    os.environ.update(
-        GATEWAY_PORT=str(port),
-        BIND_HOST="127.0.0.1",
-        MINISTACK_HOST="127.0.0.1",
-        MINISTACK_ACCOUNT_ID=ACCOUNT,
-        SERVICES="dynamodb,secretsmanager,sns,sqs",
-        LOG_LEVEL="ERROR",
-        IOT_MTLS_ENABLED="0",
-        SFTP_ENABLED="0",
-    )
-
-    def end_with_starter() -> None:
-        while os.read(sys.stdin.fileno(), 1024):
-            pass
-        try:
-            REGISTRY.publish_after(starter)  # a killed starter couldn't do it
-        finally:
-            os._exit(0)  # the data is not kept
-
-    threading.Thread(target=end_with_starter, daemon=True).start()
-
-    import uvicorn
-    from ministack.app import app
-
-    from gateway.aws.guard import Guard
-
-    guard = Guard(app, credentials_in(os.environ), LocalHosts(host_names(os.environ)))
-    config = uvicorn.Config(guard, log_level="error", access_log=False, lifespan="on")
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
-
-
-if __name__ == "__main__":
-    _main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,4 +1,7 @@
-"""One execution environment as the gateway sees it: a process of `gateway.functions.runtime`."""
+"""One execution environment as the gateway sees it: a process of `gateway.functions.runtime`.
+
+It is a fork of a process that has imported `gateway.functions.preloaded`, or on macOS a new one.
+"""
 
 import asyncio
 import contextlib

@@ -123,13 +123,16 @@ class ForkServer:
 
     def _send(self, descriptors: list[int]) -> None:
         with self._lock:
-            self._start()
-            assert self._control is not None  # noqa: S101
-            socket.send_fds(self._control, [b"f"], descriptors)
+            try:
+                socket.send_fds(self._start(), [b"f"], descriptors)
+            except ConnectionError:  # the server has just ended
+                self._close()
+                socket.send_fds(self._start(), [b"f"], descriptors)
 
-    def _start(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            return
+    def _start(self) -> socket.socket:
+        """Return the socket to the server, which is started if it isn't running."""
+        if self._control is not None and self._process is not None and self._process.poll() is None:
+            return self._control
         self._close()
         self._control, theirs = socket.socketpair()
         command = [sys.executable, "-m", "gateway.machine.fork_server", str(theirs.fileno())]
@@ -145,19 +148,20 @@ class ForkServer:
             )
         atexit.unregister(self.stop)
         atexit.register(self.stop)
-
-    def _close(self) -> None:
-        if self._control is not None:
-            self._control.close()
+        return self._control
 
     def stop(self) -> None:
         """End the server, and wait until it has ended."""
         with self._lock:
             self._close()
-            if self._process is not None:
-                try:
-                    self._process.wait(STOP_SECONDS)
-                except subprocess.TimeoutExpired:
-                    self._process.kill()
-                    self._process.wait()
-                self._process = None
+
+    def _close(self) -> None:
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._control = self._process = None

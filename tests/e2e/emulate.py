@@ -38,6 +38,7 @@ def main(port: str) -> None:
 
     complete_cloudformation()
     complete_rest_apis()
+    complete_stages()
     complete_authorizers()
     complete_handshakes()
     hurry_lambda()
@@ -119,6 +120,22 @@ def complete_rest_apis() -> None:
 
     service._create_rest_api = create_or_import
     service.handle_request = handle_put
+
+
+def complete_stages() -> None:
+    """Add DeleteRouteSettings, for which the emulator would delete the stage."""
+    from ministack.services import apigateway as service
+
+    handle = service.handle_request
+
+    async def handle_or_delete(method: str, path: str, *rest: Any) -> Any:
+        match (method, path.strip("/").split("/")):
+            case ("DELETE", ["v2", "apis", api, "stages", stage, "routesettings", key]):
+                service._stages[api][stage]["routeSettings"].pop(key, None)
+                return 204, {}, b""
+        return await handle(method, path, *rest)
+
+    service.handle_request = handle_or_delete
 
 
 def complete_authorizers() -> None:

@@ -52,6 +52,31 @@ def test_the_connect_route_asks_the_authorizer(deployed: Deployed) -> None:
     assert re.search("[cC]onnect_?[aA]uthorizer", authorizer["AuthorizerUri"])
 
 
+def test_the_ping_route_is_attached_as_the_parameter_says(deployed: Deployed) -> None:
+    """Chalice removes it at each deployment, and `make resources` attaches it again."""
+
+    def keys() -> list[str]:
+        apis = deployed.client("apigatewayv2")
+        routes = apis.get_routes(ApiId=deployed.websocket_api)["Items"]
+        return sorted(route["RouteKey"] for route in routes)
+
+    chalices = ["$connect", "$default", "$disconnect"]
+    assert keys() == chalices
+    if deployed.method == "cloudformation":
+        return  # the emulator's CloudFormation has neither of the two kinds of responses
+    for command, expected in (
+        ("PingRoute=true", [*chalices, "ping"]),
+        ("deploy", chalices),
+        ("", [*chalices, "ping"]),
+        ("PingRoute=false", chalices),
+    ):
+        if command == "deploy":
+            deployed.chalice("deploy")
+        else:
+            deployed.command("resources", PARAMETERS=command)
+        assert keys() == expected
+
+
 def test_every_function_has_a_role_and_a_log_group_of_its_own(deployed: Deployed) -> None:
     """A packaged function logs to the group of its template; one of Chalice's, to Lambda's own."""
     functions = deployed.client("lambda").list_functions()["Functions"]

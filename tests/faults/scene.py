@@ -22,7 +22,7 @@ from gateway.functions.environments import Environments
 from gateway.functions.execution_environment import FunctionError
 from gateway.functions.schedules import scheduled_event
 from tests.faults.spoiler import AWS, CONNECTIONS, DEATHS, Plan, Spoiler, reset, spoiler, untouched
-from tests.support.clients import Client, Socket, configured, eventually, served, token
+from tests.support.clients import LEAVE, Client, Socket, configured, eventually, served, token
 from tests.support.queues import hide_jobs_for
 from tests.support.tables import TABLES, assert_they_agree, empty, scan
 
@@ -159,7 +159,7 @@ class Scene:
             report = self.report({"users": [user]})
             assert report["delivered"] == len(self.sockets[user])
             for socket in self.sockets[user]:
-                found = _messages_until("pong", socket, {"action": "ping"})
+                found = _messages_until("left", socket, LEAVE)
                 assert report["id"] in [message["id"] for message in found]
 
     # --- What users do
@@ -241,7 +241,7 @@ class Scene:
         return [
             message["id"]
             for socket in self.sockets[user]
-            for message in _messages_until("pong", socket, {"action": "ping"})
+            for message in _messages_until("left", socket, LEAVE)
         ]
 
     def resumed(self, user: str) -> list[str]:
@@ -276,7 +276,8 @@ def scene() -> Iterator[Scene]:
             # delivery goes on, are in tests/unit/fanout/test_rate.py.
             "HERALD_FANOUT_RATE": "0",
             "GATEWAY_CONCURRENCY": "1",
-            "GATEWAY_SCHEDULE_SECONDS": "86400",  # the test sweeps
+            "GATEWAY_SCHEDULE_SECONDS": "86400",  # the test sweeps, eleven minutes later
+            "HERALD_STALE_AFTER_SECONDS": "600",
         }
         # The emulator's address is known once the gateway runs; no function runs before that.
         running = stack.enter_context(served(configured(**environment)))

@@ -60,6 +60,14 @@ def join(stage: Scene) -> None:
         stage.assert_says_no(answer)
 
 
+def heartbeat(stage: Scene) -> None:
+    stage.connect("bob")
+    with stage.spoiled():
+        answer = stage.ask("bob", action="heartbeat")
+    if answer.get("type") != "heartbeat":
+        stage.assert_says_no(answer)
+
+
 def send(stage: Scene) -> None:
     stage.connect("alice")
     stage.connect("bob")
@@ -150,14 +158,19 @@ CALLS: dict[Operation, int] = {
     connect: 3,
     disconnect: 5,
     join: 4,
+    heartbeat: 2,
     send: 5,
     resume: 7,
     post: 7,
     fan_out: 16,
-    sweep: 36,
+    sweep: 39,
 }
 """The number of calls that each operation makes without a fault. A sweep makes its calls in any
 order, because its shards run in parallel."""
+
+AT_MOST: dict[Operation, int] = {sweep: 42}
+"""The most calls, where they depend on the moment: the `$disconnect` of the connection that the
+sweep closes makes one if the sweep has removed it by then, and else four."""
 
 REPEATABLE = (answer_lost, cut_short, too_late, answered_too_late)
 """Faults after which a second try may repeat what the first one did."""
@@ -194,7 +207,8 @@ def cases() -> list[Any]:
 def test_an_operation_makes_its_known_number_of_calls(stage: Scene, operation: Operation) -> None:
     stage.plan = Plan(untouched, 0, 1000)
     operation(stage)
-    assert len(stage.calls) == CALLS[operation], stage.calls
+    calls = CALLS[operation]
+    assert calls <= len(stage.calls) <= AT_MOST.get(operation, calls), stage.calls
     stage.assert_consistent()
     stage.assert_reachable()
 

@@ -18,18 +18,15 @@ DEFAULTS = {name: str(setting["Default"]) for name, setting in API_SETTINGS.item
 
 
 class Recorder:
-    """An SDK client of `apigatewayv2` that records the calls, and makes those on routes."""
+    """An SDK client of `apigatewayv2` that records the calls before it makes them."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
-        self.exceptions = client.exceptions
         self.calls: list[tuple[str, Any]] = []
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(**parameters: Any) -> Any:
             self.calls.append((name, parameters))
-            if name in ("create_deployment", "update_stage", "delete_route_settings"):
-                return {"DeploymentId": "d"}
             return getattr(self.client, name)(**parameters)
 
         return call
@@ -128,7 +125,7 @@ def test_the_route_is_deployed_before_its_throttle_is_set(client: Any, api: str)
     order = [name for name, _ in recorder.calls]
     assert order.index("create_route_response") < order.index("create_deployment")
     deployed, throttled = recorder.named("update_stage")
-    assert deployed["DeploymentId"] == "d"
+    assert deployed.keys() == {"ApiId", "StageName", "DeploymentId"}
     assert throttled["RouteSettings"]["ping"] == {
         "ThrottlingRateLimit": 7.0,
         "ThrottlingBurstLimit": 2500,

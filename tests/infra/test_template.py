@@ -73,8 +73,9 @@ def test_the_websocket_stage_sets_its_routes_limits_only_once_the_routes_exist()
         "WebsocketConnectRoute",
         "WebsocketMessageRoute",
         "WebsocketDisconnectRoute",
-        "PingRoute",
     }
+    implied = {"Fn::Sub": "Its route ${WebsocketPingRoute} answers pings"}
+    assert stage["Properties"]["Description"]["Fn::If"][:2] == ["HasPingRoute", implied]
     settings = stage["Properties"]["RouteSettings"]
     assert settings.keys() == WEBSOCKET_THROTTLES.keys() == {"$connect", "ping"}
     condition, of_ping, otherwise = settings["ping"]["Fn::If"]
@@ -91,7 +92,9 @@ def test_the_ping_route_is_on_unless_the_parameter_says_otherwise() -> None:
     assert PARAMETERS["PingRoute"]["Default"] == "true"
     assert MERGED["Conditions"]["HasPingRoute"] == {"Fn::Equals": [{"Ref": "PingRoute"}, "true"]}
     ping = {name for name, one in RESOURCES.items() if one.get("Condition") == "HasPingRoute"}
-    assert ping == {"PingIntegration", "PingIntegrationResponse", "PingRoute", "PingRouteResponse"}
+    kinds = ("Integration", "IntegrationResponse", "Route", "RouteResponse")
+    assert ping == {f"WebsocketPing{kind}" for kind in kinds}
+    assert not RESOURCES.keys() & PARAMETERS.keys()
 
 
 def test_workers_leave_concurrency_to_the_functions_that_clients_call() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.clients import Client, eventually
+from tests.support.clients import LEAVE, Client, eventually, token
 
 
 def test_a_send_is_acknowledged_with_its_report(herald: Client, user: str) -> None:
@@ -42,10 +42,10 @@ DEEP = "[" * 10_000
         ('{"action": "nope", "ref": "r"}', "bad_request", "action"),
         ('{"action": ["ping"]}', "bad_request", "action"),
         ('{"ref": "r"}', "bad_request", "action"),
-        ('{"action": "ping", "ref": 1}', "bad_request", "ref"),
-        ('{"action": "ping", "extra": 1}', "bad_request", "extra"),
-        ('{"action": "ping", "ref": "\\ud800"}', "bad_request", "ref contains a lone surrogate"),
-        ('{"action": "ping", "\\ud800": 1}', "bad_request", "? is not a known field"),
+        ('{"action": "heartbeat", "ref": 1}', "bad_request", "ref"),
+        ('{"action": "heartbeat", "extra": 1}', "bad_request", "extra"),
+        ('{"action": "join", "ref": "\\ud800"}', "bad_request", "ref contains a lone surrogate"),
+        ('{"action": "heartbeat", "\\ud800": 1}', "bad_request", "? is not a known field"),
         (
             '{"action": "join", "group": "\\ud800"}',
             "bad_request",
@@ -71,22 +71,41 @@ def test_bad_input_is_answered_with_an_error_and_the_socket_stays_open(
     eventually(lambda: not herald.connections("clumsy"))
 
 
-def test_a_frame_updates_the_last_activity(herald: Client, user: str) -> None:
+@pytest.mark.parametrize("frame", [LEAVE, {"action": "heartbeat"}, {"action": "nope"}])
+def test_a_frame_updates_the_last_activity(herald: Client, user: str, frame: Any) -> None:
     socket = herald.connect(user)
 
-    def timestamp() -> int:
-        [item] = herald.connections(user)
-        return int(item["timestamp"]["N"])
+    def activity() -> int:
+        headers = {"Authorization": f"Bearer {token(user)}"}
+        answer = herald.http.get(f"/users/{user}/connections", headers=headers)
+        [shown] = answer.json()["connections"]
+        seen = int(herald.presence(user)["lastSeen"])
+        assert seen == shown["timestamp"]
+        return seen
 
-    connected = timestamp()
+    connected = activity()
     time.sleep(0.01)
-    socket.ask({"action": "ping"})
-    assert timestamp() > connected
+    socket.ask(frame)
+    assert activity() > connected
+
+
+def test_a_heartbeat_is_answered_with_the_time_and_its_ref_once_a_minute(
+    herald: Client, user: str
+) -> None:
+    socket = herald.connect(user)
+    before = int(time.time() * 1000)
+    answer = socket.ask({"action": "heartbeat", "ref": "r1"})
+    assert before <= answer.pop("timestamp") <= time.time() * 1000
+    assert answer == {"type": "heartbeat", "ref": "r1"}
+    refused = socket.ask({"action": "heartbeat", "ref": "r2"})
+    assert (refused["code"], refused["ref"]) == ("rate_limited", "r2")
+    assert 50_000 < refused["retryAfterMs"] <= 60_000
+    assert herald.connect(user).ask({"action": "heartbeat"})["type"] == "heartbeat"
 
 
 def test_many_frames_at_once_are_all_answered(herald: Client, user: str) -> None:
     socket = herald.connect(user)
     for number in range(100):
-        socket.connection.send(json.dumps({"action": "ping", "ref": str(number)}))
+        socket.connection.send(json.dumps({**LEAVE, "ref": str(number)}))
     answers: list[Any] = [socket.receive() for _ in range(100)]
     assert {answer["ref"] for answer in answers} == {str(number) for number in range(100)}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.aws.emulator import client
-from tests.support.clients import Client, Socket, eventually
+from tests.support.clients import LEAVE, Client, Socket, eventually, token
 from tests.support.stub import Stub, stub
 
 TOPIC = "arn:aws:sns:us-east-1:000000000000:herald-notices"
@@ -194,8 +194,16 @@ def test_a_connection_that_fails_is_stale_until_its_client_sends_a_frame(
 
     stubbed.behaviours[connection] = [200]
     assert herald.report({"users": [user]})["delivered"] == 1
-    socket.connection.send('{"action": "ping"}')
-    eventually(lambda: herald.connections(user)[0]["status"]["S"] == "active")
+    assert shown_status(herald, user) == "stale"
+    socket.connection.send(json.dumps(LEAVE))
+    eventually(lambda: shown_status(herald, user) == "active")
+
+
+def shown_status(herald: Client, user: str) -> str:
+    """Return the status of a user's only connection, as REST shows it."""
+    headers = {"Authorization": f"Bearer {token(user)}"}
+    [shown] = herald.http.get(f"/users/{user}/connections", headers=headers).json()["connections"]
+    return str(shown["status"])
 
 
 def test_gone_connections_are_removed_without_a_notice(

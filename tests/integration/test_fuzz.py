@@ -19,6 +19,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.support.clients import (
     EVERY_SCOPE,
+    LEAVE,
     RECEIVE_SECONDS,
     Client,
     Socket,
@@ -188,7 +189,9 @@ def test_any_handshake_without_a_valid_token_is_refused(
     assert refused.value.response.status_code in (400, 401, 403)
 
 
-actions = st.sampled_from(["ping", "send", "join", "leave", "resume", "refresh", ""]) | text
+actions = (
+    st.sampled_from(["ping", "heartbeat", "send", "join", "leave", "resume", "refresh", ""]) | text
+)
 frames = st.fixed_dictionaries(
     {},
     optional={
@@ -217,9 +220,9 @@ def test_any_frame_gets_a_documented_answer_and_the_socket_stays_open(
     while answer["type"] in ("messages", "notice"):
         answer = open_socket.receive()
     assert answer["type"] in (
-        "ack", "error", "joined", "left", "pong", "refreshed", "resumed",
+        "ack", "error", "heartbeat", "joined", "left", "pong", "refreshed", "resumed",
     ), answer  # fmt: skip
     assert answer.get("code") != "internal"
-    open_socket.connection.send('{"action": "ping"}')  # accepted: fewer than 100 refused in a row
-    while open_socket.receive()["type"] != "pong":
+    open_socket.connection.send(json.dumps(LEAVE))  # accepted: fewer than 100 refused in a row
+    while open_socket.receive()["type"] != "left":
         pass

@@ -71,7 +71,7 @@ def do_everything(herald: Client, stubbed: Stub) -> None:
         herald.connect(user, groups=["team", "room-*"])
     socket = herald.connect("dave", groups=["team", "room-*"])
     for frame in (
-        {"action": "ping"},
+        {"action": "heartbeat"},
         {"action": "join", "group": "room-1"},
         {"action": "leave", "group": "room-1"},
         {"action": "refresh", "token": token("dave")},

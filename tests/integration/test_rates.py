@@ -1,5 +1,6 @@
 """Rate limits and quotas through the gateway: the answers at the limits."""
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.support.clients import Client, eventually, token, whole_lines
+from tests.support.clients import LEAVE, Client, eventually, token, whole_lines
 
 Start = Callable[..., Client]
 
@@ -17,7 +18,7 @@ Start = Callable[..., Client]
 def test_rest_and_websockets_share_one_rate(herald_with: Start, user: str) -> None:
     herald = herald_with(HERALD_MESSAGE_RATE="0.05", HERALD_MESSAGE_BURST="4")
     socket = herald.connect(user)
-    assert socket.ask({"action": "ping"})["type"] == "pong"
+    assert socket.ask(LEAVE)["type"] == "left"
     assert socket.ask("not json")["code"] == "bad_request"  # an invalid frame counts, too
     for _ in range(2):
         batch = {"messages": [{"to": {"users": ["x"]}, "data": 1}] * 3}
@@ -25,7 +26,7 @@ def test_rest_and_websockets_share_one_rate(herald_with: Start, user: str) -> No
     limited = herald.post({"to": {"users": ["x"]}, "data": 1}, user)
     assert (limited.status_code, limited.json()["code"]) == (429, "rate_limited")
     assert 1 <= int(limited.headers["Retry-After"]) <= 20
-    frame = socket.ask({"action": "ping", "ref": "r"})
+    frame = socket.ask({**LEAVE, "ref": "r"})
     assert (frame["code"], frame["ref"]) == ("rate_limited", "r")
     assert 1 <= frame["retryAfterMs"] <= 20_000
     # Another user has a rate of their own.
@@ -43,7 +44,7 @@ def test_the_quota_counts_each_message(herald_with: Start, user: str) -> None:
     send = {"action": "send", "to": {"users": ["x"]}, "data": 1}
     assert socket.ask(send)["type"] == "ack"
     assert socket.ask(send)["code"] == "quota_exceeded"
-    assert socket.ask({"action": "ping"})["type"] == "pong"
+    assert socket.ask(LEAVE)["type"] == "left"
 
 
 def test_connecting_too_often_is_429(herald_with: Start, user: str) -> None:
@@ -61,7 +62,7 @@ def test_a_limiter_that_fails_closed_refuses_messages(herald_with: Start, user: 
     answer = herald.post({"to": {"all": True}, "data": 1}, user)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert int(answer.headers["Retry-After"]) >= 1
-    assert socket.ask({"action": "ping"})["code"] == "unavailable"
+    assert socket.ask(LEAVE)["code"] == "unavailable"
 
 
 def test_a_limiter_that_fails_open_lets_messages_pass(herald_with: Start, user: str) -> None:
@@ -71,7 +72,7 @@ def test_a_limiter_that_fails_open_lets_messages_pass(herald_with: Start, user: 
     for _ in range(3):
         assert herald.report({"all": True}, user=user)["delivered"] == 1
         assert socket.messages() == ["hello"]
-        assert socket.ask({"action": "ping"})["type"] == "pong"
+        assert socket.ask(LEAVE)["type"] == "left"
     assert herald.refusal(f"?token={token(user)}") == 503  # the new connection can't be stored
 
 
@@ -79,15 +80,15 @@ def test_a_flood_does_not_use_up_other_users_rates(herald_with: Start, user: str
     herald = herald_with(HERALD_MESSAGE_RATE="0.01", HERALD_MESSAGE_BURST="10")
     flood, other = herald.connect(user), herald.connect(f"{user}-2")
     for _ in range(100):  # of which 90 are refused, so that the connection stays open
-        flood.connection.send('{"action": "ping"}')
-    pongs = 0
+        flood.connection.send(json.dumps(LEAVE))
+    accepted = 0
     for number in range(10):
-        assert other.ask({"action": "ping", "ref": str(number)})["type"] == "pong"
+        assert other.ask({**LEAVE, "ref": str(number)})["type"] == "left"
     for _ in range(100):
         answer = flood.receive()
-        pongs += answer["type"] == "pong"
-        assert answer["type"] == "pong" or answer["code"] == "rate_limited"
-    assert pongs == 10
+        accepted += answer["type"] == "left"
+        assert answer["type"] == "left" or answer["code"] == "rate_limited"
+    assert accepted == 10
 
 
 def test_a_request_of_ten_thousand_copies_is_paid_for_by_refusals(
@@ -240,7 +241,7 @@ def test_a_connection_is_closed_with_the_error_of_the_100th_refused_frame(
     for _ in range(2):
         for _ in range(99):
             assert socket.ask(refused)["type"] == "error"
-        assert socket.ask({"action": "ping"})["type"] == "pong"
+        assert socket.ask(LEAVE)["type"] == "left"
     for _ in range(100):
         assert socket.ask(refused)["type"] == "error"
     assert socket.closed_with() == (1000, "Connection Closed Normally")
@@ -254,6 +255,6 @@ def test_a_frame_costs_what_a_post_costs(herald_with: Start, user: str) -> None:
     names = [f"nobody-{number}" for number in range(100)]
     send = {"action": "send", "to": {"users": names}, "data": "x" * 3500}
     assert socket.ask(send)["type"] == "ack"
-    refused = socket.ask({"action": "ping"})
+    refused = socket.ask(LEAVE)
     assert refused["code"] == "rate_limited"
     assert 50_000 <= refused["retryAfterMs"] <= 100_000

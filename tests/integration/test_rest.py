@@ -123,9 +123,9 @@ def test_an_unreadable_frame_is_a_bad_request_with_a_short_message(
     socket = herald.connect(user)
     for frame, detail in (
         ("[" * 32_000, "the JSON is nested deeper than 500"),
-        ('{"action": "ping", "action": "send"}', "action is repeated"),
-        ('{"action": "ping", "data": 1e999}', "a number is out of range"),
-        ('{"' + "x" * 30_000 + '": 1, "action": "ping"}', "xxx"),
+        ('{"action": "join", "action": "send"}', "action is repeated"),
+        ('{"action": "join", "data": 1e999}', "a number is out of range"),
+        ('{"' + "x" * 30_000 + '": 1, "action": "heartbeat"}', "xxx"),
         ('{"action": "' + "x" * 30_000 + '"}', "action must be one of"),
     ):
         answer = socket.ask(frame)

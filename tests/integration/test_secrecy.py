@@ -187,7 +187,7 @@ def speak_well_and_badly(herald: Client, trouble: Stub, evidence: Evidence) -> N
             {"action": "send", "to": {"users": ["alice"]}, "data": BODY, "type": 7},
             {"action": "send", "to": {"users": [7]}, "data": BODY},
             {"action": BODY, "data": BODY},
-            {"action": "ping", "data": BODY},
+            {"action": "heartbeat", "data": BODY},
             {"action": "refresh", "token": evidence.token("bob")},
             {"action": "refresh", "token": evidence.token("mallory")},
             *({"action": "refresh", "token": bad} for bad in bad_tokens(evidence)),

@@ -22,7 +22,7 @@ from tests.faults.spoiler import (
     too_late,
     untouched,
 )
-from tests.support.clients import Client, eventually, token
+from tests.support.clients import LEAVE, Client, eventually, token
 from tests.support.proxy import Proxy, proxy
 
 ANSWER_SECONDS = 3.0
@@ -67,11 +67,12 @@ def test_every_entry_point_answers_503_while_storage_is_down_and_then_recovers(
     assert int(answer.headers["Retry-After"]) >= 1
     eventually(lambda: herald.http.get("/health").status_code == 503)  # the last answer is kept
 
-    frame = socket.ask({"action": "ping", "ref": "r"})
-    assert (frame["type"], frame["code"], frame["ref"]) == ("error", "unavailable", "r")
+    for asked in (LEAVE, {"action": "heartbeat"}):
+        frame = socket.ask({**asked, "ref": "r"})
+        assert (frame["type"], frame["code"], frame["ref"]) == ("error", "unavailable", "r")
 
     storage.become("up")
-    assert socket.ask({"action": "ping"})["type"] == "pong"
+    assert socket.ask({"action": "heartbeat"})["type"] == "heartbeat"
     herald.connect(user)
     assert herald.report({"users": [user]})["delivered"] == 2
     eventually(lambda: herald.http.get("/health").status_code == 200)

@@ -230,6 +230,10 @@ def ping(herald: Client, here: Side, there: Side) -> None:
     assert told(here.sockets["alice"].ask({"action": "ping"})) == {"type": "pong"}
 
 
+def send_a_heartbeat(herald: Client, here: Side, there: Side) -> None:
+    assert told(here.sockets["alice"].ask({"action": "heartbeat"})) == {"type": "heartbeat"}
+
+
 def send_a_message(herald: Client, here: Side, there: Side) -> None:
     socket = here.sockets["alice"]
 
@@ -305,6 +309,7 @@ def refresh_the_token(herald: Client, here: Side, there: Side) -> None:
 
 ACTIONS: dict[str, Attack] = {
     "ping": ping,
+    "heartbeat": send_a_heartbeat,
     "send": send_a_message,
     "join": join_a_group,
     "leave": leave_a_group,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.clients import EVERY_SCOPE, Client, eventually, token
+from tests.support.clients import EVERY_SCOPE, LEAVE, Client, eventually, token
 
 LEEWAY = 5
 
@@ -44,7 +44,7 @@ def test_a_frame_after_the_expiry_is_answered_with_an_error_and_a_close(
     exp = nearly_expired()
     socket = herald.connect(user, exp=exp)
     outlive(exp)
-    answer = socket.ask({"action": "ping", "ref": "r"})
+    answer = socket.ask({"action": "heartbeat", "ref": "r"})
     assert (answer["type"], answer["code"], answer["ref"]) == ("error", "token_expired", "r")
     assert socket.closed_with()[0] == 1000
     eventually(lambda: not herald.connections(user))
@@ -63,7 +63,8 @@ def test_a_refreshed_token_keeps_a_connection_alive_with_its_own_rights(
     assert item["groups"] == {"SS": ["b"]}
     assert "eyJ" not in str(item)
     outlive(exp)
-    assert socket.ask({"action": "ping"})["type"] == "pong"
+    assert socket.ask({"action": "heartbeat"})["type"] == "heartbeat"
+    assert socket.ask(LEAVE)["type"] == "left"
     assert herald.report({"users": [user]})["delivered"] == 1
     assert socket.messages() == ["hello"]
     refused = socket.ask({"action": "send", "to": {"users": [user]}, "data": 1})

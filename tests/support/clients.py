@@ -123,6 +123,10 @@ class Client:
         return str(item["connectionId"]["S"])
 
 
+LEAVE = {"action": "leave", "group": "no-group"}
+"""A frame that is charged, accepted and answered with `left`, whatever was sent before it."""
+
+
 class Socket:
     """An open WebSocket that speaks JSON."""
 

@@ -11,7 +11,9 @@ from referencing.jsonschema import DRAFT202012
 from gateway.configuration import PROJECT
 
 DOCUMENTS = {
-    name: yaml.safe_load((PROJECT / "docs" / name).read_text())
+    name: yaml.load(
+        (PROJECT / "docs" / name).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )
     for name in ("openapi.yaml", "asyncapi.yaml")
 }
 BASE = "https://herald.invalid/"  # the documents refer to each other by these names

@@ -145,9 +145,9 @@ def scan(client: Any, table: str) -> Iterator[Any]:
 
 
 class Remembering:
-    """A DynamoDB client that caches scans until a write. All writes must go through it.
+    """A DynamoDB client that caches a scan until the table is written to, always through it.
 
-    For tests that read whole tables after each step, since most steps write nothing.
+    For tests that read whole tables after each step, since most steps write to one or none.
     """
 
     READS = frozenset({"batch_get_item", "get_item", "get_paginator", "query", "scan"})
@@ -165,7 +165,8 @@ class Remembering:
             try:
                 return call(*arguments, **parameters)
             finally:
-                self._items.clear()
+                for table in _tables_written(parameters):
+                    self._items.pop(table, None)
 
         return write
 
@@ -174,6 +175,17 @@ class Remembering:
         if table not in self._items:
             self._items[table] = list(scan(self._client, table))
         return self._items[table]
+
+
+def _tables_written(parameters: dict[str, Any]) -> set[str]:
+    """Return the tables that a call with these parameters may write to."""
+    if "TransactItems" in parameters:
+        return {
+            action["TableName"] for item in parameters["TransactItems"] for action in item.values()
+        }
+    if "RequestItems" in parameters:
+        return set(parameters["RequestItems"])
+    return {parameters["TableName"]}
 
 
 def create(client: Any, tables: Tables) -> None:

@@ -107,12 +107,12 @@ class Life(RuleBasedStateMachine):
         self.smooth = False
 
     @precondition(lambda self: any(it.state == "open" for it in self.world.sockets.values()))
-    @rule(data=st.data(), action=st.sampled_from(["ping", "join", "join", "leave"]), soon=SOON)
+    @rule(data=st.data(), action=st.sampled_from(["heartbeat", "join", "join", "leave"]), soon=SOON)
     def a_client_sends_a_frame(self, data: st.DataObject, action: str, soon: int) -> None:
         socket = self._draw(data, "open")
         assert socket is not None
         frame = {"action": action}
-        if action != "ping":
+        if action != "heartbeat":
             frame["group"] = data.draw(st.sampled_from(["team", "room-1"]))
         self._send_frame(socket, frame, soon)
 
@@ -197,7 +197,7 @@ class Life(RuleBasedStateMachine):
         for socket in list(self.world.sockets.values()):
             # If its eviction crashed half way, the client is told at its next frame.
             if socket.state == "open":
-                self._send_frame(socket, {"action": "ping"})
+                self._send_frame(socket, {"action": "leave", "group": "team"})
         self.world.now += STALE_AFTER_SECONDS * 1000 + USERS_INTERVAL_MS
         self._run(lambda herald: herald.sweeper.sweep(Deadline.after(NEVER)))
         self._assert_all_agree()

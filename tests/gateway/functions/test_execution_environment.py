@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.configuration import PROJECT
+from gateway.functions import execution_environment
 from gateway.functions.execution_environment import ExecutionEnvironment, FunctionError
 from tests.support.process import children
 from tests.support.slow_app import SLOW_APP
@@ -78,6 +79,30 @@ def test_a_failed_invocation_raises_the_error_that_lambda_reports(
     with pytest.raises(FunctionError) as failed:
         asyncio.run(_invoke(tmp_path, function, seconds))
     assert failed.value.cause == cause
+
+
+def test_on_a_terminal_the_output_is_shown_without_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(execution_environment, "on_terminal", lambda: True)
+    (tmp_path / "app.py").write_text(
+        SLOW_APP
+        + "def log(event, context):\n"
+        + "    print('{\"_aws\": 1}')\n"
+        + "    print('a line')\n"
+        + "    print('the rest', end='')\n"
+    )
+
+    async def run() -> None:
+        await _invoke(tmp_path, "log", 10)
+        while "the rest" not in (shown := capsys.readouterr().out):
+            lines.append(shown)
+            await asyncio.sleep(0.01)
+        lines.append(shown)
+
+    lines: list[str] = []
+    asyncio.run(run())
+    assert "".join(lines) == "a line\nthe rest\n"
 
 
 def test_an_app_that_cannot_be_imported_raises_its_error_and_leaves_no_process(

@@ -9,8 +9,8 @@ from botocore.session import Session
 
 from chalicelib.errors import Contended, Unavailable
 from chalicelib.store.dynamodb import THROTTLED_CODES, Cancelled, Retries, Store, dynamodb_client
-from chalicelib.store.expressions import Clause, put, update
-from chalicelib.store.schema import user_item_key
+from chalicelib.store.expressions import Clause, delete, put, update
+from chalicelib.store.schema import connection_key, user_item_key
 from tests.support.tables import TABLES, Counted
 
 AT_ONCE = Retries(batch_backoff_seconds=0, conflict_backoff_seconds=0)
@@ -187,3 +187,90 @@ def test_the_sdk_does_not_wait_for_a_throttled_batch(monkeypatch: pytest.MonkeyP
     with pytest.raises(Unavailable):
         store.put(TABLES.users, item)
     assert sent == ["BatchWriteItem", "PutItem", "PutItem"]
+
+
+class Throttling(Counted):
+    """A client that leaves all but the first request of a batch, or refuses the batch, a number of
+    times."""
+
+    def __init__(self, client: Any, times: int, code: str | None) -> None:
+        super().__init__(client)
+        self._times = times
+        self._code = code
+
+    def batch_write_item(self, RequestItems: Any) -> Any:  # noqa: N803
+        self.calls.append("batch_write_item")
+        if self.calls.count("batch_write_item") > self._times:
+            return self._client.batch_write_item(RequestItems=RequestItems)
+        if self._code is not None:
+            raise ClientError({"Error": {"Code": self._code, "Message": ""}}, "BatchWriteItem")
+        [(table, [first, *rest]), *others] = RequestItems.items()
+        self._client.batch_write_item(RequestItems={table: [first]})
+        return {"UnprocessedItems": {**dict(others), **({table: rest} if rest else {})}}
+
+
+def writes(user: str) -> list[Any]:
+    """Return puts and deletes in two tables."""
+    table, other = TABLES.users, TABLES.connections
+    return [
+        *(put(table, user_item_key(f"{user}-{number}")) for number in range(2)),
+        delete(table, user_item_key(f"{user}-old")),
+        put(other, connection_key(user)),
+    ]
+
+
+@pytest.mark.parametrize("code", [None, *sorted(THROTTLED_CODES)])
+def test_what_a_throttled_batch_leaves_is_written_again(
+    dynamodb: Any, user: str, code: str | None
+) -> None:
+    client: Any = Throttling(dynamodb, 2, code)
+    store = Store(client, TABLES, AT_ONCE)
+    store.put(TABLES.users, user_item_key(f"{user}-old"))
+    store.batch_write(writes(user))
+    assert client.calls.count("batch_write_item") == 3
+    assert store.get(TABLES.connections, connection_key(user))
+    found = [store.get(TABLES.users, user_item_key(f"{user}-{one}")) for one in (0, 1, "old")]
+    assert [one is None for one in found] == [False, False, True]
+
+
+@pytest.mark.parametrize("code", [None, "ThrottlingException"])
+def test_a_batch_that_stays_throttled_raises_unavailable(
+    dynamodb: Any, user: str, code: str | None
+) -> None:
+    client: Any = Throttling(dynamodb, 1000, code)
+    with pytest.raises(Unavailable, match="too busy"):
+        Store(client, TABLES, AT_ONCE._replace(batch_tries=2)).batch_write(writes(user))
+    assert client.calls == ["batch_write_item"] * 2
+
+
+def test_a_large_batch_is_written_in_order_25_at_a_time(dynamodb: Any, user: str) -> None:
+    client: Any = Counted(dynamodb)
+    store = Store(client, TABLES)
+    keys = [user_item_key(f"{user}-{number}") for number in range(51)]
+    store.batch_write([put(TABLES.users, key) for key in keys])
+    assert client.calls == ["batch_write_item"] * 3
+    assert all(store.get(TABLES.users, key) for key in keys)
+    store.batch_write([])
+    assert client.calls.count("batch_write_item") == 3
+
+
+def test_a_batch_that_fails_raises_unavailable(dynamodb: Any, user: str) -> None:
+    client: Any = Throttling(dynamodb, 1, "AccessDeniedException")
+    with pytest.raises(Unavailable):
+        Store(client, TABLES, AT_ONCE).batch_write(writes(user))
+    assert client.calls == ["batch_write_item"]
+
+
+def test_a_create_and_a_delete_whose_condition_fails_have_the_item(
+    dynamodb: Any, user: str
+) -> None:
+    store, item = Store(dynamodb, TABLES), user_item_key(user)
+    store.create(put(TABLES.users, item, ABSENT))
+    with pytest.raises(Cancelled) as cancelled:
+        store.create(put(TABLES.users, item, ABSENT))
+    assert cancelled.value.items == [item]
+    with pytest.raises(Cancelled) as cancelled:
+        store.delete(delete(TABLES.users, item, ABSENT))
+    assert cancelled.value.items == [item]
+    store.delete(delete(TABLES.users, item))
+    assert store.get(TABLES.users, item) is None

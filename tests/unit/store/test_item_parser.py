@@ -81,7 +81,7 @@ class Answered:
         }
         self._response = AWSResponse("https://dynamodb", status, all_headers, None)
         self._response._content = body
-        call = {
+        call: Any = {
             "Query": lambda: self._client.query(TableName="t", KeyConditionExpression="a = b"),
             "Scan": lambda: self._client.scan(TableName="t"),
             "BatchGetItem": lambda: self._client.batch_get_item(

@@ -210,8 +210,8 @@ BROADCAST_ONLY = {
 def services(per_cpu: float) -> dict[str, dict[str, float]]:
     """Return the dollars a month of each service that can send broadcasts, by what is sent.
 
-    AppSync Events and IoT Core keep a connection open for a day, and send their own pings free of
-    charge. A connection costs an operation, and its subscription another one.
+    AppSync Events and IoT Core keep a connection open for a day, without pings that are billed. A
+    connection costs an operation, and its subscription another one.
     """
     return {
         name: {

@@ -22,10 +22,10 @@ class Units(NamedTuple):
 
 # --- Connections
 
-OPEN = Units(calls=2, writes=4)  # the connection, its index entry, its roster entry; the user
-END = Units(calls=2, writes=4)  # the same
-OPEN_IN_A_GROUP = Units(calls=2, writes=5)
-END_IN_A_GROUP = Units(calls=3, writes=6)  # and its past memberships
+OPEN = Units(calls=3, writes=4)  # the connection and its index entry, its roster entry, the user
+END = Units(calls=3, writes=4)  # the same
+OPEN_IN_A_GROUP = Units(calls=3, writes=5)
+END_IN_A_GROUP = Units(calls=4, writes=6, reads=1)  # and its past memberships
 HEARTBEAT = Units(calls=1, writes=1)  # the connection
 
 # --- Frames
@@ -41,16 +41,16 @@ RESUME = Units(calls=4, writes=1, reads=3)  # by a user in one group, who missed
 
 ROSTER_SHARDS = 8
 ROSTER = Units(calls=ROSTER_SHARDS, writes=0, reads=ROSTER_SHARDS)  # of a tenant's few connections
-ROSTER_ENTRY_BYTES = 350  # of a connection
+ROSTER_ENTRY_BYTES = 210  # of a connection
 QUEUED = Units(calls=5, writes=6)  # frame, history with its reference, content, progress
 JOB = Units(calls=3, writes=2, reads=1)  # of the queue: claim, content, counts
 
 # --- The sweep, of a connection
 
-CONNECTION_BYTES = 650
+CONNECTION_BYTES = 510
 UNPROVEN = Units(calls=0, writes=0, reads=0.5)  # the user of one without a heartbeat yet
 LAGGING = Units(calls=1, writes=1, reads=0.5)  # one whose frames only its user has seen
-TIED = Units(calls=0, writes=0, reads=1.1)  # each hour: whether a user's connection is there
+TIED = Units(calls=0, writes=0, reads=1.05)  # each hour: whether a user's connection is there
 
 EVENTS = {
     "a ping": PING,

@@ -66,9 +66,9 @@ def test_a_months_costs_are_the_prices_times_the_units() -> None:
     assert parts["connection minutes"] == pytest.approx(HOURS_A_MONTH * 60 * 0.25)
     assert parts["deliveries"] == pytest.approx(1.0)
     handshakes = MILLION * HOURS_A_MONTH * 3600 / LIFE_SECONDS
-    writes = units.OPEN_IN_A_GROUP.writes + units.END_IN_A_GROUP.writes
+    each = units.OPEN_IN_A_GROUP.plus(units.END_IN_A_GROUP)
     assert parts["DynamoDB: handshakes and ends"] == pytest.approx(
-        handshakes * writes * PRICES["DynamoDB write"]
+        handshakes * (each.writes * PRICES["DynamoDB write"] + each.reads * PRICES["DynamoDB read"])
     )
 
 

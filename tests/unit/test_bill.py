@@ -86,7 +86,7 @@ class Place:
     def sweep(self) -> None:
         self.herald.sweeper.sweep(Deadline.after(NEVER))
 
-    def bill(self, event: Callable[..., object], *arguments: Any, **named: Any) -> Units:
+    def cost_of(self, event: Callable[..., object], *arguments: Any, **named: Any) -> Units:
         """Return what an event costs."""
         self.meter.begin()
         event(*arguments, **named)
@@ -127,23 +127,23 @@ def sizes(place: Place, table: str) -> list[int]:
 
 def test_a_handshake_and_its_end(place: Place) -> None:
     known(place)
-    assert place.bill(place.connect) == units.OPEN
-    assert place.bill(place.disconnect, list(place.world.sockets.values())[-1]) == units.END
+    assert place.cost_of(place.connect) == units.OPEN
+    assert place.cost_of(place.disconnect, list(place.world.sockets.values())[-1]) == units.END
     assert units.OPEN.writes + units.END.writes <= 10
 
 
 def test_a_handshake_and_its_end_in_a_group(place: Place) -> None:
     known(place, "team")
-    assert place.bill(place.connect, USER, "team") == units.OPEN_IN_A_GROUP
+    assert place.cost_of(place.connect, USER, "team") == units.OPEN_IN_A_GROUP
     socket = list(place.world.sockets.values())[-1]
-    assert place.bill(place.disconnect, socket) == units.END_IN_A_GROUP
+    assert place.cost_of(place.disconnect, socket) == units.END_IN_A_GROUP
 
 
 def test_a_heartbeat_is_one_write_of_the_connection(place: Place) -> None:
     known(place)
     socket = place.connect()
     for _ in range(2):
-        assert place.bill(place.say, socket, action="heartbeat") == units.HEARTBEAT
+        assert place.cost_of(place.say, socket, action="heartbeat") == units.HEARTBEAT
         assert place.meter.calls == ["update_item"]
         assert place.meter.writes == {LIFE.connections: 1}
 
@@ -169,7 +169,7 @@ def test_a_message_to_a_user(place: Place) -> None:
     place.connect(OTHER_USER)
     place.send(socket, {"users": [OTHER_USER]})
     whole = units.FRAME[1].plus(units.HISTORY, units.RECIPIENTS)
-    assert place.bill(place.send, socket, {"users": [OTHER_USER]}) == whole
+    assert place.cost_of(place.send, socket, {"users": [OTHER_USER]}) == whole
 
 
 def test_a_resume_in_one_group(place: Place) -> None:
@@ -180,7 +180,7 @@ def test_a_resume_in_one_group(place: Place) -> None:
     for to in ({"users": [USER]}, {"groups": ["team"]}, {"all": True}):
         place.send(sender, to)
     socket = place.connect(USER, "team")
-    assert place.bill(place.say, socket, action="resume", after=had) == units.RESUME
+    assert place.cost_of(place.say, socket, action="resume", after=had) == units.RESUME
     [messages, resumed] = place.world.frames[-2:]
     assert (len(messages["messages"]), resumed["count"], resumed["complete"]) == (3, 3, True)
 
@@ -221,10 +221,10 @@ def put_all(client: Any, table: str, items: Iterable[Any]) -> None:
 def test_a_message_to_all_costs_by_the_tenants_connections(place: Place) -> None:
     [sender, *_] = crowd(place)
     for _ in range(2):
-        alone = place.bill(place.send, sender, {"all": True})
+        alone = place.cost_of(place.send, sender, {"all": True})
     assert alone == units.FRAME[1].plus(units.HISTORY, units.ROSTER)
     add_tenant(place, connections=2000)
-    assert place.bill(place.send, sender, {"all": True}) == alone
+    assert place.cost_of(place.send, sender, {"all": True}) == alone
     assert len(place.world.received[sender.connection_id]) == 3
 
 
@@ -239,8 +239,8 @@ def test_a_queued_message_to_all(life: Any) -> None:
     place.world.estimate = 10
     place.send(sender, {"all": True})
     work_off(place)
-    assert place.bill(place.send, sender, {"all": True}) == units.QUEUED.plus(units.ROSTER)
-    assert place.bill(work_off, place) == units.JOB.plus(units.ROSTER)
+    assert place.cost_of(place.send, sender, {"all": True}) == units.QUEUED.plus(units.ROSTER)
+    assert place.cost_of(work_off, place) == units.JOB.plus(units.ROSTER)
 
 
 def work_off(place: Place) -> None:
@@ -267,7 +267,7 @@ def swept(place: Place, count: int = 40) -> list[Socket]:
 def by_table(place: Place) -> tuple[dict[str, int], dict[str, float]]:
     """Return what a sweep ten minutes later writes and reads, by table."""
     place.world.now += 10 * MINUTE_MS
-    place.bill(place.sweep)
+    place.cost_of(place.sweep)
     return dict(place.meter.writes), dict(place.meter.reads)
 
 

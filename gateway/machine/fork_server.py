@@ -43,10 +43,11 @@ class Descriptors(NamedTuple):
 def main(control: socket.socket, preloaded: str, program: str) -> None:
     """Fork a child for each request until the socket is closed; in a child, run the program."""
     signals.ignore_interrupts()
+    gc.disable()
     importlib.import_module(preloaded)
     module = importlib.import_module(program)
-    gc.collect()
     gc.freeze()  # a collection would copy the memory that children share
+    gc.enable()
     descriptors = _serve(control)
     if descriptors is not None and _become_program(descriptors, module.__file__ or "", program):
         module.main(descriptors.argument)

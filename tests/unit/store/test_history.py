@@ -225,10 +225,10 @@ def test_an_environment_relies_on_a_marker_that_another_one_moved_on(life: Any) 
 
 @given(
     delays=st.lists(
-        st.tuples(st.integers(0, 2), st.integers(0, 3 * MARKED_MS)), min_size=1, max_size=12
+        st.tuples(st.integers(0, 2), st.integers(0, 3 * MARKED_MS)), min_size=1, max_size=8
     )
 )
-@settings(suppress_health_check=list(HealthCheck), max_examples=30)
+@settings(suppress_health_check=list(HealthCheck), max_examples=15)
 def test_no_delay_is_noted_for_a_time_that_the_marker_does_not_cover(
     life: Any, delays: list[tuple[int, int]]
 ) -> None:

@@ -8,7 +8,7 @@ stub's core to write an item.
 
 Here the emulator answers each read once. A read that repeats it gets the same bytes. Writes succeed
 and are not kept, so the data must not change meanwhile. Answers come over TLS, with DynamoDB's
-checksum, WRITE_SECONDS or READ_SECONDS after the request.
+checksum: after WRITE_SECONDS, or after READ_SECONDS and the time for their size.
 """
 
 import asyncio
@@ -32,7 +32,8 @@ from bench.stub import Stub
 
 PROJECT = Path(__file__).parent.parent
 START_SECONDS = 30.0
-WRITE_SECONDS, READ_SECONDS = 0.005, 0.01  # most writes here have one item, most reads hundreds
+WRITE_SECONDS = 0.005
+READ_SECONDS, READ_BYTES_PER_SECOND = 0.003, 25_000_000  # 10 ms for a page of 1,000 recipients
 READS = ("BatchGetItem", "Query", "Scan")
 WRITES = {"BatchWriteItem": b'{"UnprocessedItems":{}}', "UpdateItem": b"{}"}
 """The responses of writes that succeed."""
@@ -54,7 +55,8 @@ class Replay:
         answer = WRITES.get(operation) or self._reads.get((operation, body))
         if answer is None:
             return await self._pass_on(request, operation, body)
-        await asyncio.sleep(WRITE_SECONDS if operation in WRITES else READ_SECONDS)
+        reading = READ_SECONDS + len(answer) / READ_BYTES_PER_SECOND
+        await asyncio.sleep(WRITE_SECONDS if operation in WRITES else reading)
         return _response(answer)
 
     async def _pass_on(self, request: Request, operation: str, body: bytes) -> Response:

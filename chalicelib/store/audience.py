@@ -24,7 +24,10 @@ from chalicelib.store.sorted_streams import (
     merged,
 )
 
-PAGE_ITEMS = 1000  # limits the memory that a page takes, not the cost of a read
+PAGE_ITEMS = 1024
+"""Limits the memory that a page takes, not the cost of a read. An audience that inline delivery can
+reach (`HERALD_INLINE_RECIPIENTS`) fits into one page, so that it is known to be complete."""
+SPREAD = 1.5  # of the first read of each stream: the shards of a roster differ in size
 USER, CONNECTION = "1", "2"  # in this order: a connection found by its user needs no look-up
 CONNECTIONS_PER_USER = 10  # the default limit of a user's connections
 
@@ -142,7 +145,8 @@ class Audiences:
             partial(self._read_members, group_key(tenant, group), selection, shard)
             for group, selection in selector.for_groups.items()
         ]
-        first_items = max(10, page_items // len([*groups, *roster]))
+        sources = len([*groups, *roster])
+        first_items = max(10, round(page_items * SPREAD / sources)) if sources > 1 else page_items
 
         def stream(read: Read, page_items: int) -> SortedStream:
             return SortedStream(read, after=shard.after, first=first_items, most=page_items)

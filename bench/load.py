@@ -80,15 +80,17 @@ def serve(channel: Connection) -> None:
 
 def kinds(server: int) -> dict[int, str]:
     """Return the kind of each process that takes part."""
-    found = {server: "gateway", os.getpid(): "clients"}
+    parents, lines = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError, ValueError):
             status = (folder / "stat").read_text().rpartition(")")[2].split()
-            line = (folder / "cmdline").read_text()
-            if int(status[1]) == server:
-                found[int(folder.name)] = (
-                    "emulator" if "gateway.aws.emulator" in line else "functions"
-                )
+            parents[int(folder.name)] = int(status[1])
+            lines[int(folder.name)] = (folder / "cmdline").read_text()
+    found = {server: "gateway", os.getpid(): "clients"}
+    for process, parent in parents.items():
+        if server in (parent, parents.get(parent)):  # environments are children of the fork server
+            emulator = "gateway.aws.emulator" in lines.get(process, "")
+            found[process] = "emulator" if emulator else "functions"
     return found
 
 

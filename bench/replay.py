@@ -3,12 +3,12 @@
     .venv/bin/python -m bench.replay DESCRIPTOR EMULATOR CERTIFICATE KEY    # bench.end_to_end does
 
 The emulator reads a whole partition for each page of a query, and a whole table for each page of a
-scan, so that the time to read an audience grows with its square. It needs a core for milliseconds
-to write an item. DynamoDB takes a few milliseconds of no core of ours.
+scan, so that the time to read an audience grows with its square. It also needs milliseconds of the
+stub's core to write an item.
 
 Here the emulator answers each read once. A read that repeats it gets the same bytes. Writes succeed
 and are not kept, so the data must not change meanwhile. Answers come over TLS, with DynamoDB's
-checksum, ONE_ITEM_SECONDS or MANY_ITEMS_SECONDS after the request.
+checksum, WRITE_SECONDS or READ_SECONDS after the request.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from bench.stub import Stub
 
 PROJECT = Path(__file__).parent.parent
 START_SECONDS = 30.0
-ONE_ITEM_SECONDS, MANY_ITEMS_SECONDS = 0.005, 0.01
+WRITE_SECONDS, READ_SECONDS = 0.005, 0.01  # most writes here have one item, most reads hundreds
 READS = ("BatchGetItem", "Query", "Scan")
 WRITES = {"BatchWriteItem": b'{"UnprocessedItems":{}}', "UpdateItem": b"{}"}
 """The responses of writes that succeed."""
@@ -54,7 +54,7 @@ class Replay:
         answer = WRITES.get(operation) or self._reads.get((operation, body))
         if answer is None:
             return await self._pass_on(request, operation, body)
-        await asyncio.sleep(ONE_ITEM_SECONDS if operation == "UpdateItem" else MANY_ITEMS_SECONDS)
+        await asyncio.sleep(WRITE_SECONDS if operation in WRITES else READ_SECONDS)
         return _response(answer)
 
     async def _pass_on(self, request: Request, operation: str, body: bytes) -> Response:

@@ -79,16 +79,37 @@ class Resumer:
         had_at = timestamp_of(after)
         kept_since = EpochMs(now - self._history.seconds * 1000)
         since = EpochMs(max(min(had_at, now), kept_since) - REACH_BACK_MS)
-        # The connections before the records; see `Memberships.of_open`.
-        of_open = self._of_open(principal, recipient, user)
+        missed = self._missed(
+            principal, recipient, after, user=user, now=now, since=since, kept_since=kept_since
+        )
+        sent = 0
+        for messages in missed.chunks():
+            self._send(messages, principal, recipient, deadline)
+            sent += len(messages)
+        return Resumed(sent, complete=had_at >= kept_since and not missed.lost)
+
+    def _missed(
+        self,
+        principal: Principal,
+        recipient: Recipient,
+        after: str,
+        *,
+        user: Item,
+        now: EpochMs,
+        since: EpochMs,
+        kept_since: EpochMs,
+    ) -> Missed:
+        """Read the first pages of two streams, and with them what else there is to read.
+
+        For the arguments see `resume` and `Missed`.
+        """
+        of_open = self._of_open(principal, recipient, user)  # first; see `Memberships.of_open`
         own_stream = user_stream(principal.tenant, principal.user_id)
-        own = self._history.first_page(own_stream, since)
-        records = own.others
-        if records is None:
-            records = self._memberships.records(principal)
         all_stream = everyone_stream(principal.tenant)
+        own = self._history.first_page(own_stream, since)
+        records = self._memberships.records(principal) if own.others is None else own.others
         to_all = self._history.first_page(all_stream, since)
-        missed = Missed(
+        return Missed(
             self._history,
             principal,
             recipient,
@@ -100,11 +121,6 @@ class Resumer:
             may_be_delayed=self._history.may_be_delayed(to_all, kept_since),
             limits=self._limits,
         )
-        sent = 0
-        for messages in missed.chunks():
-            self._send(messages, principal, recipient, deadline)
-            sent += len(messages)
-        return Resumed(sent, complete=had_at >= kept_since and not missed.lost)
 
     def _of_open(self, principal: Principal, recipient: Recipient, user: Item) -> list[Joined]:
         """Return when each of the user's open connections joined its groups.

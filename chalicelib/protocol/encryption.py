@@ -9,6 +9,7 @@ encrypts once for each user. joserfc decrypts what is stored. Both take 30 ms to
 imported when they are first needed.
 """
 
+import hmac
 import json
 import os
 from base64 import urlsafe_b64encode
@@ -18,7 +19,8 @@ from typing import NamedTuple, Protocol
 
 from chalicelib.settings import MasterKey
 
-KEY_BYTES = 32  # of A256GCM
+HASH = "sha256"  # of HKDF
+KEY_BYTES = 32  # of A256GCM, and of SHA-256
 CONTEXT = b"herald.v1 message key\0"  # any other use of a master key derives different keys
 STORAGE = "queue"  # stands in for a user key; it can't be one, since a user key contains a `/`
 IV_BYTES, TAG_BYTES = 12, 16  # of A256GCM: RFC 7518 section 5.3
@@ -144,9 +146,15 @@ def _base64url(content: bytes) -> bytes:
 
 
 def _derived(master_key: MasterKey, user_key: str) -> bytes:
-    """Derive a user's key: the user is part of HKDF's `info`, so each user gets another key."""
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+    """Derive a user's key: the user is part of HKDF's `info`, so each user gets another key.
 
+    One block of SHA-256 is the whole key, so it is HKDF's first block (RFC 5869 section 2.3).
+    """
     info = CONTEXT + user_key.encode()
-    return HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(master_key.secret)
+    return hmac.digest(_extracted(master_key.secret), info + b"\x01", HASH)
+
+
+@lru_cache(maxsize=4)
+def _extracted(secret: bytes) -> bytes:
+    """Return HKDF's pseudorandom key, without a salt (RFC 5869 section 2.2)."""
+    return hmac.digest(bytes(KEY_BYTES), secret, HASH)

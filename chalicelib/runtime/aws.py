@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from botocore import __version__ as botocore_version
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 from botocore.session import Session
@@ -19,6 +20,7 @@ CLIENT_LIMITS = Config(
     read_timeout=0.8,
     retries={"mode": "standard", "total_max_attempts": 2},
     max_pool_connections=50,
+    user_agent=f"Herald Botocore/{botocore_version}",
 )
 """Each call succeeds or fails within 3 s: two attempts of 0.8 s, and up to 1 s between them.
 
@@ -26,6 +28,9 @@ DynamoDB answers in milliseconds, so waiting longer is pointless, while a second
 socket makes up for a lost packet or a slow server. The SDK's defaults allow a minute for each
 attempt, which is longer than API Gateway waits for a handshake or a POST.
 https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
+
+The SDK would put its user agent together twice for each call, in 0.3 ms. It sends a string of our
+own as it is.
 """
 
 

@@ -160,9 +160,9 @@ CALLS: dict[Operation, int] = {
     join: 4,
     heartbeat: 2,
     send: 5,
-    resume: 7,
+    resume: 5,
     post: 7,
-    fan_out: 16,
+    fan_out: 17,
     sweep: 39,
 }
 """The number of calls that each operation makes without a fault. A sweep makes its calls in any

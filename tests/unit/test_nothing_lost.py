@@ -53,12 +53,16 @@ SOON = st.sampled_from([0, 1, 2, 3, 4, 50, 50, 50])
 
 @dataclass
 class Sent:
-    """A message, sent between the moments `began` and `ended` of the machine."""
+    """A message, sent between the moments `began` and `ended` of the machine.
+
+    A `queued` one is sent when the queue is empty again: it reaches who is a member by then.
+    """
 
     id: str
     to: dict[str, Any]
     began: int
     ended: int | None = None
+    accepted: bool = False
     stored: bool = True
     queued: bool = False
 
@@ -225,8 +229,10 @@ class Lives(RuleBasedStateMachine):
 
         def ended(handler: Handler) -> None:
             if handler.error is None:
-                sent.ended = next(self.moments)
+                sent.accepted = True
                 sent.queued = isinstance(handler.result[0], Queued)
+                if not sent.queued:
+                    sent.ended = next(self.moments)
 
         draft = parse_message({"to": to, "data": 1, "store": store}, may_encrypt=False)
         [message] = accept([draft], sender="server", stamp=Stamp.fresh(EpochMs(self.world.now)))
@@ -272,6 +278,13 @@ class Lives(RuleBasedStateMachine):
     # --- Invariants
 
     @invariant()
+    def queued_messages_are_sent_when_the_queue_is_empty(self) -> None:
+        if not self.world.queue and not self.handlers:
+            for sent in self.sent:
+                if sent.queued and sent.ended is None:
+                    sent.ended = next(self.moments)
+
+    @invariant()
     def clients_get_only_their_messages(self) -> None:
         sent = {one.id: one for one in self.sent}
         for reader in self.readers.values():
@@ -298,7 +311,7 @@ class Lives(RuleBasedStateMachine):
                 self._resume(reader, 1000)
         while self.world.queue:
             self._work([self.world.queue.pop(0)])
-        kept = [sent for sent in self.sent if sent.ended is not None and sent.stored]
+        kept = [sent for sent in self.sent if sent.accepted and sent.stored]
         for reader in self.readers.values():
             assert not reader.resuming
             due = {sent.id for sent in kept if self._concerns(reader, sent, surely=True)}

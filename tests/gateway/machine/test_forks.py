@@ -135,6 +135,21 @@ def test_the_output_of_a_process_is_this_processs(
     assert capfd.readouterr() == ("out\n", "err\n")
 
 
+def test_a_process_ends_like_others(
+    server: ForkServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It waits for its threads and for those of executors, and runs what is registered."""
+    wait = "lambda: (__import__('threading').main_thread().join(), print('from a thread'))"
+    expressions = [
+        "str(__import__('atexit').register(print, 'at the end'))",
+        f"__import__('threading').Thread(target={wait}).start()",
+        "str(__import__('concurrent.futures').futures.ThreadPoolExecutor().submit(int))",
+        "print('no newline', end='')",
+    ]
+    evaluate(server, expressions, tmp_path)
+    assert capfd.readouterr().out == "no newlinefrom a thread\nat the end\n"
+
+
 @pytest.mark.parametrize(
     ("variable", "value"), [("PYTHONHASHSEED", "1"), ("LC_ALL", "C"), ("HOME", "/nowhere")]
 )

@@ -13,9 +13,10 @@ from chalicelib.protocol.ulid import Stamp, earliest
 from chalicelib.runtime.deadlines import Deadline
 from chalicelib.settings import MasterKey
 from chalicelib.store.dynamodb import Store
-from chalicelib.store.history import History
+from chalicelib.store.history import PAGE_ITEMS, History
 from chalicelib.store.schema import user_stream
-from tests.support.tables import HISTORY_SECONDS, Counted
+from tests.support.tables import HISTORY_SECONDS
+from tests.support.units import Meter
 from tests.support.world import LIFE, NEVER, SCOPES, Herald, Inline, Socket, World
 
 SENDER = Principal("server", 10**12, scopes=SCOPES | {Scope.MESSAGES_BROADCAST})
@@ -26,7 +27,7 @@ class Scene(World):
 
     def __init__(self, client: Any) -> None:
         super().__init__()
-        self.client = Counted(client)
+        self.client = Meter(client)
         self.herald = Herald(self.client, self, evicts=True)
         self.frames: list[Any] = []
         self.socket = self.connect_alice()
@@ -365,10 +366,72 @@ def test_the_messages_of_a_request_are_kept_in_one_call(scene: Scene) -> None:
     assert scene.client.calls.count("batch_write_item") == 1
 
 
-def test_a_resume_makes_one_query_for_each_stream(scene: Scene) -> None:
-    """The other call is for the frame. The queries are for her own messages, the tenant's, and
-    those of her group. Her group is one that she joined as she connected."""
+def test_a_resume_takes_four_calls_one_write_unit_and_three_read_units(scene: Scene) -> None:
+    """The update is for the frame, the queries are for her own messages, the tenant's, and those of
+    her group, which she joined as she connected."""
     [had] = scene.send(to())
-    scene.client.calls.clear()
-    scene.resume(had)
+    scene.disconnect_alice()
+    missed = [scene.send(to())[0], scene.send({"to": {"groups": ["team"]}, "data": 1})[0]]
+    scene.connect_alice()
+    scene.client.begin()
+    assert scene.resume(had)[0] == missed
     assert scene.client.calls == ["update_item", *["query"] * 3]
+    assert scene.client.writes == {LIFE.users: 1}
+    assert scene.client.reads == {LIFE.history: 3}
+
+
+def test_a_resume_reads_the_users_connections_if_another_one_is_open(scene: Scene) -> None:
+    [had] = scene.send(to())
+    scene.connect_alice()
+    scene.client.begin()
+    scene.resume(had)
+    assert scene.client.calls == ["update_item", "batch_get_item", *["query"] * 3]
+    assert scene.client.reads == {LIFE.history: 3, LIFE.connections: 1}
+
+
+def test_a_resume_reads_the_clients_connection_if_it_has_sent_a_frame_before(scene: Scene) -> None:
+    [had] = scene.send(to())
+    scene.say(action="join", group="room-1")
+    scene.client.begin()
+    scene.resume(had)
+    assert scene.client.calls == ["update_item", "batch_get_item", *["query"] * 4]
+
+
+def test_a_resume_queries_past_memberships_apart_if_there_are_many_messages(scene: Scene) -> None:
+    had = earliest(EpochMs(scene.now))
+    scene.say(action="join", group="room-1")
+    scene.disconnect_alice()
+    sent = [one for _ in range(3) for one in scene.send(*[to()] * (PAGE_ITEMS // 3 + 1))]
+    sent.append(room(scene))
+    scene.connect_alice()
+    scene.client.begin()
+    assert scene.resume(had)[0] == sent
+    # Her messages, her past memberships, the tenant's, more of hers, and those of two groups.
+    assert scene.client.calls == ["update_item", *["query"] * 6]
+
+
+@pytest.mark.parametrize(("later", "queries"), [(0, 4), (HISTORY_SECONDS + 61, 3)])
+def test_a_resume_queries_delayed_messages_if_the_history_may_have_any(
+    scene: Scene, later: int, queries: int
+) -> None:
+    scene.send(to("bob"), at=EpochMs(scene.now - 10_000))
+    scene.pass_time(later * 1000)
+    [had] = scene.send(to())
+    scene.client.begin()
+    scene.resume(had)
+    assert scene.client.calls == ["update_item", *["query"] * queries]
+
+
+def test_noting_a_delay_writes_a_reference_and_once_a_minute_the_marker(scene: Scene) -> None:
+    for units in (3, 2, 2):
+        scene.client.begin()
+        scene.send(to(), at=EpochMs(scene.now - 10_000))
+        assert scene.client.writes == {LIFE.history: units}
+
+
+def test_a_resume_is_charged_to_a_rate_of_its_own(scene: Scene) -> None:
+    scene.herald = Herald(scene.client, scene, evicts=True, message_rate=0.001, message_burst=1)
+    [had] = scene.send(to())
+    assert scene.say(action="leave", group="room-1")["type"] == "left"
+    assert scene.say(action="leave", group="room-1")["code"] == "rate_limited"
+    assert scene.resume(had)[1]["type"] == "resumed"

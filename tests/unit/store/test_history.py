@@ -5,33 +5,37 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ConnectTimeoutError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from chalicelib.clock import EpochMs
+from chalicelib.clock import Clock, EpochMs
 from chalicelib.errors import Unavailable
 from chalicelib.protocol.audience import Audience, AudienceKind
 from chalicelib.protocol.encryption import Encryption, FixedKeys
 from chalicelib.protocol.messages import Message
 from chalicelib.protocol.ulid import Stamp
 from chalicelib.settings import MasterKey
-from chalicelib.store.delayed import name_digest
+from chalicelib.store.delayed import MARKED_MS, name_digest
 from chalicelib.store.dynamodb import MAX_BATCH_WRITE, Store
-from chalicelib.store.history import DELAYED_MS, REACH_BACK_MS, History
+from chalicelib.store.history import DELAYED_MS, PAGE_ITEMS, REACH_BACK_MS, History
 from chalicelib.store.schema import everyone_stream, group_stream, user_stream
 from chalicelib.store.stored_messages import RequestNumber
-from tests.support.tables import HISTORY_SECONDS, NOW, Counted, scan
+from tests.support.tables import HISTORY_SECONDS, NOW, Counted, empty, scan
 from tests.support.world import LIFE, Inline
 
 USERS, GROUPS = AudienceKind.USERS, AudienceKind.GROUPS
 KEYS = (MasterKey("k", b"1" * 32),)
 
 
-def history_of(client: Any, seconds: int = HISTORY_SECONDS, keys: Any = KEYS) -> History:
+def history_of(
+    client: Any, seconds: int = HISTORY_SECONDS, keys: Any = KEYS, now: Clock = lambda: NOW
+) -> History:
     return History(
         Store(client, LIFE),
         seconds=seconds,
         encryption=Encryption(FixedKeys(keys)),
         writers=Inline(),
-        now=lambda: NOW,
+        now=now,
     )
 
 
@@ -133,6 +137,19 @@ def test_an_encrypted_message_is_stored_encrypted(life: Any, history: History) -
         history_of(life, keys=(MasterKey("another", b"2" * 32),)).text(stored)
 
 
+def test_a_stored_message_says_whom_its_audience_excepts(history: History) -> None:
+    audience = Audience(
+        AudienceKind.ALL,
+        except_users=frozenset({"bob", "\N{PARTY POPPER}"}),
+        except_connections=frozenset({"c="}),
+    )
+    history.append([message(audience), message(audience, encrypted=True)], None)
+    for stored in history.read(everyone_stream(None), NOW):
+        for user, connection in (("bob", "x="), ("\N{PARTY POPPER}", "x="), ("carol", "c=")):
+            assert stored.excepts(user, connection)
+        assert not stored.excepts("carol", "bob")
+
+
 def test_a_message_expires_when_no_resume_can_ask_for_it(life: Any, history: History) -> None:
     history.append([message(Audience(USERS, ("bob",)))], None)
     [item] = scan(life, LIFE.history)
@@ -146,6 +163,111 @@ def test_names_are_written_in_batches(life: Any) -> None:
     names = tuple(f"user-{number}" for number in range(MAX_BATCH_WRITE + 1))
     history.append([message(Audience(USERS, names))], None)
     assert client.calls == ["batch_write_item"] * 2
+
+
+# --- The marker of delayed messages
+
+
+def marker(client: Any) -> EpochMs:
+    """Return the last time that the marker covers."""
+    [item] = [one for one in scan(client, LIFE.history) if one["position"]["S"] == "delayed"]
+    return EpochMs(int(item["until"]["N"]))
+
+
+def delays_from(history: History, since: EpochMs) -> bool:
+    page = history.first_page(everyone_stream(None), NOW)
+    return history.may_be_delayed(page, since)
+
+
+def test_a_delay_may_have_been_noted_up_to_the_time_that_the_marker_covers(
+    life: Any, history: History
+) -> None:
+    assert not delays_from(history, EpochMs(0))
+    history.append([message(Audience(AudienceKind.ALL))], None)
+    assert not delays_from(history, EpochMs(0))
+    history.mark_delayed([message(Audience(USERS, ("bob",)))], None)
+    assert marker(life) == NOW + MARKED_MS
+    assert delays_from(history, EpochMs(NOW + MARKED_MS))
+    assert not delays_from(history, EpochMs(NOW + MARKED_MS + 1))
+
+
+def test_a_delay_may_have_been_noted_if_the_stream_has_more_than_was_read(
+    life: Any, history: History
+) -> None:
+    history.append([message(Audience(AudienceKind.ALL)) for _ in range(PAGE_ITEMS + 1)], None)
+    assert delays_from(history, EpochMs(NOW + MARKED_MS))
+
+
+def test_an_environment_moves_the_marker_on_once_a_minute_at_most(life: Any) -> None:
+    client: Any = Counted(life)
+    now = [NOW]
+    history = history_of(client, now=lambda: now[0])
+    for step, calls in ((0, 2), (MARKED_MS, 1), (MARKED_MS + 1, 2)):
+        client.calls.clear()
+        now[0] = EpochMs(NOW + step)
+        history.mark_delayed([message(Audience(USERS, ("bob",)), now[0])], None)
+        assert client.calls == ["update_item", "batch_write_item"][-calls:]
+
+
+def test_an_environment_relies_on_a_marker_that_another_one_moved_on(life: Any) -> None:
+    """The other's clock is ahead."""
+    history_of(life, now=lambda: EpochMs(NOW + 500)).mark_delayed(
+        [message(Audience(USERS, ("bob",)))], None
+    )
+    client: Any = Counted(life)
+    history = history_of(client)
+    for calls in (["update_item", "batch_write_item"], ["batch_write_item"]):
+        client.calls.clear()
+        history.mark_delayed([message(Audience(USERS, ("bob",)))], None)
+        assert client.calls == calls
+    assert marker(life) == NOW + 500 + MARKED_MS
+
+
+@given(
+    delays=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 3 * MARKED_MS)), min_size=1, max_size=12
+    )
+)
+@settings(suppress_health_check=list(HealthCheck), max_examples=30)
+def test_no_delay_is_noted_for_a_time_that_the_marker_does_not_cover(
+    life: Any, delays: list[tuple[int, int]]
+) -> None:
+    """Whatever the clocks of the environments say."""
+    empty(life, LIFE)
+    now = [NOW]
+    environments = [history_of(life, now=lambda: now[0]) for _ in range(3)]
+    covered = EpochMs(0)
+    for environment, time in delays:
+        now[0] = EpochMs(NOW + time)
+        delayed = message(Audience(USERS, ("bob",)), now[0])
+        assert environments[environment].mark_delayed([delayed], None) == set()
+        assert marker(life) >= max(covered, now[0])
+        covered = marker(life)
+
+
+def test_tenants_have_markers_of_their_own(life: Any, history: History) -> None:
+    history.mark_delayed([message(Audience(USERS, ("bob",)))], "acme")
+    assert not delays_from(history, EpochMs(0))
+
+
+class WithoutMarker(Counted):
+    """Fails to update items."""
+
+    def update_item(self, **_: Any) -> Any:
+        raise ConnectTimeoutError(endpoint_url="here")
+
+
+def test_a_message_whose_delay_no_resume_would_look_for_is_not_stored(life: Any) -> None:
+    client: Any = WithoutMarker(life)
+    history = history_of(client)
+    late = message(Audience(USERS, ("bob",)), EpochMs(NOW - DELAYED_MS - 1))
+    punctual = message(Audience(USERS, ("bob",)))
+    assert history.append([late, punctual], None) == {late.id}
+    assert history.mark_delayed([punctual], None) == {punctual.id}
+    assert history.append([punctual], None) == set()
+
+
+# --- Without room, or without storage
 
 
 class Full(Counted):

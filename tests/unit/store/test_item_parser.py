@@ -11,7 +11,7 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
 from botocore.session import Session
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chalicelib.runtime.aws import NotFromAws, sdk_client
@@ -113,6 +113,7 @@ def clients() -> Iterator[tuple[Answered, Answered]]:
             yield ours, theirs
 
 
+@settings(deadline=None)
 @given(operation=st.sampled_from(["Query", "Scan"]), page=PAGES, ascii_only=st.booleans())
 def test_a_page_is_parsed_as_by_the_sdk(
     clients: tuple[Answered, Answered], operation: str, page: Any, ascii_only: bool
@@ -122,6 +123,7 @@ def test_a_page_is_parsed_as_by_the_sdk(
     assert ours.call(operation, body) == theirs.call(operation, body)
 
 
+@settings(deadline=None)
 @given(batch=BATCHES)
 def test_a_batch_is_parsed_as_by_the_sdk(clients: tuple[Answered, Answered], batch: Any) -> None:
     ours, theirs = clients

@@ -274,12 +274,23 @@ def test_a_second_heartbeat_within_a_minute_is_refused_and_counted(
     assert client.calls == ["update_item"]  # it counts the refused frame
     world.now += 1000
     assert ask(HEARTBEAT)["type"] == "heartbeat"
+    world.now += 1
     elsewhere = Herald(client, world)
     for calls in (2, 1):  # it learns when the last heartbeat was
         client.calls.clear()
         elsewhere.actions.receive(socket.event(json.dumps(HEARTBEAT)), Deadline.after(NEVER))
         assert world.frames.pop()["code"] == "rate_limited"
         assert client.calls == ["update_item"] * calls
+
+
+def test_a_heartbeat_whose_answer_was_lost_may_be_written_again(
+    client: Any, world: Clients, socket: Socket
+) -> None:
+    """The SDK tries it again with the same time."""
+    for _ in range(2):
+        tried = Herald(client, world)
+        tried.actions.receive(socket.event(json.dumps(HEARTBEAT)), Deadline.after(NEVER))
+        assert world.frames.pop()["type"] == "heartbeat"
 
 
 def test_a_flood_of_heartbeats_ends_its_connection(ask: Ask, socket: Socket) -> None:

@@ -4,26 +4,19 @@ Each user's keys are derived (HKDF, RFC 5869) from the master keys. So no user k
 one user's key reveals nothing about another's. The first master key encrypts; the others decrypt
 what was encrypted before a rotation.
 
-Messages are encrypted with cryptography alone: joserfc takes three times as long, and a broadcast
-encrypts once for each user. joserfc decrypts what is stored. Both take 30 ms to load, so they are
-imported when they are first needed.
+The libraries take 30 ms to load, so they are imported when they are first needed.
 """
 
-import hmac
 import json
-import os
-from base64 import urlsafe_b64encode
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from chalicelib.settings import MasterKey
 
-HASH = "sha256"  # of HKDF
-KEY_BYTES = 32  # of A256GCM, and of SHA-256
+KEY_BYTES = 32  # of A256GCM
 CONTEXT = b"herald.v1 message key\0"  # any other use of a master key derives different keys
 STORAGE = "queue"  # stands in for a user key; it can't be one, since a user key contains a `/`
-IV_BYTES, TAG_BYTES = 12, 16  # of A256GCM: RFC 7518 section 5.3
+IV_AND_TAG = 16 + 22  # of A256GCM, in base64url: 96 and 128 bits
 
 Jwk = dict[str, str]
 
@@ -60,22 +53,21 @@ class Encrypter(NamedTuple):
 
         Its `kid` names the user's key that decrypts it.
         """
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from joserfc.jwe import encrypt_compact
+        from joserfc.jwk import OctKey
 
-        header = self._header()
-        iv = os.urandom(IV_BYTES)
-        key = _derived(self.master_key, user_key)
-        sealed = AESGCM(key).encrypt(iv, plaintext, header)
-        text, tag = sealed[:-TAG_BYTES], sealed[-TAG_BYTES:]
-        return b".".join((header, b"", *map(_base64url, (iv, text, tag)))).decode()
+        key = OctKey.import_key(_derived(self.master_key, user_key))
+        return encrypt_compact(self._header(), plaintext, key)
 
     def size(self, plaintext_bytes: int) -> int:
         """Return the length of a JWE of that many bytes, which is the same for every user."""
-        encoded = (-(-size * 4 // 3) for size in (IV_BYTES, plaintext_bytes, TAG_BYTES))
-        return len(self._header()) + sum(encoded) + len("....")
+        from joserfc.util import json_b64encode
 
-    def _header(self) -> bytes:
-        return _header(self.master_key.kid)
+        ciphertext = -(-plaintext_bytes * 4 // 3)
+        return len(json_b64encode(self._header())) + IV_AND_TAG + ciphertext + len("....")
+
+    def _header(self) -> dict[str, str]:
+        return {"alg": "dir", "enc": "A256GCM", "kid": self.master_key.kid}
 
 
 class Encryption:
@@ -134,27 +126,10 @@ class Encryption:
         return self._master_keys or FixedKeys(())
 
 
-@lru_cache(maxsize=4)
-def _header(kid: str) -> bytes:
-    """Return the protected header of messages that a master key encrypts, in base64url."""
-    header = {"alg": "dir", "enc": "A256GCM", "kid": kid}
-    return _base64url(json.dumps(header, separators=(",", ":")).encode())
-
-
-def _base64url(content: bytes) -> bytes:
-    return urlsafe_b64encode(content).rstrip(b"=")
-
-
 def _derived(master_key: MasterKey, user_key: str) -> bytes:
-    """Derive a user's key: the user is part of HKDF's `info`, so each user gets another key.
+    """Derive a user's key: the user is part of HKDF's `info`, so each user gets another key."""
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-    One block of SHA-256 is the whole key, so it is HKDF's first block (RFC 5869 section 2.3).
-    """
     info = CONTEXT + user_key.encode()
-    return hmac.digest(_extracted(master_key.secret), info + b"\x01", HASH)
-
-
-@lru_cache(maxsize=4)
-def _extracted(secret: bytes) -> bytes:
-    """Return HKDF's pseudorandom key, without a salt (RFC 5869 section 2.2)."""
-    return hmac.digest(bytes(KEY_BYTES), secret, HASH)
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(master_key.secret)

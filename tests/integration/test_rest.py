@@ -171,11 +171,14 @@ def test_unknown_paths_and_methods_are_api_gateways_403(herald: Client) -> None:
 
 
 def test_unreachable_storage_is_503(herald_with: Callable[..., Client]) -> None:
-    herald = herald_with(HERALD_CONNECTIONS_TABLE="elsewhere")
-    herald.tables.delete_table(TableName="elsewhere")
+    tables = {"HERALD_CONNECTIONS_TABLE": "elsewhere", "HERALD_GROUPS_TABLE": "nowhere"}
+    herald = herald_with(**tables)
+    for table in tables.values():
+        herald.tables.delete_table(TableName=table)
     for answer in (
         herald.http.get("/health"),
         herald.post({"to": {"all": True}, "data": 1}),
+        herald.post({"to": {"connections": ["L0SM9cOFvHcCIhw="]}, "data": 1}),
     ):
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1

@@ -55,14 +55,15 @@ SOON = st.sampled_from([0, 1, 2, 3, 4, 50, 50, 50])
 class Sent:
     """A message, sent between the moments `began` and `ended` of the machine.
 
-    A `queued` one is sent when the queue is empty again: it reaches who is a member by then.
+    A `queued` one has ended when the queue is empty again: it may reach a user who becomes a member
+    until then. Whoever is a member from `began` to `accepted` gets it.
     """
 
     id: str
     to: dict[str, Any]
     began: int
     ended: int | None = None
-    accepted: bool = False
+    accepted: int | None = None
     stored: bool = True
     queued: bool = False
 
@@ -229,10 +230,10 @@ class Lives(RuleBasedStateMachine):
 
         def ended(handler: Handler) -> None:
             if handler.error is None:
-                sent.accepted = True
+                sent.accepted = next(self.moments)
                 sent.queued = isinstance(handler.result[0], Queued)
                 if not sent.queued:
-                    sent.ended = next(self.moments)
+                    sent.ended = sent.accepted
 
         draft = parse_message({"to": to, "data": 1, "store": store}, may_encrypt=False)
         [message] = accept([draft], sender="server", stamp=Stamp.fresh(EpochMs(self.world.now)))
@@ -311,7 +312,7 @@ class Lives(RuleBasedStateMachine):
                 self._resume(reader, 1000)
         while self.world.queue:
             self._work([self.world.queue.pop(0)])
-        kept = [sent for sent in self.sent if sent.accepted and sent.stored]
+        kept = [sent for sent in self.sent if sent.accepted is not None and sent.stored]
         for reader in self.readers.values():
             assert not reader.resuming
             due = {sent.id for sent in kept if self._concerns(reader, sent, surely=True)}
@@ -326,7 +327,7 @@ class Lives(RuleBasedStateMachine):
             return reader.user in sent.to["users"]
         if "all" in sent.to or "team" in sent.to["groups"]:
             return True
-        end = sent.ended or next(self.moments)
+        end = (sent.accepted if surely else sent.ended) or next(self.moments)
         if surely:
             return any(
                 room.joined is not None

@@ -78,7 +78,10 @@ class Deployed:
     def chalice(self, command: str) -> str:
         """Run a command of Chalice, and return its output. Raises RuntimeError."""
         chalice = str(Path(sys.executable).with_name("chalice"))
-        return self._run([chalice, command, "--stage", self.stage], {})
+        printed = self._run([chalice, command, "--stage", self.stage], {})
+        if command == "deploy":  # it sets the functions' variables anew
+            self._set_management_endpoint()
+        return printed
 
     def _run(self, command: list[str], environment: dict[str, str]) -> str:
         ended = subprocess.run(

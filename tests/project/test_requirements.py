@@ -13,8 +13,9 @@ from gateway.configuration import PROJECT
 
 PIN = re.compile(r"([A-Za-z0-9._-]+)(?:\[[a-z0-9,-]+\])?==([A-Za-z0-9.]+)")
 HASHES = re.compile(r"( +--hash=sha256:[0-9a-f]{64})+")
+COPIES = {"node_modules", "mutants"}  # folders that commands make
 NPM_LOCKS = sorted(
-    file for file in PROJECT.glob("**/package-lock.json") if "node_modules" not in file.parts
+    file for file in PROJECT.glob("**/package-lock.json") if not COPIES.intersection(file.parts)
 )
 COMPILED = [PROJECT / "requirements-dev.txt", *(PROJECT / "requirements").glob("*.txt")]
 
@@ -118,7 +119,7 @@ def test_every_npm_package_is_locked_with_its_hash_and_no_registry(lock: Path) -
 def test_npm_installs_what_is_locked() -> None:
     """`npm ci` fails where the lock and package.json disagree; `npm install` changes the lock."""
     manifests = {file.parent for file in PROJECT.glob("**/package.json")}
-    own = {folder for folder in manifests if "node_modules" not in folder.parts}
+    own = {folder for folder in manifests if not COPIES.intersection(folder.parts)}
     installed = {folder for folder in own if json.loads((folder / "package.json").read_text())}
     assert {lock.parent for lock in NPM_LOCKS} == installed
     makefile = (PROJECT / "Makefile").read_text()

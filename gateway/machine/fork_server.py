@@ -73,6 +73,7 @@ def _serve(control: socket.socket) -> Descriptors | None:
             if control in ready:
                 _, received, _, _ = socket.recv_fds(control, 1, len(Descriptors._fields))
                 if not received:
+                    _stop_noticing_ends()  # a child may end after `waking` is closed
                     return None
                 descriptors = Descriptors(*received)
                 if _fork(descriptors, lifelines):
@@ -89,8 +90,7 @@ def _fork(descriptors: Descriptors, lifelines: dict[int, socket.socket]) -> bool
     except OSError:
         child = None
     if child == 0:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _stop_noticing_ends()
         for other in lifelines.values():
             other.close()
         return True
@@ -103,6 +103,11 @@ def _fork(descriptors: Descriptors, lifelines: dict[int, socket.socket]) -> bool
         lifelines[child] = lifeline
         _tell(lifeline, child)
     return False
+
+
+def _stop_noticing_ends() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
 
 
 def _report_ended(lifelines: dict[int, socket.socket]) -> None:

@@ -35,7 +35,7 @@ FRAME = {1: Units(calls=1, writes=1), 2: Units(calls=1, writes=1), 10: Units(cal
 """A frame alone, by the number of its user's connections: their ties are in the user's item."""
 HISTORY = Units(calls=1, writes=1)  # of a message of up to a KB to one user, one group or everyone
 RECIPIENTS = Units(calls=1, writes=0, reads=1)  # of a message to a user
-RESUME = Units(calls=4, writes=1, reads=3)  # by a user in one group, who missed little
+RESUME = Units(calls=4, writes=1, reads=3)  # for a user in one group; little was missed
 
 # --- Broadcasts
 

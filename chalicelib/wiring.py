@@ -55,6 +55,7 @@ from chalicelib.store.schema import (
     MESSAGE_RATE_ATTRIBUTE,
     READ_RATE_ATTRIBUTE,
     RESUME_RATE_ATTRIBUTE,
+    ROSTER_SHARDS,
     Tables,
 )
 from chalicelib.store.sweep_progress import SweepProgress
@@ -88,6 +89,7 @@ class Herald:
         rules: AccessRules,
         metrics: Metrics,
         writers: Executor,
+        readers: Executor,
         now: Clock = now_ms,
         fanout_limits: FanoutLimits = DEFAULT_LIMITS,
     ) -> None:
@@ -96,8 +98,9 @@ class Herald:
         Args:
             sqs, sns: Return a client; called when one is first needed, as few requests need it.
             region: Where this function runs; each region has its own fan-out rate.
-            writers: Runs writes in threads, shared by the parts that write beside a delivery; and
-                the reads that are made side by side. None of them may wait for another.
+            writers: Runs writes in threads, shared by the parts that write beside a delivery.
+            readers: Runs the reads of a roster's shards side by side. They have threads of their
+                own: where many connections are gone, writes keep the writers busy for long.
             fanout_limits: The sizes of shards, slices and pages.
         """
         self.delivery = delivery
@@ -111,6 +114,7 @@ class Herald:
         self._verify = verify
         self._rules = rules
         self._writers = writers
+        self._readers = readers
         self._store = Store(
             dynamodb,
             Tables(
@@ -145,6 +149,7 @@ class Herald:
             rules=rules,
             metrics=metrics,
             writers=ThreadPoolExecutor(WRITERS, thread_name_prefix="writer"),
+            readers=ThreadPoolExecutor(ROSTER_SHARDS, thread_name_prefix="reader"),
         )
 
     # --- websocket, rest: what the handlers of `app.py` call
@@ -384,7 +389,7 @@ class Herald:
 
     @cached_property
     def _audiences(self) -> Audiences:
-        return Audiences(self._store, self._writers)
+        return Audiences(self._store, self._readers)
 
     @cached_property
     def _memberships(self) -> Memberships:

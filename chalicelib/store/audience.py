@@ -82,8 +82,8 @@ class Audiences:
     """A finder of audiences' connections, always within one tenant."""
 
     def __init__(self, store: Store, readers: Executor | None = None) -> None:
-        """Take the parts. `readers` reads the shards of a roster side by side, in threads whose
-        tasks never wait for each other; without them, they are read one after the other."""
+        """Take the parts. `readers` reads the shards of a roster side by side; without it, they are
+        read one after the other."""
         self._store = store
         self._readers = readers
 

@@ -233,6 +233,7 @@ class Herald(wiring.Herald):
         evicts: bool = False,
         inline: int | None = None,
         delivery: Any = None,
+        writers: Executor | None = None,
         fanout_limits: FanoutLimits = DEFAULT_LIMITS,
         **others: Any,
     ) -> None:
@@ -242,6 +243,7 @@ class Herald(wiring.Herald):
             evicts: Evict the oldest connection at the limit, instead of refusing the new one.
             inline: Queue a message with more recipients; None delivers everything inline.
             delivery: The port to the sockets; the world by default.
+            writers: Runs writes; without threads by default.
             others: Settings that differ from those of most tests.
         """
         settings = replace(
@@ -278,7 +280,8 @@ class Herald(wiring.Herald):
             verify=TokenVerifier(settings).verify,
             rules=AccessRules(settings),
             metrics=Metrics("test"),
-            writers=Inline(),
+            writers=writers or Inline(),
+            readers=Inline(),
             now=lambda: EpochMs(world.now),
             fanout_limits=fanout_limits,
         )

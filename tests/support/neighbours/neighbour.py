@@ -1,4 +1,4 @@
-"""The neighbours, who send a message now and then, and note what becomes of it."""
+"""The neighbours: senders of a message now and then, with a record of what becomes of each."""
 
 import asyncio
 import json

@@ -17,6 +17,7 @@ from bench import (
     neighbours,
     queued,
     resume,
+    roster,
 )
 from bench.bound import BoundReached
 from bench.stub import stub
@@ -38,7 +39,7 @@ def main() -> int:
     with stub() as running_stub:
         to_stub = (fanout.main, memory.main, end_to_end.main)
         ended = sum(_ended_early(partial(benchmark, running_stub)) for benchmark in to_stub)
-    others = (flood, neighbours, queued, resume, cold_start, load)
+    others = (flood, neighbours, queued, resume, roster, cold_start, load)
     return ended + sum(_ended_early(module.main) for module in others)
 
 

@@ -9,7 +9,17 @@ from bench import flood, simulate
 from bench.bound import BOUNDS, BoundReached, bounded
 
 INSTANT = 0.1 / 60
-ALL = ("cold_start", "end_to_end", "fanout", "flood", "load", "memory", "neighbours", "queued")
+ALL = (
+    "cold_start",
+    "end_to_end",
+    "fanout",
+    "flood",
+    "load",
+    "memory",
+    "neighbours",
+    "queued",
+    "roster",
+)
 
 
 @bounded(INSTANT)
